@@ -1,0 +1,39 @@
+"""The whole recipe at the size of a CPU: the same two phases, a thousand times smaller.
+
+Run:    python -m cptjax train configs/tiny.py --workdir runs/tiny --init MODEL --data.stores STORE 1
+Cost:   minutes on 2 cores for a small model      Expect: see docs/results.md
+"""
+
+from dataclasses import replace
+
+from configs.recipe import DECAY_MASK_RATE, DECAY_SHARE
+from cptjax.config import Phase, Run
+from cptjax.data import Data
+from cptjax.model import Precision
+from cptjax.objectives import CLM, mlm
+from cptjax.schedules import Schedule
+
+PEAK = 1e-3  # small models bear larger rates
+CLM_TOKENS = 400_000
+
+
+def get_config() -> Run:
+    """CLM, then a masked decay of a tenth of it, from a converted model in runs/tiny/base."""
+    schedule = Schedule(PEAK, warmup_tokens=CLM_TOKENS // 20)
+    return Run(
+        name="tiny",
+        init="runs/tiny/base",
+        data=Data((("runs/tiny/store", 1.0),), sequence_length=512, global_batch_size=8),
+        phases=(
+            Phase("clm", CLM, CLM_TOKENS, schedule),
+            Phase(
+                "decay",
+                mlm(DECAY_MASK_RATE),
+                round(CLM_TOKENS * DECAY_SHARE),
+                replace(schedule, warmup_tokens=0, shape="one_minus_sqrt"),
+            ),
+        ),
+        precision=Precision(compute="float32"),  # bfloat16 gains nothing on a CPU
+        eval_every=50,
+        checkpoint_every=50,
+    )

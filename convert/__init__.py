@@ -1,0 +1,8 @@
+"""Hugging Face folders in, Hugging Face folders out, and the proof that both compute the same.
+
+    python -m convert from-hf SRC OUT         a ModernBERT folder or Hub id -> a run at step 0
+    python -m convert to-hf CHECKPOINT OUT    a run folder -> a folder that transformers loads
+    python -m convert parity A B              do two folders give the same numbers, layer by layer
+
+Only safetensors are read and written: no pickle, no remote code.
+"""

@@ -1,0 +1,66 @@
+"""The command line: `python -m convert from-hf | to-hf | parity`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from convert import from_hf, parity, to_hf
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code, 2 with one line on stderr for a user's mistake."""
+    args = parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their arguments."""
+    top = argparse.ArgumentParser(prog="python -m convert")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    sub = commands.add_parser("from-hf", help="a Hugging Face folder or Hub id -> a run at step 0")
+    sub.add_argument("source", metavar="SRC")
+    sub.add_argument("out", metavar="OUT", type=Path)
+    sub.add_argument("--revision", metavar="R", help="branch, tag or commit of the Hub id")
+    sub.add_argument("--overwrite", action="store_true", help="replace OUT, checkpoints included")
+    sub.set_defaults(run=run_from_hf)
+
+    sub = commands.add_parser("to-hf", help="a run's checkpoint -> a Hugging Face folder")
+    sub.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
+    sub.add_argument("out", metavar="OUT", type=Path)
+    sub.add_argument("--step", metavar="N", type=int, help="default: the last one")
+    sub.add_argument("--overwrite", action="store_true", help="replace OUT")
+    sub.set_defaults(run=run_to_hf)
+
+    sub = commands.add_parser("parity", help="same numbers? exit code 0 if so, 1 if not")
+    sub.add_argument("a", metavar="A", help="the one to trust: Hugging Face folder or run folder")
+    sub.add_argument("b", metavar="B")
+    sub.add_argument("--out", metavar="FILE", type=Path, help="default: B/parity.json")
+    sub.set_defaults(run=lambda args: parity.main(args.a, args.b, args.out))
+    return top
+
+
+def run_from_hf(args: argparse.Namespace) -> int:
+    """from-hf"""
+    config = from_hf.convert_folder(
+        args.source, args.out, revision=args.revision, overwrite=args.overwrite
+    )
+    print(f"wrote {args.out}: step 0, {config.num_hidden_layers} layers of {config.hidden_size}")
+    return 0
+
+
+def run_to_hf(args: argparse.Namespace) -> int:
+    """to-hf"""
+    step = to_hf.convert_checkpoint(
+        args.checkpoint, args.out, step=args.step, overwrite=args.overwrite
+    )
+    print(f"wrote {args.out}: step {step}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

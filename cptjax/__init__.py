@@ -1,0 +1,3 @@
+"""Continued pretraining of ModernBERT encoders with a causal detour, in JAX."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,106 @@
+"""The commands: python -m cptjax demo | prepare | train."""
+
+import argparse
+import logging
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from absl import logging as absl_logging
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cptjax", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser("demo", help="the whole story on this machine in minutes")
+    demo.add_argument("--workdir", type=Path, default=Path("runs/demo"))
+    demo.add_argument("--text", nargs="+", type=Path, default=None, help="your own text instead of the demo's")
+
+    prepare = commands.add_parser("prepare", help="text -> token store")
+    prepare.add_argument("--source", required=True, help="files or folders, separated by commas")
+    prepare.add_argument("--tokenizer", required=True, help="folder with tokenizer.json, or Hub id")
+    prepare.add_argument("--out", required=True, type=Path)
+    prepare.add_argument("--text-field", default="text", help="field of a JSON line that holds the text")
+    prepare.add_argument("--txt-documents", choices=("file", "paragraph"), default="file")
+    prepare.add_argument("--errors", choices=("strict", "replace"), default="strict", help="bytes that are not UTF-8")
+    prepare.add_argument("--held-out", type=float, default=0.0, help="share of documents kept in OUT/held_out")
+    prepare.add_argument("--overwrite", action="store_true")
+
+    train = commands.add_parser(
+        "train", help="train a config, or go on with what is in the work folder", add_help=False
+    )
+    train.add_argument("config", type=Path)
+    train.add_argument("--workdir", required=True, type=Path)
+    train.add_argument("--mlm-twin", action="store_true", help="the matched baseline: no causal phase")
+    return parser
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from cptjax import corpus
+
+    manifest = corpus.prepare(
+        arguments.source.split(","),
+        arguments.tokenizer,
+        arguments.out,
+        text_field=arguments.text_field,
+        errors=arguments.errors,
+        txt_documents=arguments.txt_documents,
+        held_out=arguments.held_out,
+        overwrite=arguments.overwrite,
+    )
+    print(
+        f"{arguments.out}: {manifest.documents:,} documents, {manifest.tokens:,} tokens, "
+        f"{manifest.text_bytes / manifest.tokens:.2f} bytes a token, "
+        + ", ".join(f"{count:,} {why} left out" for why, count in manifest.dropped.items())
+    )
+
+
+def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    from cptjax import checkpoint, config, sharding
+
+    sharding.start_processes()
+    run = config.override(config.load_config(arguments.config), overrides)
+    if arguments.mlm_twin:
+        run = config.mlm_twin(run)
+    if run.init is not None and not (Path(run.init) / checkpoint.MODEL).exists():
+        # A Hugging Face folder or id: convert it once, as a user would.
+        start = arguments.workdir / "init"
+        if not start.exists():
+            subprocess.run([sys.executable, "-m", "convert", "from-hf", run.init, str(start)], check=True)
+        run = replace(run, init=str(start))
+
+    from cptjax.train import train
+
+    folder = train(run, arguments.workdir)
+    print(f"{folder}: trained; plot in {folder / 'plot.png'}, export with python -m convert to-hf {folder} OUT")
+
+
+def main() -> int:
+    """Run one command; 0 when it was done, 2 with one line on stderr for a user's mistake."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("orbax").setLevel(logging.ERROR)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args()
+    try:
+        if arguments.command == "train":
+            _train(arguments, rest)
+        elif rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        elif arguments.command == "prepare":
+            _prepare(arguments)
+        else:
+            from cptjax.demo import demo
+
+            demo(arguments.workdir, arguments.text)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except subprocess.CalledProcessError as error:
+        return error.returncode  # the command said on stderr what was wrong
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

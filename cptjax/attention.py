@@ -1,0 +1,214 @@
+"""Attention under an interval mask: a dense reference, and the same thing walked block by block.
+
+B rows, L queries, M keys, H heads, K head width; T tiles of queries. Softmax is always float32.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from cptjax.masks import MaskSpec, dense_mask, key_interval
+
+QUERY_BLOCK = 256  # queries of a whole-document layer handled at once: bounds the scores in memory
+MIN_WINDOW_BLOCK = 16  # smaller tiles only add overhead
+MASKED = -1e30  # finite: exp gives exactly 0, and a maximum over it stays finite
+
+
+def attend(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL, *, backend: str = "blockwise") -> jax.Array:
+    """Softmax attention, [B, L, H, K]; every token reads the keys `masks.key_interval` gives it.
+
+    `backend` is a row of BACKENDS; all rows agree, gradients included. Raises KeyError for others.
+    """
+    return BACKENDS[backend](q_BLHK, k_BLHK, v_BLHK, spec, segment_BL)
+
+
+def attend_reference(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.Array:
+    """The definition: all scores at once, O(L^2) memory. Kept for ever; every other row is tested against it."""
+    scores_BHLM = jnp.einsum("blhk,bmhk->bhlm", q_BLHK, k_BLHK, preferred_element_type=jnp.float32)
+    scores_BHLM = scores_BHLM * q_BLHK.shape[-1] ** -0.5
+    mask_B1LM = dense_mask(spec, segment_BL)[:, None]
+    probs_BHLM = jax.nn.softmax(jnp.where(mask_B1LM, scores_BHLM, MASKED), axis=-1)
+    return jnp.einsum("bhlm,bmhk->blhk", probs_BHLM.astype(v_BLHK.dtype), v_BLHK)
+
+
+def attend_blockwise(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.Array:
+    """Exact attention without the [L, L] scores, forward or backward.
+
+    Windows cost O(L * window): a block of queries meets its own block of keys and its neighbours.
+    Whole documents are walked in blocks of queries against all keys. Both keep only the output and
+    the log-sum-exp for the backward pass (arXiv:2112.05682, arXiv:2205.14135).
+    """
+    num_tokens = q_BLHK.shape[1]
+    if spec.window is None:
+        block = min(QUERY_BLOCK, num_tokens)
+    else:
+        block = max(spec.window, MIN_WINDOW_BLOCK)
+    padding = -num_tokens % block
+    start_BL, end_BL = (jnp.pad(x_BL, ((0, 0), (0, padding))) for x_BL in key_interval(spec, segment_BL))
+
+    def heads_first(x_BLHK):
+        return jnp.pad(x_BLHK.swapaxes(1, 2), ((0, 0), (0, 0), (0, padding), (0, 0)))
+
+    q_BHLK = heads_first(q_BLHK * jnp.asarray(q_BLHK.shape[-1] ** -0.5, q_BLHK.dtype))
+    walk = _whole_document if spec.window is None else _window
+    out_BHLK = walk(q_BHLK, heads_first(k_BLHK), heads_first(v_BLHK), start_BL, end_BL, block)
+    return out_BHLK[:, :, :num_tokens].swapaxes(1, 2)
+
+
+BACKENDS: dict[str, Callable] = {"reference": attend_reference, "blockwise": attend_blockwise}
+
+
+# One tile: some queries [..., L, K] against some keys [..., M, K] under a mask [..., L, M].
+
+
+def _tile_forward(q, k, v, mask):
+    scores = jnp.einsum("...lk,...mk->...lm", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask, scores, MASKED)
+    top = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - top)
+    total = weights.sum(axis=-1, keepdims=True)
+    out = jnp.einsum("...lm,...mk->...lk", weights.astype(v.dtype), v) / total
+    return out.astype(q.dtype), top + jnp.log(total)
+
+
+def _tile_backward(q, k, v, mask, out, logsumexp, d_out):
+    scores = jnp.einsum("...lk,...mk->...lm", q, k, preferred_element_type=jnp.float32)
+    probs = jnp.where(mask, jnp.exp(scores - logsumexp), 0.0)
+    d_v = jnp.einsum("...lm,...lk->...mk", probs.astype(v.dtype), d_out)
+    d_probs = jnp.einsum("...lk,...mk->...lm", d_out, v, preferred_element_type=jnp.float32)
+    row_sum = (out * d_out).astype(jnp.float32).sum(axis=-1, keepdims=True)
+    d_scores = (probs * (d_probs - row_sum)).astype(q.dtype)
+    d_q = jnp.einsum("...lm,...mk->...lk", d_scores, k)
+    d_k = jnp.einsum("...lm,...lk->...mk", d_scores, q)
+    return d_q, d_k, d_v
+
+
+# Whole documents: scan over blocks of queries, all keys each time.
+
+
+def _query_blocks(x_BHLK, block: int):
+    """[B, H, L, K] -> [T, B, H, block, K]"""
+    rows, heads, num_tokens, width = x_BHLK.shape
+    return jnp.moveaxis(x_BHLK.reshape(rows, heads, num_tokens // block, block, width), 2, 0)
+
+
+def _join_blocks(x_TBHLK):
+    blocks, rows, heads, block, width = x_TBHLK.shape
+    return jnp.moveaxis(x_TBHLK, 0, 2).reshape(rows, heads, blocks * block, width)
+
+
+def _interval_mask(start_BL, end_BL, num_keys: int):
+    """[B, L] intervals -> [B, 1, L, M] booleans."""
+    key_M = jnp.arange(num_keys, dtype=jnp.int32)
+    return (start_BL[:, None, :, None] <= key_M) & (key_M < end_BL[:, None, :, None])
+
+
+def _interval_blocks(bound_BL, block: int):
+    return bound_BL.reshape(bound_BL.shape[0], -1, block).swapaxes(0, 1)  # [T, B, block]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _whole_document(q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, block: int):
+    return _whole_document_forward(q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, block)[0]
+
+
+def _whole_document_forward(q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, block: int):
+    def one_block(_, inputs):
+        q, start, end = inputs
+        return None, _tile_forward(q, k_BHLK, v_BHLK, _interval_mask(start, end, k_BHLK.shape[2]))
+
+    blocks = (_query_blocks(q_BHLK, block), _interval_blocks(start_BL, block), _interval_blocks(end_BL, block))
+    _, (out_TBHLK, logsumexp_TBHL1) = jax.lax.scan(one_block, None, blocks)
+    out_BHLK = _join_blocks(out_TBHLK)
+    return out_BHLK, (q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, out_BHLK, logsumexp_TBHL1)
+
+
+def _whole_document_backward(block: int, saved, d_out_BHLK):
+    q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, out_BHLK, logsumexp_TBHL1 = saved
+
+    def one_block(carry, inputs):
+        q, start, end, out, logsumexp, d_out = inputs
+        mask = _interval_mask(start, end, k_BHLK.shape[2])
+        d_q, d_k, d_v = _tile_backward(q, k_BHLK, v_BHLK, mask, out, logsumexp, d_out)
+        return (carry[0] + d_k, carry[1] + d_v), d_q
+
+    blocks = (
+        _query_blocks(q_BHLK, block),
+        _interval_blocks(start_BL, block),
+        _interval_blocks(end_BL, block),
+        _query_blocks(out_BHLK, block),
+        logsumexp_TBHL1,
+        _query_blocks(d_out_BHLK, block),
+    )
+    zeros = (jnp.zeros(k_BHLK.shape, jnp.float32), jnp.zeros(v_BHLK.shape, jnp.float32))
+    (d_k, d_v), d_q_TBHLK = jax.lax.scan(one_block, zeros, blocks)
+    return _join_blocks(d_q_TBHLK), d_k.astype(k_BHLK.dtype), d_v.astype(v_BHLK.dtype), None, None
+
+
+_whole_document.defvjp(_whole_document_forward, _whole_document_backward)
+
+
+# Windows: every block of queries meets the blocks of keys before, at and after it.
+
+
+def _blocks(x_BHLK, block: int):
+    """[B, H, L, K] -> [B, H, T, block, K]"""
+    rows, heads, num_tokens, width = x_BHLK.shape
+    return x_BHLK.reshape(rows, heads, num_tokens // block, block, width)
+
+
+def _with_neighbours(x_BHLK, block: int):
+    """Each block with the one before and the one after (zeros at the ends): [B, H, T, 3 * block, K]"""
+    padded = jnp.pad(_blocks(x_BHLK, block), ((0, 0), (0, 0), (1, 1), (0, 0), (0, 0)))
+    return jnp.concatenate([padded[:, :, :-2], padded[:, :, 1:-1], padded[:, :, 2:]], axis=3)
+
+
+def _sum_neighbours(d_BHTMK, block: int):
+    """Transpose of `_with_neighbours`: every key collects what its three readers sent it."""
+    before, here, after = jnp.split(d_BHTMK, 3, axis=3)
+    edge = ((0, 0), (0, 0), (1, 1), (0, 0), (0, 0))
+    total = here + jnp.pad(before, edge)[:, :, 2:] + jnp.pad(after, edge)[:, :, :-2]
+    return total.reshape(*total.shape[:2], -1, total.shape[-1])
+
+
+def _window_mask(start_BL, end_BL, block: int):
+    """[B, 1, T, block, 3 * block]"""
+    start, end = (bound.reshape(bound.shape[0], 1, -1, block, 1) for bound in (start_BL, end_BL))
+    first_key_T = jnp.arange(start.shape[2], dtype=jnp.int32) * block - block
+    key_TM = first_key_T[:, None] + jnp.arange(3 * block, dtype=jnp.int32)
+    return (start <= key_TM[:, None]) & (key_TM[:, None] < end)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _window(q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, block: int):
+    return _window_forward(q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, block)[0]
+
+
+def _window_forward(q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, block: int):
+    out_BHTLK, logsumexp = _tile_forward(
+        _blocks(q_BHLK, block),
+        _with_neighbours(k_BHLK, block),
+        _with_neighbours(v_BHLK, block),
+        _window_mask(start_BL, end_BL, block),
+    )
+    out_BHLK = out_BHTLK.reshape(q_BHLK.shape)
+    return out_BHLK, (q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, out_BHLK, logsumexp)
+
+
+def _window_backward(block: int, saved, d_out_BHLK):
+    q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, out_BHLK, logsumexp = saved
+    d_q, d_k, d_v = _tile_backward(
+        _blocks(q_BHLK, block),
+        _with_neighbours(k_BHLK, block),
+        _with_neighbours(v_BHLK, block),
+        _window_mask(start_BL, end_BL, block),
+        _blocks(out_BHLK, block),
+        logsumexp,
+        _blocks(d_out_BHLK, block),
+    )
+    return d_q.reshape(q_BHLK.shape), _sum_neighbours(d_k, block), _sum_neighbours(d_v, block), None, None
+
+
+_window.defvjp(_window_forward, _window_backward)

@@ -1,0 +1,167 @@
+"""What a run is: Run and Phase, how a config file is loaded, overridden and compared.
+
+A config is a Python file with `get_config() -> Run`; every component's own dataclass lives in the
+component's file. Anything can be overridden on the command line by its dotted name.
+"""
+
+import contextlib
+import importlib.util
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from cptjax.data import Data
+from cptjax.model import ModelConfig, Precision
+from cptjax.objectives import Objective, mlm
+from cptjax.optim import AdamW
+from cptjax.schedules import Schedule, phase_bounds
+from cptjax.sharding import Mesh
+
+TWIN_MASK_RATE = 0.30  # the matched MLM baseline's first phase, arXiv:2605.12438
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one objective and its own learning-rate clock."""
+
+    name: str
+    objective: Objective
+    tokens: int  # rounded to whole optimiser steps
+    schedule: Schedule
+    frozen: tuple[str, ...] = ()  # regular expressions on parameter names, such as layers/[0-7]/
+    optimizer_state: Literal["keep", "reset"] = "keep"  # at the phase's first step
+
+    def __post_init__(self):
+        if self.tokens < 1:
+            raise ValueError(f"phase {self.name}: tokens {self.tokens} must be positive")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that decides a run. Exactly one of `init` and `model` says where weights come from."""
+
+    name: str
+    data: Data
+    phases: tuple[Phase, ...]
+    init: str | None = None  # Hugging Face folder or id, or a run folder of ours
+    model: ModelConfig | None = None  # a new model with random weights
+    optimizer: AdamW = field(default_factory=AdamW)
+    precision: Precision = field(default_factory=Precision)
+    seed: int = 17  # masking and random weights; the order of the data has its own, data.seed
+    held_out: str | None = None  # token store evaluated during the run
+    held_out_rows: int = 64
+    eval_every: int = 500  # optimiser steps; also at the start and end of every phase
+    checkpoint_every: int = 500  # optimiser steps; also at the end of every phase
+    keep_checkpoints: int = 2  # the last ones; ends of phases are always kept
+    mesh: Mesh = field(default_factory=Mesh)
+    device_batch_size: int = 8  # rows per device at a time; the global batch is reached by accumulation
+    remat: bool = False  # recompute blocks in the backward pass: less memory, more arithmetic
+
+    def __post_init__(self):
+        if (self.init is None) == (self.model is None):
+            raise ValueError("a run needs either init (a folder or id to start from) or model, and not both")
+        if not self.phases:
+            raise ValueError("a run needs at least one phase")
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) < len(names):
+            raise ValueError(f"phase names must differ, not {names}")
+        for name in ("held_out_rows", "eval_every", "checkpoint_every", "keep_checkpoints", "device_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Token positions of one global batch."""
+        return self.data.global_batch_size * self.data.sequence_length
+
+    @property
+    def bounds(self) -> tuple[tuple[int, int], ...]:
+        """First and one-past-last optimiser step of each phase."""
+        return phase_bounds(tuple(phase.tokens for phase in self.phases), self.tokens_per_step)
+
+
+# A run may be resumed with another value of these: none of them decides a number of the result.
+ELASTIC = {
+    "name",
+    "held_out",
+    "held_out_rows",
+    "eval_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "mesh",
+    "device_batch_size",
+    "remat",
+}
+
+
+def mlm_twin(run: Run) -> Run:
+    """The matched baseline: causal phases become 30 % masked language modelling, all else is equal."""
+    phases = (
+        replace(phase, name="mlm", objective=mlm(TWIN_MASK_RATE)) if phase.objective.kind == "clm" else phase
+        for phase in run.phases
+    )
+    return replace(run, name=f"{run.name}_mlm_twin", phases=tuple(phases))
+
+
+def load_config(path: Path) -> Run:
+    """The Run of a config file. Raises FileNotFoundError or ValueError when it is not one."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no config file {path}; see configs/ for examples")
+    spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    run = module.get_config() if hasattr(module, "get_config") else None
+    if not isinstance(run, Run):
+        raise ValueError(f"{path} must define get_config() -> cptjax.config.Run")
+    return run
+
+
+def override(run: Run, arguments: Sequence[str]) -> Run:
+    """The run with `--field.sub value` arguments applied.
+
+    Raises ValueError for a field that does not exist or a value of another type.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                tyro.conf.AvoidSubcommands[Run],
+                default=run,
+                args=list(arguments),
+                prog="python -m cptjax train CONFIG --workdir DIR",
+                config=(tyro.conf.FlagConversionOff,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise  # --help was printed
+        words = re.sub(r"[^\x00-\x7f]+|-{3,}", " ", complaint.getvalue()).split("For full help")[0]
+        raise ValueError(" ".join(words.split())) from stop
+
+
+def to_dict(run: Run) -> dict[str, Any]:
+    """The resolved run as JSON would give it back."""
+    return json.loads(json.dumps(asdict(run)))
+
+
+def incompatible_fields(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
+    """What keeps a run from going on under another config: `field: old -> new`, one entry each."""
+    found = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new, dotted = before.get(name), now.get(name), f"{path}{name}"
+        if dotted in ELASTIC or old == new:
+            continue
+        if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+            old, new = ({str(i): x for i, x in enumerate(items)} for items in (old, new))
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += incompatible_fields(old, new, f"{dotted}.")
+        else:
+            found.append(f"{dotted}: {old} -> {new}")
+    return found

@@ -1,0 +1,125 @@
+"""Where arrays live: the mesh, one table of rules for parameters, rows of the batch over devices.
+
+Axes of the mesh: `data` copies the parameters, `fsdp` shards them and gathers them when used, `tensor`
+splits heads and feed-forward. GSPMD does the rest (arXiv:2105.04663); no model code knows of it.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")  # a batch row goes to one device of these axes
+
+# (path pattern, spec). Weights: width D over fsdp, heads or feed-forward F over tensor. The embedding
+# table is split along its vocabulary only: a lookup from a table split along D makes XLA copy it whole.
+RULES: tuple[tuple[str, P], ...] = (
+    (r"embeddings/tok_embeddings|decoder/weight", P(("tensor", "fsdp"), None)),
+    (r"decoder/bias", P(("tensor", "fsdp"))),
+    (r"attn/Wqkv", P("fsdp", None, "tensor", None)),
+    (r"attn/Wqkv_bias", P(None, "tensor", None)),
+    (r"attn/Wo", P("tensor", None, "fsdp")),
+    (r"mlp/Wi", P("fsdp", None, "tensor")),
+    (r"mlp/Wi_bias", P(None, "tensor")),
+    (r"mlp/Wo", P("tensor", "fsdp")),
+    (r"head/dense", P("fsdp", None)),
+    (r"(attn/Wo|mlp/Wo|head/dense)_bias", P()),
+    (r"(\w*norm)/(scale|bias)", P()),
+)
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Devices along each axis; -1 on one axis means all that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+def make_mesh(shape: Mesh, devices: list | None = None) -> jax.sharding.Mesh:
+    """The device mesh. Raises ValueError when the shape does not use every device exactly once."""
+    devices = jax.devices() if devices is None else devices
+    sizes = [shape.data, shape.fsdp, shape.tensor]
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise ValueError(f"mesh {sizes} (data, fsdp, tensor): sizes are positive, and one at most may be -1")
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = max(1, len(devices) // -int(np.prod(sizes)))
+    if int(np.prod(sizes)) != len(devices):
+        raise ValueError(
+            f"mesh data={sizes[0]} fsdp={sizes[1]} tensor={sizes[2]} needs {int(np.prod(sizes))} devices, "
+            f"but there are {len(devices)}: choose sizes whose product is {len(devices)}"
+        )
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def spec_for(path: str, ndim: int) -> P:
+    """The one rule a parameter matches, after a layer axis where it is stacked.
+
+    Raises ValueError when no rule or more than one matches.
+    """
+    found = [spec for pattern, spec in RULES if re.fullmatch(rf"(.*/)?({pattern})", path)]
+    if len(found) != 1:
+        raise ValueError(f"parameter {path} matches {len(found)} sharding rules, it must match exactly one")
+    stacked = (None,) if "blocks/" in path else ()
+    return P(*stacked, *found[0], *(None,) * (ndim - len(stacked) - len(found[0])))
+
+
+def _parameter_path(path: tuple[Any, ...]) -> str:
+    return "/".join(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))
+
+
+def shard_tree(mesh: jax.sharding.Mesh, shapes: Any) -> Any:
+    """The sharding of every leaf of a parameter tree, or of an optimiser state that mirrors one.
+
+    Leaves that belong to no parameter (counters) are replicated. Raises ValueError for a dimension that
+    its mesh axes do not divide.
+    """
+
+    def one(path, leaf):
+        name = _parameter_path(path)
+        if not name:
+            return NamedSharding(mesh, P())
+        spec = spec_for(name, leaf.ndim)
+        for size, axes in zip(leaf.shape, spec, strict=True):
+            names = (axes,) if isinstance(axes, str) else axes or ()
+            parts = int(np.prod([mesh.shape[axis] for axis in names]))
+            if size % parts:
+                raise ValueError(f"{name}: dimension {size} is not a multiple of the {parts} devices of {names}")
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(one, shapes)
+
+
+def row_devices(mesh: jax.sharding.Mesh) -> int:
+    """How many devices the rows of a batch are spread over."""
+    return int(np.prod([mesh.shape[axis] for axis in ROWS]))
+
+
+def put(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+    """This process's rows -> the global batch, rows spread over the data and fsdp axes."""
+    sharding = NamedSharding(mesh, P(ROWS))
+    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+
+
+def pin_rows(x: jax.Array) -> jax.Array:
+    """Keep activations sharded by row under the current mesh; XLA might otherwise follow the weights."""
+    return jax.lax.with_sharding_constraint(x, P(ROWS))
+
+
+def start_processes() -> None:
+    """Join the other processes of a multi-host run; does nothing for a single process.
+
+    Slurm (one task per device or node), Cloud TPU pods and JAX_COORDINATOR_ADDRESS are recognised.
+    Must run before anything else uses JAX.
+    """
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    if tasks > 1 or len(workers) > 1 or "JAX_COORDINATOR_ADDRESS" in os.environ:
+        jax.distributed.initialize()

@@ -1,0 +1,115 @@
+"""One optimiser step and one evaluation step, as pure functions.
+
+B rows of the global batch, L tokens per row, S predicting positions; M micro-batches of B / M rows.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cptjax.masks import document_bounds
+from cptjax.model import ModernBert
+from cptjax.objectives import LossSums, Objective, Targets, Vocabulary, cross_entropy, draw, measure, select
+from cptjax.optim import apply_mask
+
+CHUNK_TOKENS = 512  # positions whose logits exist at once on a device: 98 MiB at 50,368 words
+EVALUATION = 2**31 - 1  # folded into the key of evaluation draws, no optimiser step reaches it
+
+
+class TrainState(NamedTuple):
+    """Everything a run needs to go on, besides its config. `step` counts optimiser steps over all phases."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+
+
+def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+
+def predictions(model: ModernBert, objective: Objective, params, targets: Targets, segment_BL):
+    """Features of the predicting positions, the decoder's table and bias: what a loss is made of."""
+    variables = {"params": params}
+    encoded = model.apply(variables, targets.input_BL, segment_BL, mask_mode=objective.mask_mode)
+    selected_BSD = select(encoded.hidden_BLD, targets.position_BS)
+    table_VD, bias_V = model.apply(variables, method="decoder")
+    compute = jnp.dtype(model.precision.compute)
+    return model.apply(variables, selected_BSD, method="head"), table_VD.astype(compute), bias_V
+
+
+def loss_and_counts(params, token_BL, segment_BL, row_B, key, *, model, objective, vocabulary, chunk: int):
+    """Summed loss of some rows, with sums over their tokens: targets, real tokens, chosen positions that
+    overflowed the budget, and keys (tokens of the own document, summed over tokens)."""
+    targets = draw(objective, token_BL, segment_BL, row_B, key, vocabulary)
+    features = predictions(model, objective, params, targets, segment_BL)
+    loss = cross_entropy(*features, targets.target_BS, targets.weight_BS, chunk)
+    real_BL = segment_BL > 0
+    start_BL, end_BL = document_bounds(segment_BL)
+    return loss, {
+        "targets": targets.weight_BS.sum(),
+        "tokens": real_BL.sum(dtype=jnp.float32),
+        "overflow": targets.overflow,
+        "keys": jnp.where(real_BL, end_BL - start_BL, 0).sum(dtype=jnp.float32),
+    }
+
+
+def _micro_batches(x_B, count: int):
+    """[B, ...] -> [M, B / M, ...], taking every M-th row so that rows stay on their devices."""
+    return x_B.reshape(-1, count, *x_B.shape[1:]).swapaxes(0, 1)
+
+
+def summed_gradients(loss_fn: Callable, params, batch: dict, key, micro_batches: int):
+    """Gradients and sums over the whole global batch, `micro_batches` at a time."""
+    rows = {**batch, "row_B": jnp.arange(batch["token_BL"].shape[0], dtype=jnp.int32)}
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def one(micro):
+        (loss, counts), grads = gradient(params, micro["token_BL"], micro["segment_BL"], micro["row_B"], key)
+        return grads, {"loss": loss, **counts}
+
+    if micro_batches == 1:
+        return one(rows)
+    micros = {name: _micro_batches(x, micro_batches) for name, x in rows.items()}
+    shapes = jax.eval_shape(one, {name: x[0] for name, x in micros.items()})
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(lambda sums, micro: (jax.tree.map(jnp.add, sums, one(micro)), None), zeros, micros)[0]
+
+
+def train_step(
+    state: TrainState, batch: dict, *, loss_fn, tx, rate_fn, trains: Any, seed: int, micro_batches: int
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update: mean loss over the global batch's targets, whatever devices and micro-batches hold them.
+
+    `rate_fn` gives the learning rate of a step; `trains` is the freeze mask of `optim.freeze_mask`.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    grads, sums = summed_gradients(loss_fn, state.params, batch, key, micro_batches)
+    targets = jnp.maximum(sums["targets"], 1.0)
+    grads = apply_mask(trains, jax.tree.map(lambda g: g / targets, grads))
+    directions, opt_state = tx.update(grads, state.opt_state, state.params)
+    rate = rate_fn(state.step)
+    updates = apply_mask(trains, jax.tree.map(lambda d: -rate * d, directions))
+    params = optax.apply_updates(state.params, updates)
+    metrics = {
+        **sums,
+        "loss": sums["loss"] / targets,
+        "learning_rate": rate,
+        "grad_norm": optax.global_norm(grads),
+    }
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def eval_step(
+    params, batch: dict, index: jax.Array, *, model, objective: Objective, vocabulary: Vocabulary, seed: int, chunk: int
+) -> LossSums:
+    """Loss and accuracy sums of held-out batch `index`; its draw is the same at every evaluation."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), EVALUATION), index)
+    row_B = jnp.arange(batch["token_BL"].shape[0], dtype=jnp.int32)
+    targets = draw(objective, batch["token_BL"], batch["segment_BL"], row_B, key, vocabulary)
+    features = predictions(model, objective, params, targets, batch["segment_BL"])
+    return measure(*features, targets.target_BS, targets.weight_BS, chunk)

@@ -1,0 +1,165 @@
+"""What a run says about itself: FLOPs, MFU, energy, events.jsonl, TensorBoard, a plot."""
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+# Peak dense bf16 FLOP/s of one device, from the makers' data sheets, by jax's device_kind.
+PEAK_FLOPS = {
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+}
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
+
+
+def flops_per_token(
+    *, hidden_size: int, intermediate_size: int, vocab_size: int, keys: Sequence[float], predicted: float
+) -> float:
+    """Model FLOPs of one training step per token, forward and backward (3 x forward, 2 per multiply-add).
+
+    `keys` is the mean number of keys a query reads, per layer; `predicted` the share of tokens that pass
+    the head. Recomputation is not counted: 6 L (4 d^2 + 3 d f) + 6 p (d^2 + d V) + 12 d sum(keys).
+    """
+    d, f = hidden_size, intermediate_size
+    layers = 6 * len(keys) * (4 * d * d + 3 * d * f)
+    return layers + 6 * predicted * (d * d + d * vocab_size) + 12 * d * sum(keys)
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak FLOP/s of a device, None when it is not in the table: an MFU is never guessed."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if device_kind.startswith(name)), None)
+
+
+class EnergyMeter:
+    """Joules used by this host's NVIDIA devices since the meter was made, by NVML's own counters."""
+
+    def __init__(self):
+        self._handles, self._nvml = [], None
+        try:
+            import pynvml
+
+            pynvml.nvmlInit()
+            self._nvml = pynvml
+            count = pynvml.nvmlDeviceGetCount()
+            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
+            self._start = self._counters()
+        except Exception:  # no library, no driver or no counter: said in `method`, never guessed
+            self._handles = []
+
+    def _counters(self) -> list[int]:
+        return [self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in self._handles]
+
+    @property
+    def method(self) -> str:
+        """How the energy was measured."""
+        return f"NVML counters of {len(self._handles)} devices of this host" if self._handles else "not measured"
+
+    def joules(self) -> float | None:
+        """Energy so far, None when it cannot be measured."""
+        if not self._handles:
+            return None
+        return sum(now - then for now, then in zip(self._counters(), self._start, strict=True)) / 1000.0
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide numbers."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def git_commit() -> str | None:
+    """Commit of the code, with `+changes` when the tree differs from it; None outside a repository."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ("git", *arguments), cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class EventLog:
+    """events.jsonl and TensorBoard, written by the first process only.
+
+    Opening it at a step drops what an earlier, killed attempt logged from that step on.
+    """
+
+    def __init__(self, folder: Path, step: int, active: bool):
+        self._file = self._board = None
+        if not active:
+            return
+        from tensorboardX import SummaryWriter
+
+        path = folder / "events.jsonl"
+        kept = [json.dumps(event) + "\n" for event in read_events(path) if event["step"] < step]
+        partial = path.with_name(".events.jsonl.partial")
+        partial.write_text("".join(kept))
+        partial.rename(path)
+        self._file = path.open("a", buffering=1)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+    def write(self, event: Mapping[str, Any]) -> None:
+        """Append one event; it needs `step` and `phase`."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps(event) + "\n")
+        for name, value in event.items():
+            if isinstance(value, float):
+                self._board.add_scalar(name, value, event["step"])
+
+    def close(self) -> None:
+        """Flush everything to disk."""
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """All whole events of a log; a line cut short by a kill is left out."""
+    events = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # only the last line can be cut
+    return events
+
+
+def plot(events: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Loss, held-out loss and accuracy, and learning rate over the optimiser steps, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 9), layout="constrained")
+    loss_axes, accuracy_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1))
+    phases = list(dict.fromkeys(event["phase"] for event in events if "loss" in event))
+    for phase in phases:
+        steps = [event for event in events if event["phase"] == phase and "loss" in event]
+        x = [event["step"] for event in steps]
+        loss_axes.plot(x, [event["loss"] for event in steps], linewidth=0.8, label=f"training, {phase}")
+        rate_axes.plot(x, [event["learning_rate"] for event in steps], label=phase)
+    evaluations = [event for event in events if "held_out" in event]
+    for objective in dict.fromkeys(name for event in evaluations for name in event["held_out"]):
+        x = [event["step"] for event in evaluations]
+        for axes, what in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
+            values = [event["held_out"][objective][what] for event in evaluations]
+            axes.plot(x, values, marker="o", markersize=3, label=f"held out, {objective}")
+    for axes, label in ((loss_axes, "loss (nats)"), (accuracy_axes, "accuracy"), (rate_axes, "learning rate")):
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize="small")
+    rate_axes.set_xlabel("optimiser step")
+    partial = path.with_name(f".{path.stem}.partial.png")
+    figure.savefig(partial, dpi=120)
+    partial.rename(path)

@@ -1,0 +1,361 @@
+"""The loop: phases in order, one batch and one update at a time; run it again to go on.
+
+Everything a step needs is a function of (run, step), so a run killed anywhere and started by the same
+command gives the numbers of an undisturbed one.
+"""
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from cptjax import checkpoint, sharding, telemetry
+from cptjax.config import Phase, Run, incompatible_fields, to_dict
+from cptjax.corpus import Manifest
+from cptjax.data import Batches, fingerprint, held_out_batches
+from cptjax.model import FULL, ModelConfig, ModernBert, init_params, parameter_names
+from cptjax.objectives import LossSums, Vocabulary
+from cptjax.optim import freeze_mask, make_optimizer
+from cptjax.schedules import learning_rate
+from cptjax.step import CHUNK_TOKENS, TrainState, eval_step, init_state, loss_and_counts, train_step
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What stays the same through a run: its model on its mesh, and the vocabulary of its data."""
+
+    run: Run
+    folder: Path
+    model: ModernBert
+    vocabulary: Vocabulary
+    mesh: jax.sharding.Mesh
+    fingerprints: dict[str, str]  # of each token store
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches per optimiser step on this mesh."""
+        rows = self.run.device_batch_size * sharding.row_devices(self.mesh)
+        return self.run.data.global_batch_size // rows
+
+    @property
+    def chunk(self) -> int:
+        """Positions of each row whose logits exist at once."""
+        return max(1, CHUNK_TOKENS // self.run.device_batch_size)
+
+
+def train(run: Run, folder: Path) -> Path:
+    """Train `run` in `folder`, or go on with what is there; returns the folder.
+
+    Raises ValueError for a run that cannot work here or contradicts the folder, FloatingPointError when
+    the loss or the gradient stops being finite, OSError when the disk refuses a checkpoint.
+    """
+    setting = set_up(run, folder)
+    with jax.set_mesh(setting.mesh):
+        return _train(setting)
+
+
+def set_up(run: Run, folder: Path) -> Setting:
+    """Check everything that can be checked before the first step, then write the folder's own files."""
+    if (before := checkpoint.read_json(folder / "config.json")) is not None:
+        if changed := incompatible_fields(before, to_dict(run)):
+            raise ValueError(
+                f"{folder} holds a run with another config ({'; '.join(changed)}): "
+                "give the old values, or another --workdir"
+            )
+    mesh = sharding.make_mesh(run.mesh)
+    rows = run.device_batch_size * sharding.row_devices(mesh)
+    if run.data.global_batch_size % rows:
+        raise ValueError(
+            f"data.global_batch_size {run.data.global_batch_size} is not a multiple of device_batch_size "
+            f"{run.device_batch_size} times the {sharding.row_devices(mesh)} devices that rows are spread over"
+        )
+    config = run.model or checkpoint.read_model(Path(run.init))
+    manifests = {store: Manifest.read(store) for store in run.data.shares}
+    if run.held_out is not None:
+        manifests[run.held_out] = Manifest.read(run.held_out)
+    _check_vocabulary(run, config, manifests)
+    manifest = next(iter(manifests.values()))
+    vocabulary = Vocabulary(manifest.vocab_size, manifest.mask_token_id, manifest.special_token_ids)
+    model = ModernBert(config, run.precision, remat=run.remat, pin=sharding.pin_rows)
+    if jax.process_index() == 0:
+        store_tokenizer = Path(next(iter(manifests))) / "tokenizer"
+        hf_config = checkpoint.read_json(Path(run.init) / checkpoint.HF_CONFIG) if run.init else None
+        checkpoint.write_model(folder, config, tokenizer=store_tokenizer, hf_config=hf_config)
+        checkpoint.write_json(folder / "config.json", to_dict(run))
+    return Setting(run, folder, model, vocabulary, mesh, fingerprint(run.data))
+
+
+def _check_vocabulary(run: Run, config: ModelConfig, manifests: dict[str, Manifest]) -> None:
+    hashes = {manifest.tokenizer_sha256 for manifest in manifests.values()}
+    if run.init and (kept := checkpoint.tokenizer_sha256(Path(run.init))):
+        hashes.add(kept)
+    if len(hashes) > 1:
+        raise ValueError(
+            f"the token stores {list(manifests)} and the model {run.init} do not share one tokenizer: "
+            "prepare the text again with the model's own"
+        )
+    for store, manifest in manifests.items():
+        if manifest.vocab_size > config.vocab_size:
+            raise ValueError(
+                f"the tokenizer of {store} has {manifest.vocab_size} ids, the model only {config.vocab_size}: "
+                "use the model's own tokenizer"
+            )
+        if manifest.mask_token_id is None and any(phase.objective.kind == "mlm" for phase in run.phases):
+            raise ValueError(f"the tokenizer of {store} has no mask token, which an mlm phase needs")
+
+
+def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
+    """How a run starts, in this order: 1 the folder's last checkpoint; 2 the weights of `run.init`;
+    3 random weights, only when the run names a `model`. Returns the state and what was spent before it."""
+    run, mesh = setting.run, setting.mesh
+    params = partial(init_params, setting.model, jax.random.key(run.seed))
+    shapes = jax.eval_shape(lambda: init_state(params(), tx))
+    shardings = sharding.shard_tree(mesh, shapes)
+    step = checkpoint.latest_step(setting.folder)
+    if step is not None:
+        target = jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings
+        )
+        state, facts = checkpoint.resume(setting.folder, step, target)
+        if sorted(facts["stores"].values()) != sorted(setting.fingerprints.values()):
+            raise ValueError(
+                f"the token stores of {setting.folder} changed since step {step}: bring the old ones back, "
+                "or use another --workdir"
+            )
+        return state, facts["spent"]
+    if run.init:
+        _, _, loaded = checkpoint.load_params(Path(run.init), shardings=shardings.params)
+        state = jax.jit(partial(init_state, tx=tx), out_shardings=shardings, donate_argnums=0)(loaded)
+    else:
+        state = jax.jit(lambda: init_state(params(), tx), out_shardings=shardings)()
+    return state, {"seconds": 0.0, "tokens": 0.0, "targets": 0.0, "joules": 0.0}
+
+
+def compile_phase(setting: Setting, phase: Phase, first: int, last: int, tx) -> Callable:
+    """The jitted update of one phase: (state, batch) -> (state, metrics); the state is donated."""
+    run = setting.run
+    shapes = checkpoint.parameter_shapes(setting.model)
+    names = jax.tree_util.tree_map_with_path(
+        lambda path, _: tuple(parameter_names(setting.model.config, tuple(entry.key for entry in path))), shapes
+    )
+    update = partial(
+        train_step,
+        loss_fn=partial(
+            loss_and_counts,
+            model=setting.model,
+            objective=phase.objective,
+            vocabulary=setting.vocabulary,
+            chunk=setting.chunk,
+        ),
+        tx=tx,
+        rate_fn=lambda step: learning_rate(phase.schedule, step - first, last - first, run.tokens_per_step),
+        trains=freeze_mask(names, phase.frozen),
+        seed=run.seed,
+        micro_batches=setting.micro_batches,
+    )
+    shardings = sharding.shard_tree(setting.mesh, jax.eval_shape(lambda p: init_state(p, tx), shapes))
+    return jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def make_evaluate(setting: Setting) -> Callable[[Any], dict[str, dict[str, float]]]:
+    """params -> {objective: {loss, accuracy}} on the held-out store, for every objective of the run."""
+    run = setting.run
+    if run.held_out is None:
+        return lambda params: {}
+    objectives = {phase.name: phase.objective for phase in run.phases}
+    steps = {
+        name: jax.jit(
+            partial(
+                eval_step,
+                model=setting.model,
+                objective=objective,
+                vocabulary=setting.vocabulary,
+                seed=run.seed,
+                chunk=setting.chunk,
+            )
+        )
+        for name, objective in objectives.items()
+    }
+    rows = run.device_batch_size * sharding.row_devices(setting.mesh)
+    mine = slice(*(rows * i // jax.process_count() for i in (jax.process_index(), jax.process_index() + 1)))
+
+    def evaluate(params) -> dict[str, dict[str, float]]:
+        totals = {name: np.zeros(3) for name in steps}
+        batches = held_out_batches(run.held_out, run.data.sequence_length, rows, run.held_out_rows)
+        for index, batch in enumerate(batches):
+            placed = sharding.put({name: x[mine] for name, x in batch.items()}, setting.mesh)
+            for name, step in steps.items():
+                totals[name] += np.asarray(step(params, placed, jnp.int32(index)))
+        sums = {name: LossSums(*total) for name, total in totals.items()}
+        return {
+            name: {"loss": s.loss / max(s.count, 1.0), "accuracy": s.correct / max(s.count, 1.0)}
+            for name, s in sums.items()
+        }
+
+    return evaluate
+
+
+class Recorder:
+    """Reads each step's metrics one step late, so that the device never waits, and keeps the totals."""
+
+    def __init__(self, setting: Setting, state: TrainState, spent: dict[str, Any]):
+        self._setting, self._pending = setting, None
+        self._first = jax.process_index() == 0
+        self._log = telemetry.EventLog(setting.folder, int(state.step), self._first)
+        self._energy = telemetry.EnergyMeter()
+        self._before, self.spent = spent, dict(spent)
+        self._clock = time.perf_counter()
+        total = setting.run.bounds[-1][1]
+        self._bar = tqdm(total=total, initial=int(state.step), unit="step", disable=None if self._first else True)
+
+    def step(self, step: int, phase: Phase, metrics: dict[str, jax.Array]) -> None:
+        """Take the metrics of a step just dispatched; write those of the step before it."""
+        self.flush()
+        self._pending = (step, phase, metrics)
+
+    def flush(self) -> None:
+        """Wait for the last step and write its event. Raises FloatingPointError when it is not finite."""
+        if self._pending is None:
+            return
+        step, phase, metrics = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in metrics.items()}
+        if not np.isfinite([values["loss"], values["grad_norm"]]).all():
+            saved = checkpoint.latest_step(self._setting.folder)
+            raise FloatingPointError(
+                f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step} (phase {phase.name}); "
+                f"last good checkpoint: {'none' if saved is None else f'step {saved}'}"
+            )
+        now = time.perf_counter()
+        seconds, self._clock = now - self._clock, now
+        self.spent["seconds"] += seconds
+        self.spent["tokens"] += values["tokens"]
+        self.spent["targets"] += values["targets"]
+        if (joules := self._energy.joules()) is not None:
+            self.spent["joules"] = self._before["joules"] + joules
+        event = {"step": step, "phase": phase.name, **values, "seconds": seconds}
+        event |= {"tokens_per_s": values["tokens"] / seconds, **self._speed(values, phase, seconds)}
+        del event["keys"]
+        self._log.write(event)
+        self._bar.set_postfix(phase=phase.name, loss=f"{values['loss']:.3f}", refresh=False)
+        self._bar.update()
+
+    def _speed(self, values: dict[str, float], phase: Phase, seconds: float) -> dict[str, float]:
+        """Model FLOP/s and, on a device whose peak is known, the share of it (MFU)."""
+        config, tokens = self._setting.model.config, max(values["tokens"], 1.0)
+        reach = 2 if phase.objective.mask_mode == "bidirectional" else 1
+        whole = values["keys"] / tokens * reach / 2
+        local = min(whole, reach * config.sliding_window + 1)
+        flops = tokens * telemetry.flops_per_token(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            vocab_size=config.vocab_size,
+            keys=[whole if kind == FULL else local for kind in config.layer_types],
+            predicted=values["targets"] / tokens,
+        )
+        speed = {"model_tflops_per_s": flops / seconds / 1e12}
+        if (peak := telemetry.peak_flops(jax.devices()[0].device_kind)) is not None:
+            speed["mfu"] = flops / seconds / (peak * jax.device_count())
+        return speed
+
+    def held_out(self, step: int, phase: Phase, results: dict[str, dict[str, float]]) -> None:
+        """Write an evaluation made before `step`."""
+        self.flush()
+        if results:
+            flat = {f"held_out/{name}/{what}": x for name, r in results.items() for what, x in r.items()}
+            self._log.write({"step": step, "phase": phase.name, "held_out": results, **flat})
+            shown = ", ".join(
+                f"{name} loss {r['loss']:.3f} accuracy {r['accuracy']:.3f}" for name, r in results.items()
+            )
+            if self._first:
+                tqdm.write(f"step {step} ({phase.name}) held out: {shown}")
+        self._clock = time.perf_counter()
+
+    def facts(self) -> dict[str, Any]:
+        """What is kept beside a checkpoint."""
+        return {"stores": self._setting.fingerprints, "spent": self.spent, "commit": telemetry.git_commit()}
+
+    def close(self) -> None:
+        """Write the last event, run.json and the plot."""
+        self.flush()
+        self._bar.close()
+        self._log.close()
+        if self._first:
+            folder = self._setting.folder
+            checkpoint.write_json(folder / "run.json", {**self.facts(), **describe(self._energy.method)})
+            telemetry.plot(telemetry.read_events(folder / "events.jsonl"), folder / "plot.png")
+
+    def abandon(self) -> None:
+        """Leave a run that failed: keep what is written."""
+        self._bar.close()
+        self._log.close()
+
+
+def describe(energy_method: str) -> dict[str, Any]:
+    """Where a run took place, for run.json."""
+    return {
+        "energy_by": energy_method,
+        "versions": telemetry.versions(),
+        "python": platform.python_version(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+    }
+
+
+def _train(setting: Setting) -> Path:
+    run, folder = setting.run, setting.folder
+    state, spent = start(setting, make_optimizer(run.optimizer, run.phases[0].schedule.peak))
+    stream = Batches(run.data).stream(int(state.step), jax.process_index(), jax.process_count())
+    saver = checkpoint.Saver(folder, run.keep_checkpoints, tuple(last for _, last in run.bounds))
+    evaluate, recorder = make_evaluate(setting), Recorder(setting, state, spent)
+    try:
+        for phase, (first, last) in zip(run.phases, run.bounds, strict=True):
+            if int(state.step) < last:
+                state = _train_phase(setting, phase, first, last, state, stream, saver, evaluate, recorder)
+    except BaseException:
+        recorder.abandon()
+        raise
+    finally:
+        stream.close()
+        saver.close()
+    recorder.close()
+    return folder
+
+
+def _train_phase(
+    setting: Setting,
+    phase: Phase,
+    first: int,
+    last: int,
+    state: TrainState,
+    stream: Iterator[dict[str, np.ndarray]],
+    saver: checkpoint.Saver,
+    evaluate: Callable,
+    recorder: Recorder,
+) -> TrainState:
+    run = setting.run
+    tx = make_optimizer(run.optimizer, phase.schedule.peak)
+    update = compile_phase(setting, phase, first, last, tx)
+    if int(state.step) == first:
+        recorder.held_out(first, phase, evaluate(state.params))
+        if phase.optimizer_state == "reset":
+            state = state._replace(opt_state=jax.jit(tx.init)(state.params))
+    for step in range(int(state.step), last):
+        state, metrics = update(state, sharding.put(next(stream), setting.mesh))
+        recorder.step(step, phase, metrics)
+        done = step + 1
+        if done == last or done % run.eval_every == 0:
+            recorder.held_out(done, phase, evaluate(state.params))
+        if done == last or done % run.checkpoint_every == 0:
+            recorder.flush()
+            saver.save(done, state, recorder.facts())
+    return state

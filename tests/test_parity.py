@@ -1,0 +1,307 @@
+"""Our forward pass against transformers', layer by layer, and the gate that says so.
+
+Widths are small, structure is real; weights are large and norms and biases are moved off their
+initial values, so that a wrong one shows. B rows, L tokens, D width, V vocabulary, N layers.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from convert import from_hf, parity, table, to_hf
+from convert.__main__ import main
+from cptjax.model import FULL, SLIDING, ModelConfig, ModernBert, Precision
+
+SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "vocab_size": 500}
+SHAPES = {
+    "base-like": SMALL | {"num_hidden_layers": 7},
+    "large-like": SMALL | {"num_hidden_layers": 10, "num_attention_heads": 2},
+    "ettin-like": SMALL | {"num_hidden_layers": 7, "local_rope_theta": 160_000.0},
+    "camembert-like": SMALL | {"num_hidden_layers": 4, "vocab_size": 32768, "hidden_size": 32},
+    "nine-layers": SMALL
+    | {"num_hidden_layers": 9, "norm_bias": True, "attention_bias": True}
+    | {"mlp_bias": True, "classifier_bias": True, "decoder_bias": False},
+    "untied-irregular": SMALL
+    | {"num_hidden_layers": 4, "tie_word_embeddings": False}
+    | {"layer_types": [FULL, FULL, SLIDING, SLIDING], "local_attention": 32},
+}
+LENGTHS = (7, 64, 129, 400, 1024)
+CASES = [("base-like", n) for n in LENGTHS] + [(s, n) for s in SHAPES for n in (129, 400)][2:]
+FAST = (200,)  # longer than the window of 128, short enough to repeat often
+GOLDEN = Path(__file__).parents[2] / "shared/golden/tiny_modernbert_encoder_golden_vllmcpp.json"
+
+
+def random_hf(folder: Path, shape: dict) -> Path:
+    """A random ModernBERT written by transformers, every parameter far from its initial value."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.set_num_threads(1)  # other test processes run on the same cores
+    torch.manual_seed(0)
+    ids = {"pad_token_id": 3, "cls_token_id": 0, "sep_token_id": 1}
+    ids |= {"bos_token_id": 0, "eos_token_id": 1}
+    config = transformers.ModernBertConfig(**shape, **ids, initializer_range=0.2)
+    model = transformers.ModernBertForMaskedLM(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    """One folder for the tests of the gate."""
+    return random_hf(tmp_path_factory.mktemp("tiny"), SHAPES["base-like"])
+
+
+@pytest.fixture(scope="module")
+def pair(request, tmp_path_factory) -> tuple[parity.Model, parity.Model]:
+    """transformers and ours for the same weights."""
+    folder = random_hf(tmp_path_factory.mktemp(request.param), SHAPES[request.param])
+    return parity.judge(folder), parity.ours(*from_hf.load(folder), backend="blockwise")
+
+
+@pytest.mark.parametrize(("pair", "length"), CASES, indirect=["pair"])
+def test_every_layer_and_the_logits_match_transformers(pair, length):
+    judge, candidate = pair
+    assert judge.name == "transformers eager"
+    found = parity.differences(judge, candidate, length)
+    assert len(found) == judge.config.num_hidden_layers + 3
+    assert max(found.values()) < parity.TOLERANCE, found
+
+
+def test_transformers_whole_forward_pass_agrees(tiny):
+    """Its public outputs, sdpa, no hooks: guards the way `parity` listens to its layers."""
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForMaskedLM
+
+    token_BL, segment_BL = parity.inputs(500, 150)
+    model = AutoModelForMaskedLM.from_pretrained(tiny, attn_implementation="sdpa").eval()
+    with torch.inference_mode():
+        theirs = model(
+            input_ids=torch.from_numpy(token_BL).long(),
+            attention_mask=torch.from_numpy(segment_BL).long(),
+            output_hidden_states=True,
+        )
+    judge = parity.judge(tiny)
+    a_NBLD = judge.outputs(token_BL, segment_BL)
+    real = segment_BL > 0
+    hidden = [x.numpy() for x in theirs.hidden_states]  # the last one is final_norm's output
+    for mine_BLD, their_BLD in zip([*a_NBLD[:-2], a_NBLD[-1]], hidden, strict=True):
+        np.testing.assert_allclose(mine_BLD[real], their_BLD[real], atol=1e-4)
+    logits_BLV = judge.logits(a_NBLD[-1])
+    np.testing.assert_allclose(logits_BLV[real], theirs.logits.numpy()[real], atol=1e-3)
+
+
+def test_packed_documents_match_transformers_on_each_alone(tiny):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForMaskedLM
+
+    documents = [np.random.default_rng(n).integers(500, size=n) for n in (150, 3, 90)]
+    token_BL = np.concatenate([*documents, [0] * 13])[None].astype(np.int32)
+    segment_BL = np.repeat([1, 2, 3, 0], [150, 3, 90, 13])[None].astype(np.int32)
+    ours = parity.ours(*from_hf.load(tiny), backend="blockwise")
+    logits_BLV = ours.logits(ours.outputs(token_BL, segment_BL)[-1])
+    model = AutoModelForMaskedLM.from_pretrained(tiny).eval()
+    for number, document in enumerate(documents, start=1):
+        with torch.inference_mode():
+            alone_LV = model(input_ids=torch.from_numpy(document)[None]).logits[0].numpy()
+        mine_LV = logits_BLV[segment_BL == number]
+        assert np.abs(mine_LV - alone_LV).max() < parity.TOLERANCE * np.abs(alone_LV).max()
+
+
+# The gate: it passes what is right, and each of these mistakes is caught.
+
+
+def _reread(suffix, wrong):
+    """Break how one kind of tensor is read; `wrong` gets it in our layout, returns it wrong."""
+
+    def mutate(monkeypatch):
+        right = table.Entry.to_ours
+
+        def to_ours(self, array):
+            ours = right(self, array)
+            return wrong(ours, self) if self.hf_name.endswith(suffix) else ours
+
+        monkeypatch.setattr(table.Entry, "to_ours", to_ours)
+
+    return mutate
+
+
+def _reshape(**changes):
+    """Break how the config is read."""
+
+    def mutate(monkeypatch):
+        right = from_hf.read_config
+
+        def read_config(raw, **where):
+            config = right(raw, **where)
+            values = {name: change(config) for name, change in changes.items()}
+            return ModelConfig(**(vars(config) | values))
+
+        monkeypatch.setattr(from_hf, "read_config", read_config)
+
+    return mutate
+
+
+def _untransposed(ours, entry):
+    return entry.to_hf(ours).reshape(ours.shape)
+
+
+MISTAKES = {
+    "query and key swapped": _reread("Wqkv.weight", lambda w, _: w[:, [1, 0, 2]]),
+    "key and value swapped": _reread("Wqkv.weight", lambda w, _: w[:, [0, 2, 1]]),
+    "heads outermost": _reread(
+        "Wqkv.weight", lambda w, e: e.to_hf(w).T.reshape(64, 4, 3, 16).swapaxes(1, 2)
+    ),
+    "interleaved rotary halves": _reread(
+        "Wqkv.weight", lambda w, _: w.reshape(64, 3, 4, 8, 2).swapaxes(3, 4).reshape(w.shape)
+    ),
+    "attention output not transposed": _reread("attn.Wo.weight", _untransposed),
+    "head not transposed": _reread("head.dense.weight", _untransposed),
+    "gate and input swapped": _reread("mlp.Wi.weight", lambda w, _: w[:, ::-1]),
+    "norm scale forgotten": _reread("final_norm.weight", lambda w, _: np.ones_like(w)),
+    "decoder bias forgotten": _reread("decoder.bias", lambda w, _: np.zeros_like(w)),
+    "thetas swapped": _reshape(
+        global_rope_theta=lambda c: c.local_rope_theta,
+        local_rope_theta=lambda c: c.global_rope_theta,
+    ),
+    "window one too narrow": _reshape(local_attention=lambda c: c.local_attention - 2),
+    "window one too wide": _reshape(local_attention=lambda c: c.local_attention + 2),
+    "global layers one late": _reshape(layer_types=lambda c: c.layer_types[-1:] + (SLIDING,) * 6),
+    "tanh-like activation": _reshape(hidden_activation=lambda c: "silu"),
+    "norm epsilon": _reshape(norm_eps=lambda c: 1e-2),
+}
+
+
+def test_the_right_conversion_passes(tiny):
+    assert parity.compare(tiny, tiny, lengths=FAST)["passed"]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_wrong_conversion_is_caught(tiny, monkeypatch, mistake):
+    MISTAKES[mistake](monkeypatch)
+    report = parity.compare(tiny, tiny, lengths=FAST)
+    assert report["judge"] == "transformers eager" and not report["passed"], report["worst"]
+
+
+def test_a_leak_from_padding_is_caught(tiny, monkeypatch):
+    def everything_is_one_document(self, token_BL, segment_BL, **options):
+        return right(self, token_BL, segment_BL * 0 + 1, **options)
+
+    right = ModernBert.__call__
+    monkeypatch.setattr(ModernBert, "__call__", everything_is_one_document)
+    assert not parity.compare(tiny, tiny, lengths=(30,))["passed"]  # a length not compiled before
+
+
+def test_not_a_number_is_caught(tiny, monkeypatch):
+    def one_nan(hidden_BLD):
+        logits_BLV = judge.logits(hidden_BLD)
+        logits_BLV[0, 0, 0] = np.nan
+        return logits_BLV
+
+    judge = parity.judge(tiny)
+    monkeypatch.setattr(parity, "ours", lambda *_, backend: judge._replace(logits=one_nan))
+    report = parity.compare(tiny, tiny, lengths=FAST)
+    assert np.isnan(report["worst"]) and not report["passed"]
+    assert "nan" in "".join(parity.table_lines(report))
+
+
+def test_the_inputs_can_expose_mistakes():
+    for length in (1, 7, 400):
+        token_BL, segment_BL = parity.inputs(500, length)
+        assert (segment_BL[0] == 1).all() and segment_BL[1, 0] == 1
+        assert (segment_BL[1] == 0).sum() == length // 3
+        assert (token_BL == 499).any(axis=1).all() and 0 <= token_BL.min()
+    assert max(parity.LENGTHS) > 2 * 128 + 1
+    assert token_BL[segment_BL == 0].std() > 0  # padding that leaks is seen
+
+
+def test_without_torch_the_dense_reference_judges(tiny, monkeypatch):
+    monkeypatch.setattr(parity.importlib.util, "find_spec", lambda name: None)
+    report = parity.compare(tiny, tiny, lengths=FAST)
+    assert report["judge"] == "cptjax reference" and report["passed"] and report["worst"] > 0
+
+
+def test_the_command_writes_its_verdict(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(parity, "LENGTHS", FAST)
+    config, params = from_hf.load(tiny)
+    to_hf.save(config, params, tmp_path / "same")
+    assert main(["parity", str(tiny), str(tmp_path / "same")]) == 0
+    report = json.loads((tmp_path / "same/parity.json").read_text())
+    assert report["passed"] and report["versions"]["jax"] == jax.__version__
+    assert set(report["relative_difference"]["200"]) == {"embeddings", "final_norm", "logits"} | {
+        f"layer_{i}" for i in range(7)
+    }
+    params["decoder"]["bias"][3] += 1.0
+    to_hf.save(config, params, tmp_path / "other")
+    out = tmp_path / "verdict.json"
+    assert main(["parity", str(tiny), str(tmp_path / "other"), "--out", str(out)]) == 1
+    row = json.loads(out.read_text())["relative_difference"]["200"]
+    assert row["logits"] > 1e-3 and row["final_norm"] < parity.TOLERANCE
+    assert "DIFFERENT" in capsys.readouterr().out
+
+
+def test_a_run_folder_is_compared_with_its_source(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(parity, "LENGTHS", FAST)
+    from_hf.convert_folder(tiny, tmp_path / "run")
+    assert main(["parity", str(tiny), str(tmp_path / "run")]) == 0
+    report = parity.compare(tmp_path / "run", tiny)
+    assert report["judge"] == "cptjax reference" and report["passed"]
+    assert not (tmp_path / "run/parity.json").exists()
+
+
+def test_models_of_unlike_shapes_are_refused(tiny, tmp_path, capsys):
+    config = ModelConfig(**(vars(from_hf.load(tiny)[0]) | {"vocab_size": 501}))
+    params = jax.tree.map(np.zeros_like, from_hf.empty_params(config))
+    to_hf.save(config, params, tmp_path / "b")
+    assert main(["parity", str(tiny), str(tmp_path / "b")]) == 2
+    assert "vocab_size is 500" in capsys.readouterr().err
+
+
+# Numbers from elsewhere: weights given by a rule, outputs by a plain PyTorch restatement.
+
+
+def _ruled(name: str, shape: tuple[int, ...], scale: float, offset: float = 0.0) -> np.ndarray:
+    """uniform(-scale, scale) from splitmix64 of fnv1a64(name) + i, plus offset, float32."""
+    mask = (1 << 64) - 1
+    seed = 0xCBF29CE484222325
+    for byte in name.encode():
+        seed = ((seed ^ byte) * 0x100000001B3) & mask
+    values = []
+    for i in range(int(np.prod(shape))):
+        z = (seed + i + 0x9E3779B97F4A7C15) & mask
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        values.append(scale * (2 * (((z ^ (z >> 31)) >> 11) * 2.0**-53) - 1))
+    return np.array(values).astype(np.float32).reshape(shape) + np.float32(offset)
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not GOLDEN.is_file(), reason=f"{GOLDEN} is not here")
+@pytest.mark.parametrize("backend", ["reference", "blockwise"])
+def test_golden_hidden_states_of_another_implementation(tmp_path, backend):
+    golden = json.loads(GOLDEN.read_text())
+    raw = {"model_type": "modernbert"} | golden["config"]
+    del raw["head_dim"]
+    tensors = {}
+    for entry in table.entries(from_hf.read_config(raw)):
+        name = entry.hf_name.replace("model.", "encoder.")
+        if "norm" in name:
+            tensors[entry.hf_name] = _ruled(name, entry.hf_shape, 0.1, offset=1.0)
+        else:
+            scale = 0.5 if "tok_embeddings" in name else 0.3
+            tensors[entry.hf_name] = _ruled(name, entry.hf_shape, scale)
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    config, params = from_hf.load(tmp_path)
+    model = ModernBert(config, Precision(compute="float32"), backend=backend)
+    token_BL = np.array([golden["input_ids"]], np.int32)
+    hidden_BLD = model.apply({"params": params}, token_BL, np.ones_like(token_BL)).hidden_BLD
+    expected_LD = np.reshape(golden["hidden_states"], golden["hidden_states_shape"])
+    assert np.abs(hidden_BLD[0] - expected_LD).max() < 2e-6
