@@ -23,7 +23,7 @@ def get_config() -> Run:
     return Run(
         name="tiny",
         init="runs/tiny/base",
-        data=Data((("runs/tiny/store", 1.0),), sequence_length=512, global_batch_size=8),
+        data=Data((("runs/tiny/store", 1.0),), sequence_length=256, global_batch_size=16),
         phases=(
             Phase("clm", CLM, CLM_TOKENS, schedule),
             Phase(

@@ -28,7 +28,7 @@ def get_config() -> Run:
             hidden_size=128,
             intermediate_size=192,
             num_hidden_layers=7,
-            num_attention_heads=4,
+            num_attention_heads=2,
             max_position_embeddings=512,
         ),
         phases=(Phase("mlm", mlm(MASK_RATE), TOKENS, schedule),),

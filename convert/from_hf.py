@@ -11,14 +11,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import jax
-import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from convert import table
 from convert.folder import TOKENIZER_FILES, copy_tokenizer, new_folder
 from cptjax import checkpoint
-from cptjax.model import FULL, SLIDING, ModelConfig
+from cptjax.model import FULL, SLIDING, ModelConfig, ModernBert, init_params
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NEEDED = (
@@ -29,7 +28,7 @@ NEEDED = (
     "num_attention_heads",
 )
 THETAS = {FULL: "global_rope_theta", SLIDING: "local_rope_theta"}
-EXACT = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}  # all fit in float32
+EXACT = ("F32", "F16", "BF16")  # safetensors dtypes whose every value is a float32
 
 
 def load(source: str | Path, *, revision: str | None = None) -> tuple[ModelConfig, dict]:
@@ -175,7 +174,7 @@ def read_params(folder: Path, config: ModelConfig) -> dict:
 
 def empty_params(config: ModelConfig) -> dict:
     """Uninitialised float32 arrays in the exact tree of `cptjax.model.init_params`."""
-    shapes = checkpoint.parameter_shapes(config)
+    shapes = jax.eval_shape(lambda: init_params(ModernBert(config), jax.random.key(0)))
     params = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), shapes)
     size = sum(int(np.prod(entry.our_shape)) for entry in table.entries(config))
     assert size == sum(leaf.size for leaf in jax.tree.leaves(params)), "table and model disagree"

@@ -5,8 +5,9 @@ operations. Layer 0 stands alone (it has no attn_norm); the layers after it repe
 ([local, local, global]), so one scanned block holds each period and its parameters are stacked along
 a leading layer axis; what does not fit the period is unrolled.
 
-B rows, L tokens per row, D width, H heads, K head width, F feed-forward width, V vocabulary,
-N kept layers.
+B rows, L tokens per row, N tokens of all rows, D width, H heads, K head width, F feed-forward width, V vocabulary.
+In layers_NBLD, N counts the kept layers. Tokens are flattened before each product with a weight: XLA's
+CPU backend copies and transposes operands that are contracted over two axes.
 """
 
 import math
@@ -24,7 +25,6 @@ from cptjax.masks import MaskMode, MaskSpec, positions
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' words
 STANDARD_PERIOD = 3  # ModernBERT: every third layer is global
-ACTIVATIONS = {"gelu": partial(nn.gelu, approximate=False), "relu": nn.relu, "silu": nn.silu}
 
 
 @dataclass(frozen=True)
@@ -165,21 +165,33 @@ def _init_out(config: ModelConfig):
     return _truncated_normal(config, config.initializer_range / math.sqrt(2.0 * config.num_hidden_layers))
 
 
-@jax.custom_vjp
-def _scale(normed_BLD, scale_D):
-    """normed * scale. The backward sum over tokens is a matrix product: XLA's CPU reduction over the
-    long axis is several times slower."""
-    return normed_BLD * scale_D
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def layer_norm(x_ND: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
+    """(x - mean) / sqrt(variance + eps) * scale over the last axis, in float32 (arXiv:1607.06450).
+
+    Its backward pass keeps x only, and sums over tokens by a matrix product: XLA's CPU reduction over the
+    long axis is several times slower.
+    """
+    return _normalise(x_ND, eps)[0] * scale_D
 
 
-def _scale_backward(saved, d_out):
-    normed_BLD, scale_D = saved
-    products_ND = (d_out * normed_BLD).reshape(-1, scale_D.shape[0])
-    d_scale_D = jnp.einsum("n,nd->d", jnp.ones(products_ND.shape[0], products_ND.dtype), products_ND)
-    return d_out * scale_D, d_scale_D
+def _normalise(x_ND, eps: float):
+    centred_ND = x_ND.astype(jnp.float32) - x_ND.astype(jnp.float32).mean(-1, keepdims=True)
+    inverse_N1 = jax.lax.rsqrt(jnp.square(centred_ND).mean(-1, keepdims=True) + eps)
+    return centred_ND * inverse_N1, inverse_N1
 
 
-_scale.defvjp(lambda normed, scale: (normed * scale, (normed, scale)), _scale_backward)
+def _layer_norm_backward(eps: float, saved, d_out_ND):
+    x_ND, scale_D = saved
+    normed_ND, inverse_N1 = _normalise(x_ND, eps)
+    d_scale_D = jnp.einsum("n,nd->d", jnp.ones(x_ND.shape[0], jnp.float32), d_out_ND * normed_ND)
+    d_normed_ND = d_out_ND * scale_D
+    along_N1 = (d_normed_ND * normed_ND).mean(-1, keepdims=True)
+    d_x_ND = (d_normed_ND - d_normed_ND.mean(-1, keepdims=True) - normed_ND * along_N1) * inverse_N1
+    return d_x_ND.astype(x_ND.dtype), d_scale_D
+
+
+layer_norm.defvjp(lambda x, scale, eps: (layer_norm(x, scale, eps), (x, scale)), _layer_norm_backward)
 
 
 class Norm(nn.Module):
@@ -191,15 +203,12 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x_BLD):
         dtype = jnp.dtype(self.precision.params)
-        width = (x_BLD.shape[-1],)
-        x32_BLD = x_BLD.astype(jnp.float32)
-        centred = x32_BLD - x32_BLD.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        scale_D = self.param("scale", nn.initializers.ones, width, dtype)
-        out = _scale(centred * jax.lax.rsqrt(variance + self.config.norm_eps), scale_D.astype(jnp.float32))
+        width = x_BLD.shape[-1]
+        scale_D = self.param("scale", nn.initializers.ones, (width,), dtype).astype(jnp.float32)
+        out_ND = layer_norm(x_BLD.reshape(-1, width), scale_D, self.config.norm_eps)
         if self.config.norm_bias:
-            out = out + self.param("bias", nn.initializers.zeros, width, dtype)
-        return out.astype(x_BLD.dtype)
+            out_ND = out_ND + self.param("bias", nn.initializers.zeros, (width,), dtype)
+        return out_ND.reshape(x_BLD.shape).astype(x_BLD.dtype)
 
 
 def rope_table(position_BL: jax.Array, theta: float, head_dim: int) -> tuple[jax.Array, jax.Array]:
@@ -229,17 +238,44 @@ class Attention(nn.Module):
         config, compute = self.config, jnp.dtype(self.precision.compute)
         params = jnp.dtype(self.precision.params)
         shape_HK = (config.num_attention_heads, config.head_dim)
-        w_qkv = self.param("Wqkv", _init_in(config), (config.hidden_size, 3, *shape_HK), params)
-        w_out = self.param("Wo", _init_out(config), (*shape_HK, config.hidden_size), params)
-        qkv_BLCHK = jnp.einsum("bld,dchk->blchk", x_BLD, w_qkv.astype(compute))
+        w_qkv = self.param("Wqkv", _init_in(config), (3, *shape_HK, config.hidden_size), params)
+        w_out = self.param("Wo", _init_out(config), (config.hidden_size, *shape_HK), params)
+        x_ND = x_BLD.reshape(-1, config.hidden_size)
+        qkv = [jnp.einsum("nd,hkd->nhk", x_ND, w_HKD) for w_HKD in w_qkv.astype(compute)]
         if config.attention_bias:
-            qkv_BLCHK += self.param("Wqkv_bias", nn.initializers.zeros, (3, *shape_HK), params).astype(compute)
-        q_BLHK, k_BLHK = (rotate(qkv_BLCHK[:, :, i], rope) for i in (0, 1))
-        mixed_BLHK = attend(q_BLHK, k_BLHK, qkv_BLCHK[:, :, 2], spec, segment_BL, backend=self.backend)
-        out_BLD = jnp.einsum("blhk,hkd->bld", mixed_BLHK, w_out.astype(compute))
+            qkv_NCHK += self.param("Wqkv_bias", nn.initializers.zeros, (3, *shape_HK), params).astype(compute)
+        q_BLHK, k_BLHK, v_BLHK = (
+            x.reshape(*x_BLD.shape[:2], *shape_HK) for x in qkv
+        )
+        mixed_BLHK = attend(
+            rotate(q_BLHK, rope), rotate(k_BLHK, rope), v_BLHK, spec, segment_BL, backend=self.backend
+        )
+        mixed_NHK = mixed_BLHK.reshape(-1, *shape_HK)
+        out_BLD = jnp.einsum("nhk,dhk->nd", mixed_NHK, w_out.astype(compute)).reshape(x_BLD.shape)
         if config.attention_bias:
             out_BLD += self.param("Wo_bias", nn.initializers.zeros, (config.hidden_size,), params).astype(compute)
         return out_BLD
+
+
+@jax.custom_jvp
+def gelu(x: jax.Array) -> jax.Array:
+    """x * P(normal <= x), exact (arXiv:1606.08415), by erf: as PyTorch computes it, and cheaper than
+    erfc on a CPU."""
+    return x * _normal_cdf(x)
+
+
+def _normal_cdf(x):
+    return 0.5 * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+@gelu.defjvp
+def _gelu_tangent(primals, tangents):
+    (x,), (d_x,) = primals, tangents
+    density = jnp.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
+    return gelu(x), (_normal_cdf(x) + x * density) * d_x
+
+
+ACTIVATIONS = {"gelu": gelu, "relu": nn.relu, "silu": nn.silu}
 
 
 class Mlp(nn.Module):
@@ -252,14 +288,16 @@ class Mlp(nn.Module):
     def __call__(self, x_BLD):
         config, compute = self.config, jnp.dtype(self.precision.compute)
         params = jnp.dtype(self.precision.params)
-        shape_DGF = (config.hidden_size, 2, config.intermediate_size)
-        w_in = self.param("Wi", _init_in(config), shape_DGF, params)
-        w_out = self.param("Wo", _init_out(config), (config.intermediate_size, config.hidden_size), params)
-        pair_BLGF = jnp.einsum("bld,dgf->blgf", x_BLD, w_in.astype(compute))
+        shape_GFD = (2, config.intermediate_size, config.hidden_size)
+        w_in = self.param("Wi", _init_in(config), shape_GFD, params)
+        w_out = self.param("Wo", _init_out(config), (config.hidden_size, config.intermediate_size), params)
+        x_ND = x_BLD.reshape(-1, config.hidden_size)
+        first_NF, gate_NF = (jnp.einsum("nd,fd->nf", x_ND, w_FD) for w_FD in w_in.astype(compute))
         if config.mlp_bias:
-            pair_BLGF += self.param("Wi_bias", nn.initializers.zeros, shape_DGF[1:], params).astype(compute)
-        gated_BLF = ACTIVATIONS[config.hidden_activation](pair_BLGF[:, :, 0]) * pair_BLGF[:, :, 1]
-        out_BLD = jnp.einsum("blf,fd->bld", gated_BLF, w_out.astype(compute))
+            bias_GF = self.param("Wi_bias", nn.initializers.zeros, shape_GFD[:2], params).astype(compute)
+            first_NF, gate_NF = first_NF + bias_GF[0], gate_NF + bias_GF[1]
+        gated_NF = ACTIVATIONS[config.hidden_activation](first_NF) * gate_NF
+        out_BLD = jnp.einsum("nf,df->nd", gated_NF, w_out.astype(compute)).reshape(x_BLD.shape)
         if config.mlp_bias:
             out_BLD += self.param("Wo_bias", nn.initializers.zeros, (config.hidden_size,), params).astype(compute)
         return out_BLD
@@ -338,7 +376,7 @@ class Head(nn.Module):
         config, compute = self.config, jnp.dtype(self.precision.compute)
         params = jnp.dtype(self.precision.params)
         dense = self.param("dense", _init_out(config), (config.hidden_size,) * 2, params)
-        out_BLD = jnp.einsum("bld,de->ble", hidden_BLD, dense.astype(compute))
+        out_BLD = jnp.einsum("bld,ed->ble", hidden_BLD, dense.astype(compute))
         if config.classifier_bias:
             bias = self.param("dense_bias", nn.initializers.zeros, (config.hidden_size,), params)
             out_BLD += bias.astype(compute)

@@ -156,13 +156,17 @@ def _chunks(x_BS, chunk: int):
 
 
 def _chunk_loss(feature_ND, table_VD, bias_V, target_N):
-    """Logits, their log-sum-exp and the negative log-likelihood of the targets, all float32."""
+    """Logits, the softmax's exponentials and their sums, and the targets' negative log-likelihood."""
     logits_NV = jnp.einsum("nd,vd->nv", feature_ND, table_VD, preferred_element_type=jnp.float32)
     logits_NV = logits_NV + bias_V.astype(jnp.float32)
-    logsumexp_N = jax.nn.logsumexp(logits_NV, axis=-1)
+    top_N = logits_NV.max(axis=-1)
+    exp_NV = jnp.exp(logits_NV - top_N[:, None])
+    # Summed as a product with ones, so that XLA's CPU backend makes the exponentials once.
+    total_N = jnp.einsum("nv,v->n", exp_NV, jnp.ones_like(bias_V, jnp.float32))
     # The target's logit again, from its own row: picking it out of logits_NV costs a copy of them.
     gold_N = jnp.einsum("nd,nd->n", feature_ND, table_VD[target_N], preferred_element_type=jnp.float32)
-    return logits_NV, logsumexp_N, logsumexp_N - gold_N - bias_V[target_N].astype(jnp.float32)
+    gold_N = gold_N + bias_V[target_N].astype(jnp.float32)
+    return logits_NV, exp_NV, total_N, top_N + jnp.log(total_N) - gold_N
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -176,7 +180,7 @@ def cross_entropy(feature_BSD, table_VD, bias_V, target_BS, weight_BS, chunk: in
 
     def one_chunk(total, inputs):
         feature_ND, target_N, weight_N = inputs
-        _, _, nll_N = _chunk_loss(feature_ND, table_VD, bias_V, target_N)
+        *_, nll_N = _chunk_loss(feature_ND, table_VD, bias_V, target_N)
         return total + (nll_N * weight_N).sum(), None
 
     inputs = tuple(_chunks(x, chunk) for x in (feature_BSD, target_BS, weight_BS))
@@ -187,8 +191,8 @@ def _cross_entropy_forward(feature_BSD, table_VD, bias_V, target_BS, weight_BS, 
     def one_chunk(carry, inputs):
         total, d_table_VD, d_bias_V = carry
         feature_ND, target_N, weight_N = inputs
-        logits_NV, logsumexp_N, nll_N = _chunk_loss(feature_ND, table_VD, bias_V, target_N)
-        probs_NV = jnp.exp(logits_NV - logsumexp_N[:, None])
+        _, exp_NV, total_N, nll_N = _chunk_loss(feature_ND, table_VD, bias_V, target_N)
+        probs_NV = exp_NV / total_N[:, None]
         hit_NV = jnp.arange(bias_V.shape[0], dtype=jnp.int32) == target_N[:, None]
         d_logits_NV = jnp.where(hit_NV, probs_NV - 1.0, probs_NV) * weight_N[:, None]
         d_bias_V = d_bias_V + jnp.einsum("n,nv->v", jnp.ones_like(weight_N), d_logits_NV)
@@ -220,7 +224,7 @@ def measure(feature_BSD, table_VD, bias_V, target_BS, weight_BS, chunk: int) -> 
 
     def one_chunk(sums, inputs):
         feature_ND, target_N, weight_N = inputs
-        logits_NV, _, nll_N = _chunk_loss(feature_ND, table_VD, bias_V, target_N)
+        logits_NV, *_, nll_N = _chunk_loss(feature_ND, table_VD, bias_V, target_N)
         correct_N = (logits_NV.argmax(-1) == target_N).astype(jnp.float32)
         new = (nll_N * weight_N, correct_N * weight_N, weight_N)
         return LossSums(*(old + x.sum() for old, x in zip(sums, new, strict=True))), None

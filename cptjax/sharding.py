@@ -22,13 +22,13 @@ ROWS = ("data", "fsdp")  # a batch row goes to one device of these axes
 RULES: tuple[tuple[str, P], ...] = (
     (r"embeddings/tok_embeddings|decoder/weight", P(("tensor", "fsdp"), None)),
     (r"decoder/bias", P(("tensor", "fsdp"))),
-    (r"attn/Wqkv", P("fsdp", None, "tensor", None)),
+    (r"attn/Wqkv", P(None, "tensor", None, "fsdp")),
     (r"attn/Wqkv_bias", P(None, "tensor", None)),
-    (r"attn/Wo", P("tensor", None, "fsdp")),
-    (r"mlp/Wi", P("fsdp", None, "tensor")),
+    (r"attn/Wo", P("fsdp", "tensor", None)),
+    (r"mlp/Wi", P(None, "tensor", "fsdp")),
     (r"mlp/Wi_bias", P(None, "tensor")),
-    (r"mlp/Wo", P("tensor", "fsdp")),
-    (r"head/dense", P("fsdp", None)),
+    (r"mlp/Wo", P("fsdp", "tensor")),
+    (r"head/dense", P(None, "fsdp")),
     (r"(attn/Wo|mlp/Wo|head/dense)_bias", P()),
     (r"(\w*norm)/(scale|bias)", P()),
 )

@@ -136,7 +136,7 @@ def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
         state = jax.jit(partial(init_state, tx=tx), out_shardings=shardings, donate_argnums=0)(loaded)
     else:
         state = jax.jit(lambda: init_state(params(), tx), out_shardings=shardings)()
-    return state, {"seconds": 0.0, "tokens": 0.0, "targets": 0.0, "joules": 0.0}
+    return state, {"seconds": 0.0, "tokens": 0.0, "targets": 0.0, "joules": None}
 
 
 def compile_phase(setting: Setting, phase: Phase, first: int, last: int, tx) -> Callable:
@@ -240,7 +240,7 @@ class Recorder:
         self.spent["tokens"] += values["tokens"]
         self.spent["targets"] += values["targets"]
         if (joules := self._energy.joules()) is not None:
-            self.spent["joules"] = self._before["joules"] + joules
+            self.spent["joules"] = (self._before["joules"] or 0.0) + joules
         event = {"step": step, "phase": phase.name, **values, "seconds": seconds}
         event |= {"tokens_per_s": values["tokens"] / seconds, **self._speed(values, phase, seconds)}
         del event["keys"]

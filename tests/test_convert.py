@@ -8,6 +8,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from convert import from_hf, table, to_hf
@@ -111,7 +112,7 @@ def test_layouts_are_what_the_formulas_say():
     at = {entry.hf_name: entry for entry in table.entries(TINY)}
     qkv = np.arange(48 * 16).reshape(48, 16)
     ours_DCHK = at["model.layers.1.attn.Wqkv.weight"].to_ours(qkv)
-    assert ours_DCHK[5, 2, 1, 3] == qkv[2 * 16 + 1 * 8 + 3, 5]  # value of head 1
+    assert ours_DCHK[5, 1, 1, 3] == qkv[1 * 16 + 1 * 8 + 3, 5]  # key of head 1
     out = np.arange(256).reshape(16, 16)
     assert at["model.layers.1.attn.Wo.weight"].to_ours(out)[1, 3, 5] == out[5, 1 * 8 + 3]
     assert at["head.dense.weight"].to_ours(out)[2, 9] == out[9, 2]
@@ -194,6 +195,8 @@ def test_shards_and_a_tied_copy_and_bare_names_are_read(tiny):
 
 
 def test_a_run_folder_holds_the_model_and_gives_it_back(tiny, tmp_path, capsys):
+    with safe_open(tiny / from_hf.SINGLE, framework="numpy") as tensors:
+        assert tensors.metadata() == {"format": "pt"}  # older transformers insist on it
     edit_config(tiny, classifier_pooling="mean", pad_token_id=3)
     (tiny / "tokenizer.json").write_text("{}")
     run, back = tmp_path / "run", tmp_path / "back"

@@ -30,7 +30,7 @@ SHAPES = {
     | {"layer_types": [FULL, FULL, SLIDING, SLIDING], "local_attention": 32},
 }
 LENGTHS = (7, 64, 129, 400, 1024)
-CASES = [("base-like", n) for n in LENGTHS] + [(s, n) for s in SHAPES for n in (129, 400)][2:]
+CASES = [("base-like", n) for n in LENGTHS] + [(shape, 400) for shape in list(SHAPES)[1:]]
 FAST = (200,)  # longer than the window of 128, short enough to repeat often
 GOLDEN = Path(__file__).parents[2] / "shared/golden/tiny_modernbert_encoder_golden_vllmcpp.json"
 
@@ -202,7 +202,8 @@ def test_a_leak_from_padding_is_caught(tiny, monkeypatch):
 def test_not_a_number_is_caught(tiny, monkeypatch):
     def one_nan(hidden_BLD):
         logits_BLV = judge.logits(hidden_BLD)
-        logits_BLV[0, 0, 0] = np.nan
+        if hidden_BLD.shape[1] == parity.LOGITS_AT_ONCE:  # not in the last, shorter slice
+            logits_BLV[0, 0, 0] = np.nan
         return logits_BLV
 
     judge = parity.judge(tiny)

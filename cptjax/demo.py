@@ -1,0 +1,175 @@
+"""The whole story on one machine in minutes, through the same commands a user types.
+
+Text of our own grammar (or the user's) -> tokenizer and a small base encoder -> Hugging Face folder;
+then the real pipeline on that folder: prepare, from-hf, CLM detour, masked decay, to-hf, parity; and
+what it changed: held-out loss and masked-token accuracy, and the blanks of a few sentences.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from cptjax import checkpoint, grammar, telemetry
+from cptjax.corpus import load_tokenizer
+from cptjax.model import ModernBert, Precision
+
+DOCUMENTS = {"general": 8000, "clinical": 6000}
+VOCABULARY = 4096
+SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+HELD_OUT = "0.04"  # share of the documents
+
+
+def demo(folder: Path, text: Sequence[Path] | None) -> None:
+    """Run everything under `folder` (made anew) and print what came of it.
+
+    Raises ValueError when `folder` exists and is not an earlier demo, CalledProcessError when a step fails.
+    """
+    began = time.perf_counter()
+    mark = folder / "demo.json"
+    if folder.exists() and not mark.exists():
+        raise ValueError(f"{folder} exists and is not an earlier demo: choose another --workdir")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    checkpoint.write_json(mark, {"text": [str(path) for path in text or ()]})
+
+    sources = {name: list(text) for name in DOCUMENTS} if text else write_text(folder / "text")
+    own_tokenizer = folder / "tokenizer"
+    _say("text -> token store, with a tokenizer trained on it")
+    train_tokenizer(_texts(sources), own_tokenizer)
+    for name, paths in sources.items():
+        _prepare(paths, own_tokenizer, folder / f"store_{name}")
+
+    _say("a small base encoder, by masked language modelling")
+    vocab_size = -(-load_tokenizer(own_tokenizer).get_vocab_size() // 64) * 64
+    model = ("--model.vocab-size", vocab_size)
+    _train("configs/tiny_base.py", folder / "base", folder / "store_general", *model)
+    _run("convert", "to-hf", folder / "base", folder / "base_hf")
+
+    _say("the pipeline: Hugging Face folder -> CLM detour -> masked decay -> Hugging Face folder")
+    _run("convert", "from-hf", folder / "base_hf", folder / "start")
+    _train("configs/tiny.py", folder / "adapted", folder / "store_clinical", "--init", folder / "start")
+    _run("convert", "to-hf", folder / "adapted", folder / "adapted_hf")
+    _run("convert", "parity", folder / "adapted_hf", folder / "adapted")
+
+    _say("what it changed")
+    print(table(telemetry.read_events(folder / "adapted" / "events.jsonl")))
+    if not text:
+        print(probes(folder / "start", folder / "adapted"))
+    seconds = time.perf_counter() - began
+    print(f"\n{seconds:.0f} s in all; plot: {folder / 'adapted' / 'plot.png'}; model: {folder / 'adapted_hf'}")
+
+
+def _say(what: str) -> None:
+    print(f"\n== {what}", flush=True)
+
+
+def _run(module: str, *arguments: object) -> None:
+    """Run one of our commands as a user would, and show it."""
+    words = ["-m", module, *map(str, arguments)]
+    print("$ python", *words, flush=True)
+    subprocess.run([sys.executable, *words], check=True)
+
+
+def _prepare(paths: Sequence[Path], tokenizer: Path, store: Path) -> None:
+    sources = ",".join(map(str, paths))
+    options = ("--held-out", HELD_OUT, "--txt-documents", "paragraph")
+    _run("cptjax", "prepare", "--source", sources, "--tokenizer", tokenizer, "--out", store, *options)
+
+
+def _train(config: str, folder: Path, store: Path, *overrides: object) -> None:
+    data = ("--data.stores", store, 1, "--held-out", store / "held_out")
+    _run("cptjax", "train", config, "--workdir", folder, *data, *overrides)
+
+
+def write_text(folder: Path) -> dict[str, list[Path]]:
+    """Write the grammar's documents, one JSONL file per domain."""
+    folder.mkdir()
+    for seed, (domain, count) in enumerate(DOCUMENTS.items()):
+        lines = (json.dumps({"text": text}) + "\n" for text in grammar.documents(seed, count, domain))
+        (folder / f"{domain}.jsonl").write_text("".join(lines))
+    return {domain: [folder / f"{domain}.jsonl"] for domain in DOCUMENTS}
+
+
+def _texts(sources: dict[str, list[Path]]) -> Iterable[str]:
+    for path in dict.fromkeys(path for paths in sources.values() for path in paths):
+        yield from path.read_text(errors="replace").split("\n")
+
+
+def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
+    """Train a byte-level BPE and write it as transformers' AutoTokenizer expects it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    # The mask takes the space before it, as a word does.
+    special = [AddedToken(token, lstrip=token == SPECIAL["mask_token"], special=True) for token in SPECIAL.values()]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, ends)
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    checkpoint.write_json(
+        folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **SPECIAL}
+    )
+
+
+def table(events: Sequence[dict]) -> str:
+    """Per phase: steps, tokens, speed, loss at its ends; then the masked-token accuracy before and after."""
+    lines = [f"{'phase':8}{'steps':>7}{'tokens':>10}{'tokens/s':>10}{'loss first':>12}{'last':>8}{'held out':>10}{'last':>8}"]
+    evaluations = [event for event in events if "held_out" in event]
+    steps = [event for event in events if "loss" in event]
+    for phase in dict.fromkeys(event["phase"] for event in steps):
+        mine = [event for event in steps if event["phase"] == phase]
+        held = [event["held_out"][phase]["loss"] for event in evaluations if event["phase"] == phase]
+        tokens, seconds = (sum(event[name] for event in mine) for name in ("tokens", "seconds"))
+        lines.append(
+            f"{phase:8}{len(mine):7}{tokens:10,.0f}{tokens / seconds:10,.0f}{mine[0]['loss']:12.3f}"
+            f"{mine[-1]['loss']:8.3f}{held[0]:10.3f}{held[-1]:8.3f}"
+        )
+    before, after = (event["held_out"]["decay"] for event in (evaluations[0], evaluations[-1]))
+    lines.append(
+        f"masked tokens of held-out text, right: {before['accuracy']:.1%} before, {after['accuracy']:.1%} after "
+        f"(loss {before['loss']:.3f} -> {after['loss']:.3f})"
+    )
+    return "\n".join(lines)
+
+
+def fill_mask(folder: Path, texts: Sequence[str]) -> list[list[str]]:
+    """The three likeliest fillings of the first mask of each text, likeliest first, by a run folder's model."""
+    tokenizer = load_tokenizer(folder / checkpoint.TOKENIZER)
+    mask = tokenizer.token_to_id(SPECIAL["mask_token"])
+    _, config, params = checkpoint.load_params(folder)
+    model = ModernBert(config, Precision(compute="float32"))
+
+    @jax.jit
+    def logits(token_BL):
+        hidden_BLD = model.apply({"params": params}, token_BL, jnp.ones_like(token_BL)).hidden_BLD
+        return model.apply({"params": params}, hidden_BLD, method="logits")
+
+    found = []
+    for text in texts:
+        ids = np.array([tokenizer.encode(text).ids], np.int32)
+        scores_V = np.asarray(logits(ids))[0, int(np.argmax(ids[0] == mask))]
+        found.append([tokenizer.decode([int(i)]).strip() for i in np.argsort(-scores_V)[:3]])
+    return found
+
+
+def probes(before: Path, after: Path) -> str:
+    """The grammar's probe sentences, filled by the model before and after."""
+    texts = [text.format(mask=SPECIAL["mask_token"]) for text, _ in grammar.PROBES]
+    lines = [f"\n{'expected':14}{'before':34}{'after':34}sentence"]
+    for (text, word), old, new in zip(grammar.PROBES, fill_mask(before, texts), fill_mask(after, texts), strict=True):
+        lines.append(f"{word:14}{', '.join(old):34}{', '.join(new):34}{text.format(mask='____')}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Measures models: benchmarks now; tasks, tables and analysis to come."""

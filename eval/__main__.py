@@ -1,0 +1,31 @@
+"""The commands: python -m eval bench step."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def _shape(text: str) -> tuple[int, int]:
+    rows, tokens = text.split("x")
+    return int(rows), int(tokens)
+
+
+def main() -> int:
+    """Run one command."""
+    parser = argparse.ArgumentParser(prog="python -m eval", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    bench = commands.add_parser("bench", help="what our code costs beside its peers")
+    bench.add_argument("what", choices=("step",))
+    bench.add_argument("--shapes", nargs="+", type=_shape, default=[(2, 512), (1, 2048)], help="ROWSxTOKENS")
+    bench.add_argument("--rounds", type=int, default=5)
+    bench.add_argument("--out", type=Path, default=None, help="JSON file")
+    arguments = parser.parse_args()
+
+    from eval.bench import step
+
+    step.main(arguments.shapes, arguments.rounds, arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

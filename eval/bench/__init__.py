@@ -1,0 +1,1 @@
+"""What our code costs, beside its peers, in one run."""

@@ -1,0 +1,54 @@
+"""Eight CPU devices for every test, and the small things tests share."""
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)  # before anything touches a device
+
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from cptjax.model import ModelConfig, ModernBert, Precision, init_params  # noqa: E402
+from cptjax.objectives import Vocabulary  # noqa: E402
+
+VOCABULARY = Vocabulary(120, 4, (0, 1, 2, 3, 4))
+
+
+@pytest.fixture(scope="session")
+def config() -> ModelConfig:
+    """Layer 0, two scanned blocks and one unrolled layer; windows of 8 tokens on each side."""
+    return ModelConfig(
+        vocab_size=128,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        local_attention=16,
+        initializer_range=0.2,
+    )
+
+
+@pytest.fixture(scope="session")
+def model(config) -> ModernBert:
+    return ModernBert(config, Precision(compute="float32"))
+
+
+@pytest.fixture(scope="session")
+def params(model):
+    """Random parameters with norms and biases moved off their initial values."""
+    drawn = init_params(model, jax.random.key(0))
+    leaves, tree = jax.tree.flatten(drawn)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noise = [0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, [leaf + x for leaf, x in zip(leaves, noise, strict=True)])
+
+
+def packed(*lengths: int, total: int) -> np.ndarray:
+    """Segment numbers of documents of these lengths, one after the other, then padding: [L]."""
+    numbers = np.repeat(np.arange(1, len(lengths) + 1), lengths)
+    return np.pad(numbers, (0, total - len(numbers))).astype(np.int32)
+
+
+def random_tokens(rows: int, tokens: int, seed: int = 0) -> jax.Array:
+    """Ordinary token ids, [B, L]."""
+    return jax.random.randint(jax.random.key(seed), (rows, tokens), 5, VOCABULARY.size, jnp.int32)

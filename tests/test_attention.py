@@ -1,0 +1,87 @@
+"""Every backend against the dense reference, gradients included; and what a query truly reads."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import packed
+
+from cptjax.attention import BACKENDS, QUERY_BLOCK, attend
+from cptjax.masks import MaskMode, MaskSpec
+
+SPECS = [MaskSpec(mode, window) for mode in MaskMode for window in (None, 3, 20, 64)]
+
+
+def arrays(tokens: int, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 4)
+    return [jax.random.normal(key, (2, tokens, 3, 16), dtype) for key in keys]
+
+
+@pytest.mark.parametrize("backend", sorted(set(BACKENDS) - {"reference"}))
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("tokens", [5, 200, QUERY_BLOCK + 44])
+def test_backend_equals_reference_with_gradients(backend, spec, tokens):
+    *qkv, d_out = arrays(tokens)
+    third = tokens // 3
+    segment_BL = jnp.stack([packed(third, third, total=tokens), packed(tokens, total=tokens)])
+
+    def run(name):
+        return jax.vjp(lambda q, k, v: attend(q, k, v, spec, segment_BL, backend=name), *qkv)
+
+    (expected, pull_expected), (out, pull) = run("reference"), run(backend)
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+    for ours, theirs in zip(pull(d_out), pull_expected(d_out), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=5e-6)
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+def test_bfloat16_stays_near_float32(backend):
+    *qkv, _ = arrays(100)
+    spec, segment_BL = MaskSpec(MaskMode.BIDIRECTIONAL, 20), jnp.ones((2, 100), jnp.int32)
+    expected = attend(*qkv, spec, segment_BL, backend="reference")
+    out = attend(*(x.astype(jnp.bfloat16) for x in qkv), spec, segment_BL, backend=backend)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=0.05)
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize(
+    ("spec", "first", "last"),
+    [
+        (MaskSpec(MaskMode.BIDIRECTIONAL, 64), 200 - 64, 200 + 64),
+        (MaskSpec(MaskMode.CAUSAL, 64), 200 - 64, 200),
+        (MaskSpec(MaskMode.CAUSAL), 30, 200),  # the document starts at 30
+        (MaskSpec(MaskMode.BIDIRECTIONAL), 30, 369),
+    ],
+    ids=str,
+)
+def test_gradient_shows_exactly_the_keys_read(backend, spec, first, last):
+    q, k, v, _ = arrays(400)
+    segment_BL = jnp.stack([packed(30, 340, total=400)] * 2)  # then 30 of padding
+
+    def of_query_200(k, v):
+        return attend(q, k, v, spec, segment_BL, backend=backend)[0, 200].sum()
+
+    for gradient in jax.grad(of_query_200, argnums=(0, 1))(k, v):
+        read = np.flatnonzero(np.abs(gradient[0]).sum((1, 2)))
+        assert read.tolist() == list(range(first, last + 1))
+        assert not np.abs(gradient[1]).any(), "another row was read"
+
+
+def test_window_scores_grow_linearly_with_length():
+    """Backward too: twice the tokens, twice the memory, not four times."""
+
+    def temporary(tokens):
+        x = jax.ShapeDtypeStruct((1, tokens, 1, 16), jnp.float32)
+        segment = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
+        spec = MaskSpec(MaskMode.BIDIRECTIONAL, 64)
+        gradient = jax.grad(lambda q, k, v, s: attend(q, k, v, spec, s).sum(), argnums=(0, 1, 2))
+        return jax.jit(gradient).lower(x, x, x, segment).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(8192) < 2.2 * temporary(4096)
+
+
+def test_unknown_backend_is_refused():
+    q, k, v, _ = arrays(5)
+    with pytest.raises(KeyError):
+        attend(q, k, v, SPECS[0], jnp.ones((2, 5), jnp.int32), backend="fast")

@@ -1,0 +1,189 @@
+"""What the encoder reads and keeps apart, whatever its shape."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import packed, random_tokens
+
+from cptjax.masks import MaskMode
+from cptjax.model import (
+    FULL,
+    SLIDING,
+    Layer,
+    ModelConfig,
+    ModernBert,
+    Precision,
+    gelu,
+    init_params,
+    layer_norm,
+    layer_path,
+    layer_plan,
+    parameter_names,
+    rope_table,
+)
+
+
+def logits(model, params, token_BL, segment_BL, mask_mode):
+    encoded = model.apply({"params": params}, token_BL, segment_BL, mask_mode=mask_mode)
+    return model.apply({"params": params}, encoded.hidden_BLD, method="logits")
+
+
+@pytest.mark.parametrize("mode", list(MaskMode))
+@pytest.mark.parametrize("kind", [FULL, SLIDING])
+def test_layer_reads_exactly_its_keys(config, mode, kind):
+    config = dataclasses.replace(config, local_attention=128)
+    layer = Layer(config, Precision(compute="float32"), "blockwise", lambda x: x, kind)
+    segment_BL = packed(20, 300, 60, total=400)[None]
+    hidden_BLD = jax.random.normal(jax.random.key(0), (1, 400, config.hidden_size))
+    rope = {kind: rope_table(jnp.arange(400)[None], 10_000.0, config.head_dim)}
+    variables = layer.init(jax.random.key(1), hidden_BLD, segment_BL, rope, mode)
+
+    def of_token_150(hidden_BLD):
+        return layer.apply(variables, hidden_BLD, segment_BL, rope, mode)[0, 150].sum()
+
+    read = np.flatnonzero(np.abs(jax.grad(of_token_150)(hidden_BLD)[0]).sum(-1))
+    first = 150 - 64 if kind == SLIDING else 20
+    last = 150 if mode == MaskMode.CAUSAL else 150 + 64 if kind == SLIDING else 319
+    assert read.tolist() == list(range(first, last + 1))
+
+
+@pytest.mark.parametrize("mode", list(MaskMode))
+def test_packed_row_equals_documents_alone(model, params, mode):
+    lengths = (23, 1, 40)
+    token_BL = random_tokens(1, 70)
+    whole = logits(model, params, token_BL, packed(*lengths, total=70)[None], mode)
+    start = 0
+    for length in lengths:
+        alone_BL = token_BL[:, start : start + length]
+        alone = logits(model, params, alone_BL, jnp.ones_like(alone_BL), mode)
+        np.testing.assert_allclose(whole[:, start : start + length], alone, atol=2e-5 * abs(alone).max())
+        start += length
+
+
+@pytest.mark.parametrize("mode", list(MaskMode))
+def test_another_document_or_padding_changes_no_bit(model, params, mode):
+    segment_BL = packed(30, 25, total=64)[None]
+    token_BL = random_tokens(1, 64)
+    before = logits(model, params, token_BL, segment_BL, mode)
+    outside = segment_BL != 2
+    after = logits(model, params, jnp.where(outside, random_tokens(1, 64, seed=9), token_BL), segment_BL, mode)
+    assert np.array_equal(before[~outside], after[~outside])
+    assert not np.array_equal(before[outside], after[outside])
+
+
+def test_causal_logits_do_not_know_the_future(model, params):
+    token_BL = random_tokens(1, 50)
+    segment_BL = jnp.ones_like(token_BL)
+    changed_BL = token_BL.at[0, 30].set(7)
+    before, after = (logits(model, params, x, segment_BL, "causal")[0] for x in (token_BL, changed_BL))
+    assert np.array_equal(before[:30], after[:30])
+    assert not np.array_equal(before[30:], after[30:])
+
+
+@pytest.mark.parametrize("mode", list(MaskMode))
+def test_blockwise_model_equals_reference_model(model, params, mode):
+    token_BL, segment_BL = random_tokens(2, 60), jnp.stack([packed(20, 30, total=60), packed(60, total=60)])
+    reference = model.clone(backend="reference")
+    expected, out = (logits(m, params, token_BL, segment_BL, mode) for m in (reference, model))
+    np.testing.assert_allclose(out, expected, atol=2e-5 * abs(expected).max())
+
+
+def test_rematerialisation_changes_no_gradient(model, params):
+    token_BL = random_tokens(1, 40)
+    segment_BL = jnp.ones_like(token_BL)
+
+    def gradient(model):
+        return jax.grad(lambda p: model.apply({"params": p}, token_BL, segment_BL).hidden_BLD.std())(params)
+
+    for kept, recomputed in zip(
+        *(jax.tree.leaves(gradient(m)) for m in (model, model.clone(remat=True))), strict=True
+    ):
+        np.testing.assert_allclose(kept, recomputed, atol=1e-6)
+
+
+def test_kept_layers_end_in_the_hidden_state(model, params, config):
+    token_BL = random_tokens(1, 20)
+    apply = lambda keep: model.apply(  # noqa: E731
+        {"params": params}, token_BL, jnp.ones_like(token_BL), keep_layers=keep
+    )
+    kept = apply(True)
+    assert kept.layers_NBLD.shape == (config.num_hidden_layers + 1, 1, 20, config.hidden_size)
+    assert apply(False).layers_NBLD is None
+    last = layer_norm(kept.layers_NBLD[-1, 0], params["final_norm"]["scale"], config.norm_eps)
+    np.testing.assert_allclose(last, kept.hidden_BLD[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layers", "kinds", "expected"),
+    [
+        (22, (), (3, 7, ())),
+        (28, (), (3, 9, ())),
+        (9, (), (3, 2, (7, 8))),
+        (3, (), (1, 2, ())),
+        (1, (), (0, 0, ())),
+        (5, (FULL, SLIDING, FULL, FULL, SLIDING), (0, 0, (1, 2, 3, 4))),
+    ],
+)
+def test_layers_fold_into_scanned_periods(layers, kinds, expected):
+    assert layer_plan(ModelConfig(num_hidden_layers=layers, layer_types=kinds)) == expected
+
+
+def test_every_layer_parameter_has_its_own_name(config, params):
+    names = [
+        name
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+        for name in parameter_names(config, tuple(entry.key for entry in path))
+    ]
+    assert len(names) == len(set(names))
+    for layer in range(config.num_hidden_layers):
+        assert f"layers/{layer}/mlp/Wi" in names
+        assert (f"layers/{layer}/attn_norm/scale" in names) == (layer > 0)
+    path, index = layer_path(config, 5)  # second layer of the second block
+    assert (path, index) == (("blocks", "l1"), 1)
+
+
+def test_layer_norm_backward_equals_automatic_differentiation():
+    x_ND = jax.random.normal(jax.random.key(0), (6, 16)) * 3 + 1
+    scale_D = jnp.linspace(0.5, 2.0, 16)
+
+    def plain(x_ND, scale_D):
+        centred = x_ND - x_ND.mean(-1, keepdims=True)
+        return centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5) * scale_D
+
+    pairs = [jax.vjp(f, x_ND, scale_D) for f in (lambda x, s: layer_norm(x, s, 1e-5), plain)]
+    np.testing.assert_allclose(pairs[0][0], pairs[1][0], atol=1e-6)
+    for ours, theirs in zip(*(pull(jnp.cos(x_ND)) for _, pull in pairs), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_gelu_is_exact_and_so_is_its_gradient():
+    x = jnp.linspace(-6, 6, 101)
+    np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
+    expected = jax.vmap(jax.grad(lambda x: jax.nn.gelu(x, approximate=False)))(x)
+    np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), expected, atol=1e-6)
+
+
+def test_initialisation_is_truncated_and_smaller_into_the_residual():
+    config = ModelConfig(vocab_size=512, hidden_size=64, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4)
+    params = init_params(ModernBert(config), jax.random.key(0))
+    wide, narrow = params["layer_0"]["mlp"]["Wi"], params["layer_0"]["mlp"]["Wo"]
+    assert abs(wide).max() <= 2 * config.initializer_range
+    assert float(narrow.std() / wide.std()) == pytest.approx((2 * config.num_hidden_layers) ** -0.5, rel=0.1)
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_size": 100, "num_attention_heads": 12}, "hidden_size 100 must be"),
+        ({"num_hidden_layers": 2, "layer_types": (FULL,)}, "1 entries for 2 layers"),
+        ({"num_hidden_layers": 1, "layer_types": ("dense",)}, "layer_types holds"),
+        ({"hidden_activation": "tanh"}, "hidden_activation 'tanh' is not one of"),
+    ],
+)
+def test_impossible_shapes_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**fields)

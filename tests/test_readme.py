@@ -1,0 +1,143 @@
+"""What README.md and docs/ tell a user to type is accepted, and what they point at exists."""
+
+import argparse
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import cptjax.__main__
+import eval.__main__ as eval_main
+from convert.__main__ import parser as convert_parser
+from cptjax import config
+from tests.test_house import nested_dataclasses
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"\bpython3? -m (cptjax|convert|eval)\b(.*)")
+
+
+def commands_of(page: Path) -> list[tuple[str, list[str]]]:
+    """(package, arguments) of every command in the sh blocks of a page."""
+    found = []
+    for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.S | re.M):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in line.split("#")[0].split("&&"):
+                if command := COMMAND.search(part):
+                    found.append((command[1], shlex.split(command[2])))
+    return found
+
+
+COMMANDS = [(page, *command) for page in PAGES for command in commands_of(page)]
+
+
+class Built(Exception):
+    """Carries a parser out of the program that was about to use it."""
+
+
+@pytest.fixture
+def eval_parser(monkeypatch) -> argparse.ArgumentParser:
+    def stop(parser, *_):
+        raise Built(parser)
+
+    with monkeypatch.context() as patch, pytest.raises(Built) as caught:
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        eval_main.main()
+    return caught.value.args[0]
+
+
+def check(package: str, words: list[str], eval_parser: argparse.ArgumentParser) -> None:
+    """Raises when the command would be refused; runs nothing."""
+    if package == "convert":
+        convert_parser().parse_args(words)
+    elif package == "eval":
+        eval_parser.parse_args(words)
+    else:
+        arguments, rest = cptjax.__main__._parser().parse_known_args(words)
+        if arguments.command == "train":
+            run = config.override(config.load_config(ROOT / arguments.config), rest)
+            assert not arguments.mlm_twin or config.mlm_twin(run)
+        else:
+            assert not rest, f"unknown: {rest}"
+
+
+@pytest.mark.parametrize(
+    ("page", "package", "words"),
+    COMMANDS,
+    ids=[" ".join([p, *words])[:60] for _, p, words in COMMANDS],
+)
+def test_commands_are_accepted(page, package, words, eval_parser):
+    # Broken by: --held-out written --heldout in the README.
+    try:
+        check(package, words, eval_parser)
+    except SystemExit as stop:
+        pytest.fail(f"{page.name}: python -m {package} {' '.join(words)} is refused ({stop.code})")
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        ("cptjax", "prepare --source A --tokenizer B --out C --heldout 0.1"),
+        ("cptjax", "train configs/tiny.py --workdir A --heldout B"),
+        ("cptjax", "train configs/absent.py --workdir A"),
+        ("cptjax", "fly"),
+        ("convert", "to-hf A B --quick"),
+        ("eval", "bench rocket"),
+    ],
+)
+def test_the_check_refuses_what_the_commands_refuse(package, words, eval_parser):
+    # Broken by: check() returning at once.
+    with pytest.raises((SystemExit, AssertionError, ValueError, FileNotFoundError)):
+        check(package, words.split(), eval_parser)
+
+
+def test_the_readme_shows_every_command():
+    # Broken by: the `convert parity` line removed from the README.
+    shown = {(package, words[0]) for page, package, words in COMMANDS if page.name == "README.md"}
+    cptjax_commands = cptjax.__main__._parser()._subparsers._group_actions[0].choices
+    convert_commands = convert_parser()._subparsers._group_actions[0].choices
+    assert {("cptjax", name) for name in cptjax_commands} <= shown
+    assert {("convert", name) for name in convert_commands} <= shown
+
+
+# `configs/tiny.py`, `docs/`, [a link](docs/configs.md), `requirements.txt`
+IN_REPOSITORY = re.compile(r"(?<![\w./-])((?:cptjax|configs|convert|eval|tests|docs)/[\w./-]*)")
+AT_ROOT = re.compile(r"(?<![\w./-])(requirements[\w-]*\.txt|pyproject\.toml|README\.md|LICENSE)\b")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page):
+    # Broken by: `cptjax/maskz.py` in the README.
+    text = page.read_text()
+    named = {
+        name.rstrip(".") for pattern in (IN_REPOSITORY, AT_ROOT) for name in pattern.findall(text)
+    }
+    missing = {name for name in named if not (ROOT / name).exists()}
+    missing |= {link for link in LINK.findall(text) if not (page.parent / link).exists()}
+    assert not missing
+
+
+KINDS = sorted(set(nested_dataclasses(config.Run)), key=lambda kind: kind.__name__)
+CONFIG_PAGE = (ROOT / "docs" / "configs.md").read_text()
+
+
+def section(title: str) -> str:
+    """Text under a heading of docs/configs.md, up to the next heading."""
+    found = re.search(rf"^#+ {title}\b.*?\n(.*?)(?=^#|\Z)", CONFIG_PAGE, re.S | re.M)
+    assert found, f"docs/configs.md has no section {title}"
+    return found[1]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_field_is_documented(kind):
+    # Broken by: the line of `remat` removed from docs/configs.md.
+    documented = re.findall(r"^- `(\w+)`", section(kind.__name__), re.M)
+    assert documented == [field.name for field in dataclasses.fields(kind)]
+
+
+def test_fields_that_may_change_are_listed():
+    # Broken by: `remat` removed from the list in docs/configs.md.
+    assert set(re.findall(r"^- `(\w+)`", section("Fields that may change"), re.M)) == config.ELASTIC
