@@ -28,9 +28,7 @@ ENGLISH_STORES = (
 )
 
 
-def clm_detour(
-    name: str, init: str, stores: tuple[tuple[str, float], ...], clm_tokens: int, *, remat: bool
-) -> Run:
+def clm_detour(name: str, init: str, stores: tuple[tuple[str, float], ...], clm_tokens: int, *, remat: bool) -> Run:
     """CLM on `clm_tokens`, then the masked decay: batches of 384 rows of 8,192 tokens."""
     constant = Schedule(PEAK, WARMUP_TOKENS)
     cool_down = Schedule(PEAK, shape="one_minus_sqrt", final_ratio=0.1)

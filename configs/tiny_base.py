@@ -12,7 +12,7 @@ from cptjax.model import ModelConfig
 from cptjax.objectives import mlm
 from cptjax.schedules import Schedule
 
-TOKENS = 1_000_000
+TOKENS = 600_000
 MASK_RATE = 0.30  # ModernBERT's own pretraining
 
 
@@ -27,7 +27,7 @@ def get_config() -> Run:
             vocab_size=4096,
             hidden_size=128,
             intermediate_size=192,
-            num_hidden_layers=7,
+            num_hidden_layers=4,
             num_attention_heads=2,
             max_position_embeddings=512,
         ),

@@ -46,18 +46,14 @@ def parser() -> argparse.ArgumentParser:
 
 def run_from_hf(args: argparse.Namespace) -> int:
     """from-hf"""
-    config = from_hf.convert_folder(
-        args.source, args.out, revision=args.revision, overwrite=args.overwrite
-    )
+    config = from_hf.convert_folder(args.source, args.out, revision=args.revision, overwrite=args.overwrite)
     print(f"wrote {args.out}: step 0, {config.num_hidden_layers} layers of {config.hidden_size}")
     return 0
 
 
 def run_to_hf(args: argparse.Namespace) -> int:
     """to-hf"""
-    step = to_hf.convert_checkpoint(
-        args.checkpoint, args.out, step=args.step, overwrite=args.overwrite
-    )
+    step = to_hf.convert_checkpoint(args.checkpoint, args.out, step=args.step, overwrite=args.overwrite)
     print(f"wrote {args.out}: step {step}")
     return 0
 

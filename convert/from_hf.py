@@ -65,9 +65,7 @@ def find(source: str | Path, *, revision: str | None = None) -> Path:
 
     patterns = ["*.safetensors", INDEX, "config.json", *TOKENIZER_FILES]
     try:
-        found = huggingface_hub.snapshot_download(
-            str(source), revision=revision, allow_patterns=patterns
-        )
+        found = huggingface_hub.snapshot_download(str(source), revision=revision, allow_patterns=patterns)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise FileNotFoundError(f"{source} is no folder here and no Hub model: {reason}") from error
@@ -113,9 +111,7 @@ def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
     for kind, rest in rope.items():
         if rest.pop("rope_type") != "default" or rest:
             have = normal.rope_parameters[kind]
-            raise ValueError(
-                f"{where}: rope of {kind} is {have}; only rope_type 'default' is known"
-            )
+            raise ValueError(f"{where}: rope of {kind} is {have}; only rope_type 'default' is known")
     if dropouts := [f"{k} {v}" for k, v in raw.items() if k.endswith("_dropout") and v]:
         print(f"warning: cptjax trains without dropout; {where} has {dropouts}", file=sys.stderr)
     same = [field.name for field in fields(ModelConfig) if field.name not in THETAS.values()]

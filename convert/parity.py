@@ -49,9 +49,7 @@ def compare(a: str | Path, b: str | Path, *, lengths: tuple[int, ...] | None = N
     for field in ("num_hidden_layers", "hidden_size", "vocab_size"):
         pair = [getattr(model.config, field) for model in (first, second)]
         if pair[0] != pair[1]:
-            raise ValueError(
-                f"nothing to compare: {field} is {pair[0]} in {a} and {pair[1]} in {b}"
-            )
+            raise ValueError(f"nothing to compare: {field} is {pair[0]} in {a} and {pair[1]} in {b}")
     measured = {str(n): differences(first, second, n) for n in lengths or LENGTHS}
     worst = float(np.max([list(row.values()) for row in measured.values()]))  # nan wins
     return {
@@ -119,9 +117,7 @@ def _transformers(folder: Path, config: ModelConfig) -> Model:
     import torch
     from transformers import ModernBertForMaskedLM
 
-    model = ModernBertForMaskedLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    model = ModernBertForMaskedLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
     # transformers' hidden_states hold final_norm's output in place of the last layer's: listen.
     heard = []
@@ -151,9 +147,7 @@ def differences(first: Model, second: Model, length: int) -> dict[str, float]:
     layers = [f"layer_{i}" for i in range(first.config.num_hidden_layers)]
     found = {
         name: _relative([(a_BLD[real], b_BLD[real])])
-        for name, a_BLD, b_BLD in zip(
-            ("embeddings", *layers, "final_norm"), a_NBLD, b_NBLD, strict=True
-        )
+        for name, a_BLD, b_BLD in zip(("embeddings", *layers, "final_norm"), a_NBLD, b_NBLD, strict=True)
     }
 
     def scores() -> Iterator[tuple[np.ndarray, np.ndarray]]:

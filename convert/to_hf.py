@@ -58,9 +58,7 @@ def save(
             copy_tokenizer(tokenizer, partial)
 
 
-def convert_checkpoint(
-    run: Path, out: Path, *, step: int | None = None, overwrite: bool = False
-) -> int:
+def convert_checkpoint(run: Path, out: Path, *, step: int | None = None, overwrite: bool = False) -> int:
     """Export one step of a run folder, the last one by default; returns the step."""
     run = Path(run)
     found, config, params = checkpoint.load_params(run, step)
@@ -77,9 +75,7 @@ def convert_checkpoint(
     return found
 
 
-def write_config(
-    config: ModelConfig, folder: Path, *, hf_config: dict | None, tokenizer: Path | None
-) -> None:
+def write_config(config: ModelConfig, folder: Path, *, hf_config: dict | None, tokenizer: Path | None) -> None:
     """Write FOLDER/config.json through transformers."""
     from transformers import ModernBertConfig
 
@@ -88,8 +84,7 @@ def write_config(
     ours = asdict(config)
     ours["layer_types"] = list(config.layer_types)
     ours["rope_parameters"] = {
-        kind: {"rope_type": "default", "rope_theta": ours.pop(name)}
-        for kind, name in THETAS.items()
+        kind: {"rope_type": "default", "rope_theta": ours.pop(name)} for kind, name in THETAS.items()
     }
     head = {"architectures": ["ModernBertForMaskedLM"], "dtype": "float32"}
     ModernBertConfig.from_dict(kept | ours | head).save_pretrained(folder)

@@ -4,7 +4,6 @@ import argparse
 import logging
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from absl import logging as absl_logging
@@ -29,7 +28,9 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--overwrite", action="store_true")
 
     train = commands.add_parser(
-        "train", help="train a config, or go on with what is in the work folder", add_help=False
+        "train",
+        help="train a config, or go on with what is in the work folder",
+        epilog="Any field of the config can be given too, such as --phases.0.tokens 1000; see docs/configs.md.",
     )
     train.add_argument("config", type=Path)
     train.add_argument("--workdir", required=True, type=Path)
@@ -58,21 +59,24 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    from cptjax import checkpoint, config, sharding
+    import jax
+    from jax.experimental import multihost_utils
+
+    from cptjax import config, sharding
 
     sharding.start_processes()
     run = config.override(config.load_config(arguments.config), overrides)
     if arguments.mlm_twin:
         run = config.mlm_twin(run)
-    if run.init is not None and not (Path(run.init) / checkpoint.MODEL).exists():
+
+    from cptjax.train import starting_folder, train
+
+    if run.init is not None and not (origin := starting_folder(run, arguments.workdir)).exists():
         # A Hugging Face folder or id: convert it once, as a user would.
-        start = arguments.workdir / "init"
-        if not start.exists():
-            subprocess.run([sys.executable, "-m", "convert", "from-hf", run.init, str(start)], check=True)
-        run = replace(run, init=str(start))
-
-    from cptjax.train import train
-
+        if jax.process_index() == 0:
+            command = [sys.executable, "-m", "convert", "from-hf", run.init, str(origin)]
+            subprocess.run(command, check=True)
+        multihost_utils.sync_global_devices("converted")
     folder = train(run, arguments.workdir)
     print(f"{folder}: trained; plot in {folder / 'plot.png'}, export with python -m convert to-hf {folder} OUT")
 

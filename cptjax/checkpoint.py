@@ -28,7 +28,6 @@ from cptjax.step import TrainState
 CHECKPOINTS, MODEL, HF_CONFIG, TOKENIZER = "checkpoints", "model.json", "hf_config.json", "tokenizer"
 
 
-@jax.jit
 def _checksum(x) -> jax.Array:
     """32-bit sum of an array's bits under odd weights: any changed word changes it, sharding does not."""
     bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{x.dtype.itemsize * 8}")).astype(jnp.uint32)
@@ -42,15 +41,18 @@ def _checksum(x) -> jax.Array:
 
 def checksums(tree: Any) -> dict[str, int]:
     """One checksum per array of a tree, by path."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    sums = {jax.tree_util.keystr(path): _checksum(x) for path, x in leaves}
-    return {path: int(value) for path, value in sums.items()}
+    paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
+    sums = jax.device_get(_checksums(leaves))
+    return {jax.tree_util.keystr(path): int(value) for path, value in zip(paths, sums, strict=True)}
+
+
+@jax.jit
+def _checksums(leaves: tuple[jax.Array, ...]) -> list[jax.Array]:
+    return [_checksum(x) for x in leaves]
 
 
 def _manager(folder: Path, **options) -> ocp.CheckpointManager:
-    return ocp.CheckpointManager(
-        (folder / CHECKPOINTS).absolute(), options=ocp.CheckpointManagerOptions(**options)
-    )
+    return ocp.CheckpointManager((folder / CHECKPOINTS).absolute(), options=ocp.CheckpointManagerOptions(**options))
 
 
 def _items(parts: Mapping[str, Any], facts: Mapping[str, Any]) -> ocp.args.Composite:
@@ -89,6 +91,11 @@ def latest_step(folder: Path) -> int | None:
     return max((int(name) for name in names if name.isdigit()), default=None)
 
 
+def resumable(folder: Path, step: int) -> bool:
+    """Whether a checkpoint holds an optimiser state too: a converted start does not."""
+    return (folder / CHECKPOINTS / str(step) / "opt_state").is_dir()
+
+
 def _restore(folder: Path, step: int, parts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The named parts of a checkpoint in the shapes and shardings of `parts`, checked; and its facts."""
     args = {name: ocp.args.StandardRestore(target) for name, target in parts.items()}
@@ -96,8 +103,10 @@ def _restore(folder: Path, step: int, parts: Mapping[str, Any]) -> tuple[dict[st
     try:
         with _manager(folder, create=False) as manager:
             found = manager.restore(step, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore()))
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        raise ValueError(f"cannot read checkpoint {where}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # tensorstore raises anything from KeyError to groups of errors
+        cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+        first_line = str(cause).splitlines()[0][:200] if str(cause) else type(cause).__name__
+        raise ValueError(f"cannot read checkpoint {where}: {first_line}") from error
     for name in parts:
         now, then = checksums(found[name]), found["meta"]["checksums"][name]
         if damaged := [path for path in now if now[path] != then.get(path)]:

@@ -119,8 +119,7 @@ class Manifest:
             version = fields.get("version")
         except OSError:
             raise ValueError(
-                f"{store} is not a token store (it holds no manifest.json): "
-                "make one with `python -m cptjax prepare`"
+                f"{store} is not a token store (it holds no manifest.json): make one with `python -m cptjax prepare`"
             ) from None
         except (ValueError, AttributeError):
             raise ValueError(f"{path} is not a manifest: prepare the store again") from None
@@ -207,14 +206,11 @@ def tokenizer_folder(path_or_id: Path | str) -> Path:
         if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
             raise ValueError(f"tokenizer folder {name} does not exist")
         try:
-            folder = Path(
-                huggingface_hub.snapshot_download(name, allow_patterns=list(TOKENIZER_FILES))
-            )
+            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(TOKENIZER_FILES)))
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(
-                f"tokenizer {name} is no local folder and cannot be fetched from the "
-                f"Hugging Face Hub ({reason})"
+                f"tokenizer {name} is no local folder and cannot be fetched from the Hugging Face Hub ({reason})"
             ) from None
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(
@@ -642,9 +638,7 @@ def _write_stores(
         flush()
         if not documents:
             raise ValueError(f"{source} holds no text")
-        records.append(
-            Source(source.resolve().name, digest.hexdigest(), len(files), documents, text_bytes)
-        )
+        records.append(Source(source.resolve().name, digest.hexdigest(), len(files), documents, text_bytes))
     manifests = {}
     for held, writer in writers.items():
         if not writer.length_N:

@@ -87,9 +87,7 @@ def packing_plan(length_N: np.ndarray, sequence_length: int, seed: int) -> Plan:
     rest_N = np.asarray(length_N)[order_N] % sequence_length
 
     document_S = np.repeat(order_N, full_N)
-    start_S = sequence_length * (
-        np.arange(len(document_S)) - np.repeat(full_N.cumsum() - full_N, full_N)
-    )
+    start_S = sequence_length * (np.arange(len(document_S)) - np.repeat(full_N.cumsum() - full_N, full_N))
     row_S = np.arange(len(document_S))
     full = (document_S, start_S, np.full(len(document_S), sequence_length), row_S)
 
@@ -100,9 +98,7 @@ def packing_plan(length_N: np.ndarray, sequence_length: int, seed: int) -> Plan:
     rest = _fill_holes(document_S, start_S, length_S, row_S, sequence_length, length_N.sum())
     rest = (*rest[:3], rest[3] + len(full[0]))
 
-    document_S, start_S, length_S, row_S = (
-        np.concatenate(pair) for pair in zip(full, rest, strict=True)
-    )
+    document_S, start_S, length_S, row_S = (np.concatenate(pair) for pair in zip(full, rest, strict=True))
     # Rows are renumbered to be without gaps and in random order.
     used_R, row_S = np.unique(row_S, return_inverse=True)
     row_S = random.permutation(len(used_R))[row_S]
@@ -277,10 +273,7 @@ class Batches:
         by = {store.manifest.tokenizer_sha256: path for path, store in stores.items()}
         if len(by) > 1:
             one, other = list(by.values())[:2]
-            raise ValueError(
-                f"{one} and {other} were made by different tokenizers: "
-                "prepare both with the same one"
-            )
+            raise ValueError(f"{one} and {other} were made by different tokenizers: prepare both with the same one")
         # In order of content, so that neither paths nor their order change a batch.
         paths = sorted(stores, key=lambda path: stores[path].manifest.fingerprint)
         self._rows = {
@@ -293,10 +286,7 @@ class Batches:
         }
         total = sum(data.shares.values())
         self._weights = [max(1, round(data.shares[p] / total * WEIGHT_TOTAL)) for p in paths]
-        passes = [
-            grain.MapDataset.source(rows).seed(data.seed).shuffle().repeat()
-            for rows in self._rows.values()
-        ]
+        passes = [grain.MapDataset.source(rows).seed(data.seed).shuffle().repeat() for rows in self._rows.values()]
         self._mixed = grain.MapDataset.select_from_datasets(passes, _Mixture(self._weights))
 
     def batch_of_step(self, step: int) -> dict[str, np.ndarray]:
@@ -314,8 +304,7 @@ class Batches:
         rows, ragged = divmod(self.data.global_batch_size, process_count)
         if ragged:
             raise ValueError(
-                f"global_batch_size {self.data.global_batch_size} is not a multiple of the "
-                f"{process_count} processes"
+                f"global_batch_size {self.data.global_batch_size} is not a multiple of the {process_count} processes"
             )
         parts = self._mixed.batch(rows, batch_fn=_stack)[process_index::process_count]
         return _closing(parts[start_step:].to_iter_dataset(READ))
@@ -323,10 +312,7 @@ class Batches:
     def epochs(self, step: int) -> dict[str, float]:
         """How many passes over each store the steps before `step` have made, by store folder."""
         drawn = _drawn(self._weights, step * self.data.global_batch_size)
-        return {
-            path: count / len(rows)
-            for (path, rows), count in zip(self._rows.items(), drawn, strict=True)
-        }
+        return {path: count / len(rows) for (path, rows), count in zip(self._rows.items(), drawn, strict=True)}
 
     @property
     def fill(self) -> dict[str, float]:

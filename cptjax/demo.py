@@ -24,7 +24,13 @@ from cptjax.model import ModernBert, Precision
 
 DOCUMENTS = {"general": 8000, "clinical": 6000}
 VOCABULARY = 4096
-SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
 HELD_OUT = "0.04"  # share of the documents
 
 
@@ -120,19 +126,20 @@ def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
     tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, ends)
     folder.mkdir()
     tokenizer.save(str(folder / "tokenizer.json"))
-    checkpoint.write_json(
-        folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **SPECIAL}
-    )
+    checkpoint.write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **SPECIAL})
 
 
 def table(events: Sequence[dict]) -> str:
     """Per phase: steps, tokens, speed, loss at its ends; then the masked-token accuracy before and after."""
-    lines = [f"{'phase':8}{'steps':>7}{'tokens':>10}{'tokens/s':>10}{'loss first':>12}{'last':>8}{'held out':>10}{'last':>8}"]
+    lines = [
+        f"{'phase':8}{'steps':>7}{'tokens':>10}{'tokens/s':>10}{'loss first':>12}{'last':>8}{'held out':>10}{'last':>8}"
+    ]
     evaluations = [event for event in events if "held_out" in event]
     steps = [event for event in events if "loss" in event]
     for phase in dict.fromkeys(event["phase"] for event in steps):
         mine = [event for event in steps if event["phase"] == phase]
-        held = [event["held_out"][phase]["loss"] for event in evaluations if event["phase"] == phase]
+        ends = (mine[0]["step"], mine[-1]["step"] + 1)
+        held = [event["held_out"][phase]["loss"] for event in evaluations if event["step"] in ends]
         tokens, seconds = (sum(event[name] for event in mine) for name in ("tokens", "seconds"))
         lines.append(
             f"{phase:8}{len(mine):7}{tokens:10,.0f}{tokens / seconds:10,.0f}{mine[0]['loss']:12.3f}"

@@ -58,9 +58,7 @@ class ModelConfig:
             kinds = (FULL if i % STANDARD_PERIOD == 0 else SLIDING for i in range(self.num_hidden_layers))
             object.__setattr__(self, "layer_types", tuple(kinds))
         if len(self.layer_types) != self.num_hidden_layers:
-            raise ValueError(
-                f"layer_types has {len(self.layer_types)} entries for {self.num_hidden_layers} layers"
-            )
+            raise ValueError(f"layer_types has {len(self.layer_types)} entries for {self.num_hidden_layers} layers")
         if unknown := set(self.layer_types) - {FULL, SLIDING}:
             raise ValueError(f"layer_types holds {sorted(unknown)}; known are {FULL!r} and {SLIDING!r}")
         if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
@@ -243,13 +241,10 @@ class Attention(nn.Module):
         x_ND = x_BLD.reshape(-1, config.hidden_size)
         qkv = [jnp.einsum("nd,hkd->nhk", x_ND, w_HKD) for w_HKD in w_qkv.astype(compute)]
         if config.attention_bias:
-            qkv_NCHK += self.param("Wqkv_bias", nn.initializers.zeros, (3, *shape_HK), params).astype(compute)
-        q_BLHK, k_BLHK, v_BLHK = (
-            x.reshape(*x_BLD.shape[:2], *shape_HK) for x in qkv
-        )
-        mixed_BLHK = attend(
-            rotate(q_BLHK, rope), rotate(k_BLHK, rope), v_BLHK, spec, segment_BL, backend=self.backend
-        )
+            bias_CHK = self.param("Wqkv_bias", nn.initializers.zeros, (3, *shape_HK), params).astype(compute)
+            qkv = [x_NHK + bias_HK for x_NHK, bias_HK in zip(qkv, bias_CHK, strict=True)]
+        q_BLHK, k_BLHK, v_BLHK = (x_NHK.reshape(*x_BLD.shape[:2], *shape_HK) for x_NHK in qkv)
+        mixed_BLHK = attend(rotate(q_BLHK, rope), rotate(k_BLHK, rope), v_BLHK, spec, segment_BL, backend=self.backend)
         mixed_NHK = mixed_BLHK.reshape(-1, *shape_HK)
         out_BLD = jnp.einsum("nhk,dhk->nd", mixed_NHK, w_out.astype(compute)).reshape(x_BLD.shape)
         if config.attention_bias:
@@ -436,9 +431,7 @@ class ModernBert(nn.Module):
         self.lm_head = Head(*parts, name="head")
         self.lm_decoder = Decoder(*parts, name="decoder")
 
-    def __call__(
-        self, token_BL, segment_BL, *, mask_mode: str = "bidirectional", keep_layers: bool = False
-    ) -> Encoded:
+    def __call__(self, token_BL, segment_BL, *, mask_mode: str = "bidirectional", keep_layers: bool = False) -> Encoded:
         """Encode packed rows. `segment_BL` numbers the documents of a row, 0 for padding; tokens see only
         their own document, and positions restart in each."""
         config = self.config

@@ -198,9 +198,7 @@ def _cross_entropy_forward(feature_BSD, table_VD, bias_V, target_BS, weight_BS, 
         d_bias_V = d_bias_V + jnp.einsum("n,nv->v", jnp.ones_like(weight_N), d_logits_NV)
         d_logits_NV = d_logits_NV.astype(feature_ND.dtype)
         d_feature_ND = jnp.einsum("nv,vd->nd", d_logits_NV, table_VD)
-        d_table_VD = d_table_VD + jnp.einsum(
-            "nv,nd->vd", d_logits_NV, feature_ND, preferred_element_type=jnp.float32
-        )
+        d_table_VD = d_table_VD + jnp.einsum("nv,nd->vd", d_logits_NV, feature_ND, preferred_element_type=jnp.float32)
         return (total + (nll_N * weight_N).sum(), d_table_VD, d_bias_V), d_feature_ND
 
     inputs = tuple(_chunks(x, chunk) for x in (feature_BSD, target_BS, weight_BS))

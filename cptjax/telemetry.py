@@ -79,9 +79,7 @@ def git_commit() -> str | None:
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ("git", *arguments), cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return subprocess.run(("git", *arguments), cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
@@ -92,7 +90,8 @@ def git_commit() -> str | None:
 class EventLog:
     """events.jsonl and TensorBoard, written by the first process only.
 
-    Opening it at a step drops what an earlier, killed attempt logged from that step on.
+    Opening it at a step drops what an earlier, killed attempt logged after that step: an update event
+    carries the step it made, an evaluation the steps made before it.
     """
 
     def __init__(self, folder: Path, step: int, active: bool):
@@ -102,7 +101,11 @@ class EventLog:
         from tensorboardX import SummaryWriter
 
         path = folder / "events.jsonl"
-        kept = [json.dumps(event) + "\n" for event in read_events(path) if event["step"] < step]
+        kept = [
+            json.dumps(event) + "\n"
+            for event in read_events(path)
+            if event["step"] < step or ("held_out" in event and 0 < event["step"] == step)
+        ]
         partial = path.with_name(".events.jsonl.partial")
         partial.write_text("".join(kept))
         partial.rename(path)

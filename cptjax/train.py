@@ -77,26 +77,36 @@ def set_up(run: Run, folder: Path) -> Setting:
             f"data.global_batch_size {run.data.global_batch_size} is not a multiple of device_batch_size "
             f"{run.device_batch_size} times the {sharding.row_devices(mesh)} devices that rows are spread over"
         )
-    config = run.model or checkpoint.read_model(Path(run.init))
+    origin = starting_folder(run, folder)
+    config = run.model or checkpoint.read_model(origin)
+    if run.data.sequence_length > config.max_position_embeddings:
+        raise ValueError(
+            f"data.sequence_length {run.data.sequence_length} is longer than the model's "
+            f"max_position_embeddings {config.max_position_embeddings}"
+        )
     manifests = {store: Manifest.read(store) for store in run.data.shares}
     if run.held_out is not None:
         manifests[run.held_out] = Manifest.read(run.held_out)
-    _check_vocabulary(run, config, manifests)
+    _check_vocabulary(run, config, manifests, checkpoint.tokenizer_sha256(origin) if run.init else None)
     manifest = next(iter(manifests.values()))
     vocabulary = Vocabulary(manifest.vocab_size, manifest.mask_token_id, manifest.special_token_ids)
     model = ModernBert(config, run.precision, remat=run.remat, pin=sharding.pin_rows)
     if jax.process_index() == 0:
         store_tokenizer = Path(next(iter(manifests))) / "tokenizer"
-        hf_config = checkpoint.read_json(Path(run.init) / checkpoint.HF_CONFIG) if run.init else None
+        hf_config = checkpoint.read_json(origin / checkpoint.HF_CONFIG) if run.init else None
         checkpoint.write_model(folder, config, tokenizer=store_tokenizer, hf_config=hf_config)
         checkpoint.write_json(folder / "config.json", to_dict(run))
     return Setting(run, folder, model, vocabulary, mesh, fingerprint(run.data))
 
 
-def _check_vocabulary(run: Run, config: ModelConfig, manifests: dict[str, Manifest]) -> None:
-    hashes = {manifest.tokenizer_sha256 for manifest in manifests.values()}
-    if run.init and (kept := checkpoint.tokenizer_sha256(Path(run.init))):
-        hashes.add(kept)
+def starting_folder(run: Run, folder: Path) -> Path:
+    """Where the weights of `run.init` lie in our own form: there, or converted beside the run."""
+    given = Path(run.init or "")
+    return given if (given / checkpoint.MODEL).exists() else folder / "init"
+
+
+def _check_vocabulary(run: Run, config: ModelConfig, manifests: dict[str, Manifest], own_tokenizer: str | None) -> None:
+    hashes = {manifest.tokenizer_sha256 for manifest in manifests.values()} | {own_tokenizer} - {None}
     if len(hashes) > 1:
         raise ValueError(
             f"the token stores {list(manifests)} and the model {run.init} do not share one tokenizer: "
@@ -121,6 +131,10 @@ def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
     shardings = sharding.shard_tree(mesh, shapes)
     step = checkpoint.latest_step(setting.folder)
     if step is not None:
+        if not checkpoint.resumable(setting.folder, step):
+            raise ValueError(
+                f"{setting.folder} is a converted model, not a run: give it as --init, and another --workdir"
+            )
         target = jax.tree.map(
             lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings
         )
@@ -132,7 +146,8 @@ def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
             )
         return state, facts["spent"]
     if run.init:
-        _, _, loaded = checkpoint.load_params(Path(run.init), shardings=shardings.params)
+        origin = starting_folder(run, setting.folder)
+        _, _, loaded = checkpoint.load_params(origin, shardings=shardings.params)
         state = jax.jit(partial(init_state, tx=tx), out_shardings=shardings, donate_argnums=0)(loaded)
     else:
         state = jax.jit(lambda: init_state(params(), tx), out_shardings=shardings)()
@@ -345,10 +360,10 @@ def _train_phase(
     run = setting.run
     tx = make_optimizer(run.optimizer, phase.schedule.peak)
     update = compile_phase(setting, phase, first, last, tx)
-    if int(state.step) == first:
-        recorder.held_out(first, phase, evaluate(state.params))
-        if phase.optimizer_state == "reset":
-            state = state._replace(opt_state=jax.jit(tx.init)(state.params))
+    if int(state.step) == 0:
+        recorder.held_out(0, phase, evaluate(state.params))
+    if int(state.step) == first and phase.optimizer_state == "reset":
+        state = state._replace(opt_state=jax.jit(tx.init)(state.params))
     for step in range(int(state.step), last):
         state, metrics = update(state, sharding.put(next(stream), setting.mesh))
         recorder.step(step, phase, metrics)

@@ -67,9 +67,7 @@ V4 = {  # the form of answerdotai/ModernBERT-base, shrunk
 def random_params(config: ModelConfig) -> dict:
     """Every number different, norms and biases included."""
     rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: rng.standard_normal(leaf.shape, np.float32), from_hf.empty_params(config)
-    )
+    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), from_hf.empty_params(config))
 
 
 @pytest.fixture
@@ -97,9 +95,7 @@ def edit_tensors(folder: Path, **changes) -> None:
 # The table
 
 
-@pytest.mark.parametrize(
-    "config", [TINY, BIASED, replace(TINY, num_hidden_layers=7, layer_types=())]
-)
+@pytest.mark.parametrize("config", [TINY, BIASED, replace(TINY, num_hidden_layers=7, layer_types=())])
 def test_the_table_fills_every_number_of_the_model_once(config):
     params = jax.tree.map(np.zeros_like, from_hf.empty_params(config))
     for entry in table.entries(config):

@@ -22,9 +22,7 @@ def tokenizer(tmp_path_factory):
 
 
 def jsonl(texts, field="text"):
-    return "".join(
-        json.dumps({"id": 1, field: t}, ensure_ascii=False) + "\n" for t in texts
-    ).encode()
+    return "".join(json.dumps({"id": 1, field: t}, ensure_ascii=False) + "\n" for t in texts).encode()
 
 
 def decoded(store):
@@ -153,9 +151,7 @@ def test_many_shards_and_batches_make_the_same_documents(tmp_path, tokenizer, mo
     monkeypatch.setattr(corpus, "BATCH_BYTES", 100)
     batch_bytes = []
     encode = corpus._Encoder.encode
-    monkeypatch.setattr(
-        corpus._Encoder, "encode", lambda e, t: batch_bytes.append(len("".join(t))) or encode(e, t)
-    )
+    monkeypatch.setattr(corpus._Encoder, "encode", lambda e, t: batch_bytes.append(len("".join(t))) or encode(e, t))
     manifest = prepare([tmp_path / "a.jsonl"], tokenizer, tmp_path / "many")
     assert max(batch_bytes) < 100 + max(map(len, texts))
     assert len(manifest.shards) > 3
@@ -257,9 +253,7 @@ def test_wrong_arguments_are_named(tmp_path, tokenizer, monkeypatch):
     assert "holds no tokenizer.json" in refusal(tmp_path, [good], tmp_path / "none", out)
     assert "is not a tokenizer" in refusal(tmp_path, [good], tmp_path / "bad", out)
     assert "does not exist" in refusal(tmp_path, [good], tmp_path / "gone", out)
-    assert "will not be overwritten" in refusal(
-        tmp_path, [good], tokenizer, tmp_path / "none", overwrite=True
-    )
+    assert "will not be overwritten" in refusal(tmp_path, [good], tokenizer, tmp_path / "none", overwrite=True)
 
     def no_network(*_, **__):
         raise OSError("no route to the Hub\nsecond line")
@@ -317,9 +311,7 @@ def test_a_full_disk_leaves_the_old_store_and_nothing_else(tmp_path, tokenizer, 
         monkeypatch.setattr(corpus.np, "save", full)
     else:
         rename = corpus.Path.rename
-        monkeypatch.setattr(
-            corpus.Path, "rename", lambda p, to: full() if p.suffix == ".tmp" else rename(p, to)
-        )
+        monkeypatch.setattr(corpus.Path, "rename", lambda p, to: full() if p.suffix == ".tmp" else rename(p, to))
     with pytest.raises(OSError, match="No space left on device") as caught:
         prepare([tmp_path / "a.txt"], tokenizer, out, overwrite=True)
     assert "\n" not in str(caught.value)
@@ -346,9 +338,7 @@ def test_a_damaged_store_is_refused_at_opening(tmp_path, tokenizer):
         ("[]", "is not a manifest"),
         (manifest[:50], "is not a manifest"),
         (
-            manifest.replace(
-                f'"documents": {len(TEXTS)},\n "tokens"', '"documents": 9,\n "tokens"'
-            ),
+            manifest.replace(f'"documents": {len(TEXTS)},\n "tokens"', '"documents": 9,\n "tokens"'),
             "9",
         ),
     ):

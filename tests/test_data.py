@@ -22,10 +22,7 @@ def stores(tmp_path_factory):
     random = np.random.default_rng(0)
     paths = {}
     for name, documents in (("a", 90), ("b", 40), ("c", 3)):
-        lines = [
-            f"{name}{i} " + " ".join(random.choice(WORDS, random.integers(1, 60)))
-            for i in range(documents)
-        ]
+        lines = [f"{name}{i} " + " ".join(random.choice(WORDS, random.integers(1, 60))) for i in range(documents)]
         (folder / f"{name}.txt").write_text("\n\n".join(lines))
         out = folder / "out" / name
         prepare([folder / f"{name}.txt"], tokenizer, out, txt_documents="paragraph")
@@ -99,9 +96,7 @@ def test_documents_are_cut_when_they_do_not_fit_together():
 def test_the_seed_decides_which_documents_meet_and_nothing_else_does():
     length_N = np.full(40, 10)
     one, again, other = (packing_plan(length_N, 40, seed) for seed in (1, 1, 2))
-    meeting = [
-        sorted(map(sorted, plan.document_S.reshape(10, 4).tolist())) for plan in (one, other)
-    ]
+    meeting = [sorted(map(sorted, plan.document_S.reshape(10, 4).tolist())) for plan in (one, other)]
     assert np.array_equal(one.document_S, again.document_S)
     assert meeting[0] != meeting[1]
 
@@ -133,9 +128,7 @@ def test_pieces_of_documents_continue_each_other_in_order(stores):
     store = Store(stores["c"])
     spans = [list(spans_of(batch)) for batch in held_out_batches(stores["c"], 16, 1)]
     plan = packing_plan(store.length_N, 16, 0)
-    pieces = sorted(
-        zip(plan.document_S.tolist(), plan.start_S.tolist(), itertools.chain(*spans), strict=True)
-    )
+    pieces = sorted(zip(plan.document_S.tolist(), plan.start_S.tolist(), itertools.chain(*spans), strict=True))
     for document, token_L in enumerate(store.tokens(range(3))):
         of_document = [piece for d, _, piece in pieces if d == document]
         assert list(itertools.chain(*of_document)) == token_L.tolist()
@@ -176,9 +169,7 @@ def test_another_seed_gives_another_order(stores):
     assert not same(*batches)
 
 
-@pytest.mark.parametrize(
-    "shares", [{"a": 0.7, "b": 0.3}, {"a": 1, "b": 10, "c": 3.3}, {"a": 1, "c": 999}]
-)
+@pytest.mark.parametrize("shares", [{"a": 0.7, "b": 0.3}, {"a": 1, "b": 10, "c": 3.3}, {"a": 1, "c": 999}])
 def test_shares_are_exact_to_a_row_in_every_window(stores, shares):
     data = small(stores, rows=1, **shares)
     batches = Batches(data)
@@ -230,9 +221,7 @@ def test_held_out_rows_come_once_in_order_with_fixed_shapes(stores):
     assert sorted(tokens) == sorted(np.concatenate(store.tokens(range(40))).tolist())
     limited = list(held_out_batches(stores["b"], 64, 7, limit_rows=9))
     assert len(limited) == 2 and same(limited[0], one[0])
-    assert (limited[1]["segment_BL"][2:] == 0).all() and (
-        limited[1]["segment_BL"][:2, 0] == 1
-    ).all()
+    assert (limited[1]["segment_BL"][2:] == 0).all() and (limited[1]["segment_BL"][:2, 0] == 1).all()
     with pytest.raises(ValueError, match="at least 1"):
         held_out_batches(stores["b"], 64, 0)
 
@@ -240,9 +229,7 @@ def test_held_out_rows_come_once_in_order_with_fixed_shapes(stores):
 def test_the_plan_is_pinned():
     """Another packing or shuffle makes other batches of the same run: change it knowingly."""
     plan = packing_plan(np.array([5, 9, 3, 7, 2, 23]), 10, 1)
-    rows = np.split(
-        np.stack([plan.document_S, plan.start_S, plan.length_S], 1), plan.row_offset[1:-1]
-    )
+    rows = np.split(np.stack([plan.document_S, plan.start_S, plan.length_S], 1), plan.row_offset[1:-1])
     assert [row.tolist() for row in rows] == [
         [[2, 0, 3], [3, 0, 7]],
         [[4, 0, 2], [0, 0, 5], [5, 20, 3]],
@@ -268,9 +255,7 @@ def test_wrong_data_is_refused(stores, tmp_path):
             Data((("x", 1),), **wrong)
     with pytest.raises(ValueError, match="is not a token store"):
         Batches(Data(((str(tmp_path), 1),)))
-    with pytest.raises(
-        ValueError, match="global_batch_size 8 is not a multiple of the 3 processes"
-    ):
+    with pytest.raises(ValueError, match="global_batch_size 8 is not a multiple of the 3 processes"):
         Batches(small(stores, a=1.0)).stream(0, 0, 3)
     other = make_tokenizer(tmp_path / "other", seed_text="quite other words")
     (tmp_path / "a.txt").write_text("the heart")

@@ -11,7 +11,6 @@ from cptjax.masks import MaskMode, MaskSpec, dense_mask, picture, positions
 TWO_DOCUMENTS = packed(3, 2, total=6)[None]
 
 
-
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [

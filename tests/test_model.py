@@ -98,9 +98,7 @@ def test_rematerialisation_changes_no_gradient(model, params):
     def gradient(model):
         return jax.grad(lambda p: model.apply({"params": p}, token_BL, segment_BL).hidden_BLD.std())(params)
 
-    for kept, recomputed in zip(
-        *(jax.tree.leaves(gradient(m)) for m in (model, model.clone(remat=True))), strict=True
-    ):
+    for kept, recomputed in zip(*(jax.tree.leaves(gradient(m)) for m in (model, model.clone(remat=True))), strict=True):
         np.testing.assert_allclose(kept, recomputed, atol=1e-6)
 
 
@@ -167,7 +165,9 @@ def test_gelu_is_exact_and_so_is_its_gradient():
 
 
 def test_initialisation_is_truncated_and_smaller_into_the_residual():
-    config = ModelConfig(vocab_size=512, hidden_size=64, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4)
+    config = ModelConfig(
+        vocab_size=512, hidden_size=64, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4
+    )
     params = init_params(ModernBert(config), jax.random.key(0))
     wide, narrow = params["layer_0"]["mlp"]["Wi"], params["layer_0"]["mlp"]["Wo"]
     assert abs(wide).max() <= 2 * config.initializer_range

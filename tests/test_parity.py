@@ -156,9 +156,7 @@ def _untransposed(ours, entry):
 MISTAKES = {
     "query and key swapped": _reread("Wqkv.weight", lambda w, _: w[:, [1, 0, 2]]),
     "key and value swapped": _reread("Wqkv.weight", lambda w, _: w[:, [0, 2, 1]]),
-    "heads outermost": _reread(
-        "Wqkv.weight", lambda w, e: e.to_hf(w).T.reshape(64, 4, 3, 16).swapaxes(1, 2)
-    ),
+    "heads outermost": _reread("Wqkv.weight", lambda w, e: e.to_hf(w).T.reshape(64, 4, 3, 16).swapaxes(1, 2)),
     "interleaved rotary halves": _reread(
         "Wqkv.weight", lambda w, _: w.reshape(64, 3, 4, 8, 2).swapaxes(3, 4).reshape(w.shape)
     ),

@@ -112,9 +112,7 @@ LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 def test_files_that_are_named_exist(page):
     # Broken by: `cptjax/maskz.py` in the README.
     text = page.read_text()
-    named = {
-        name.rstrip(".") for pattern in (IN_REPOSITORY, AT_ROOT) for name in pattern.findall(text)
-    }
+    named = {name.rstrip(".") for pattern in (IN_REPOSITORY, AT_ROOT) for name in pattern.findall(text)}
     missing = {name for name in named if not (ROOT / name).exists()}
     missing |= {link for link in LINK.findall(text) if not (page.parent / link).exists()}
     assert not missing
@@ -134,10 +132,10 @@ def section(title: str) -> str:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_field_is_documented(kind):
     # Broken by: the line of `remat` removed from docs/configs.md.
-    documented = re.findall(r"^- `(\w+)`", section(kind.__name__), re.M)
+    documented = re.findall(r"^- `([\w.*]+)`", section(kind.__name__), re.M)
     assert documented == [field.name for field in dataclasses.fields(kind)]
 
 
 def test_fields_that_may_change_are_listed():
     # Broken by: `remat` removed from the list in docs/configs.md.
-    assert set(re.findall(r"^- `(\w+)`", section("Fields that may change"), re.M)) == config.ELASTIC
+    assert set(re.findall(r"^- `([\w.*]+)`", section("Fields that may change"), re.M)) == config.ELASTIC

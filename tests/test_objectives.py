@@ -1,0 +1,163 @@
+"""What is predicted, how often, and that the losses are the textbook's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import VOCABULARY, packed, random_tokens
+
+from cptjax.objectives import CLM, Objective, cross_entropy, draw, mask_budget, measure, mlm, select
+from cptjax.step import loss_and_counts
+
+KEY = jax.random.key(3)
+
+
+def drawn(objective, token_BL, segment_BL, rows=None, key=KEY):
+    row_B = jnp.arange(token_BL.shape[0]) if rows is None else jnp.asarray(rows)
+    return draw(objective, token_BL, segment_BL, row_B, key, VOCABULARY)
+
+
+def test_clm_predicts_the_next_token_inside_the_document_only():
+    token_BL = jnp.array([[10, 11, 12, 20, 21, 99, 99]])
+    targets = drawn(CLM, token_BL, packed(3, 2, total=7)[None])
+    assert np.array_equal(targets.input_BL, token_BL)
+    assert targets.weight_BS[0].tolist() == [1, 1, 0, 1, 0, 0, 0]
+    assert targets.target_BS[0, jnp.array([0, 1, 3])].tolist() == [11, 12, 21]  # 12 and 21: the EOS places
+
+
+def test_clm_row_full_to_the_end_predicts_nothing_beyond_it():
+    assert drawn(CLM, random_tokens(2, 8), jnp.ones((2, 8), jnp.int32)).weight_BS[:, -1].tolist() == [0, 0]
+
+
+def test_clm_loss_of_a_packed_row_is_the_sum_over_its_documents(model, params):
+    lengths, token_BL = (17, 1, 30), random_tokens(1, 60)
+
+    def loss(token_BL, segment_BL):
+        arguments = {"model": model, "objective": CLM, "vocabulary": VOCABULARY, "chunk": 16}
+        return loss_and_counts(params, token_BL, segment_BL, jnp.arange(1), KEY, **arguments)
+
+    whole, counts = loss(token_BL, packed(*lengths, total=60)[None])
+    ends = np.cumsum(lengths)
+    parts = [
+        loss(token_BL[:, end - length : end], jnp.ones((1, length), jnp.int32))[0]
+        for end, length in zip(ends, lengths, strict=True)
+    ]
+    assert float(whole) == pytest.approx(float(sum(parts)), rel=1e-5)
+    assert counts["targets"] == sum(length - 1 for length in lengths)
+    assert counts["tokens"] == sum(lengths)
+    assert counts["keys"] == sum(length**2 for length in lengths)
+
+
+@pytest.mark.parametrize("rate", [0.15, 0.3])
+def test_mlm_rates(rate):
+    token_BL = random_tokens(64, 512)
+    targets = drawn(mlm(rate), token_BL, jnp.ones_like(token_BL))
+    count = float(targets.weight_BS.sum())
+    assert count / token_BL.size == pytest.approx(rate, abs=6 * (rate / token_BL.size) ** 0.5)
+    chosen = np.zeros(token_BL.shape, bool)
+    np.put_along_axis(chosen, np.asarray(targets.position_BS), np.asarray(targets.weight_BS) > 0, axis=1)
+    masked, kept = targets.input_BL == VOCABULARY.mask_token_id, targets.input_BL == token_BL
+    assert not (~kept & ~chosen).any(), "a token that is no target was changed"
+    assert masked[chosen].mean() == pytest.approx(0.8, abs=6 * (0.16 / count) ** 0.5)
+    # A random token is the old one by chance once in 120.
+    assert kept[chosen].mean() == pytest.approx(0.1 + 0.1 / 120, abs=6 * (0.09 / count) ** 0.5)
+    random = targets.input_BL[chosen & ~masked & ~kept]
+    assert set(np.unique(random)) <= set(range(VOCABULARY.size)) and len(np.unique(random)) > 100
+    targets_at = np.take_along_axis(np.asarray(token_BL), np.asarray(targets.position_BS), axis=1)
+    assert np.array_equal(targets.target_BS, targets_at)
+    assert targets.overflow == 0
+
+
+def test_special_tokens_are_maskable_unless_switched_off_and_padding_never():
+    token_BL = jnp.full((8, 64), 2)  # all [CLS]
+    segment_BL = jnp.ones_like(token_BL).at[:, 32:].set(0)
+    with_special = drawn(mlm(0.5), token_BL, segment_BL)
+    assert with_special.weight_BS.sum() > 0
+    assert (with_special.position_BS[with_special.weight_BS > 0] < 32).all()
+    without = Objective("mlm", "bidirectional", 0.5, mask_special_tokens=False)
+    assert drawn(without, token_BL, segment_BL).weight_BS.sum() == 0
+
+
+def test_a_row_draws_the_same_wherever_it_lands():
+    token_BL = random_tokens(4, 64)
+    segment_BL = jnp.ones_like(token_BL)
+    together = drawn(mlm(0.3), token_BL, segment_BL)
+    alone = drawn(mlm(0.3), token_BL[2:3], segment_BL[2:3], rows=[2])
+    assert np.array_equal(together.input_BL[2], alone.input_BL[0])
+    other_step = drawn(mlm(0.3), token_BL, segment_BL, key=jax.random.key(4))
+    assert not np.array_equal(together.input_BL, other_step.input_BL)
+
+
+def test_overflow_of_the_budget_is_counted(monkeypatch):
+    monkeypatch.setattr("cptjax.objectives.mask_budget", lambda objective, tokens: 5)
+    token_BL = random_tokens(2, 64)
+    targets = drawn(mlm(0.5), token_BL, jnp.ones_like(token_BL))
+    changed = int((targets.input_BL != token_BL).sum())
+    assert targets.weight_BS.shape == (2, 5) and targets.weight_BS.sum() == 10
+    assert targets.overflow >= changed - 10 > 0
+
+
+def test_budget_is_six_sigma_wide():
+    assert mask_budget(mlm(0.15), 8192) == 1423
+    assert mask_budget(mlm(0.3), 10) == 10
+
+
+@pytest.mark.parametrize("chunk", [3, 16, 100])
+def test_chunked_loss_and_gradients_equal_the_whole(chunk):
+    keys = jax.random.split(jax.random.key(0), 4)
+    feature_BSD, table_VD = jax.random.normal(keys[0], (3, 16, 8)), jax.random.normal(keys[1], (37, 8))
+    bias_V = jax.random.normal(keys[2], (37,))
+    target_BS = jax.random.randint(keys[3], (3, 16), 0, 37)
+    weight_BS = (target_BS % 3 > 0).astype(jnp.float32)
+
+    def whole(feature_BSD, table_VD, bias_V):
+        logits = feature_BSD @ table_VD.T + bias_V
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, target_BS)
+        return (losses * weight_BS).sum() * 0.5
+
+    def chunked(*arguments):
+        return cross_entropy(*arguments, target_BS, weight_BS, chunk) * 0.5
+
+    arguments = (feature_BSD, table_VD, bias_V)
+    expected, ours = (jax.value_and_grad(f, argnums=(0, 1, 2))(*arguments) for f in (whole, chunked))
+    assert float(ours[0]) == pytest.approx(float(expected[0]), rel=1e-6)
+    for x, y in zip(ours[1], expected[1], strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-5)
+    sums = measure(*arguments, target_BS, weight_BS, chunk)
+    best_BS = (feature_BSD @ table_VD.T + bias_V).argmax(-1)
+    assert float(sums.loss) == pytest.approx(2 * float(expected[0]), rel=1e-6)
+    assert float(sums.correct) == float(((best_BS == target_BS) * weight_BS).sum())
+    assert float(sums.count) == float(weight_BS.sum())
+
+
+def test_loss_memory_does_not_hold_all_logits():
+    """8192 tokens x 50368 words: dense logits take 1574 MiB a copy."""
+    from eval.bench.step import loss_memory
+
+    assert loss_memory(8192, 50368, 768) <= 450
+
+
+def test_gathered_head_equals_the_full_head(model, params):
+    token_BL = random_tokens(2, 64)
+    segment_BL = jnp.ones_like(token_BL)
+    targets = drawn(mlm(0.3), token_BL, segment_BL)
+    hidden_BLD = model.apply({"params": params}, targets.input_BL, segment_BL).hidden_BLD
+    whole_BLV = model.apply({"params": params}, hidden_BLD, method="logits")
+    gathered = model.apply({"params": params}, select(hidden_BLD, targets.position_BS), method="logits")
+    at = jnp.take_along_axis(whole_BLV, targets.position_BS[..., None], axis=1)
+    np.testing.assert_allclose(gathered, at, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("clm", "bidirectional"), "shows it the answer"),
+        (("clm", "causal", 0.1), "masks nothing"),
+        (("mlm", "bidirectional"), "mask_rate between 0 and 1"),
+        (("mlm", "bidirectional", 0.1, 0.9, 0.2), "between 0 and 1"),
+    ],
+)
+def test_impossible_objectives_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Objective(*arguments)

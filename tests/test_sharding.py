@@ -1,0 +1,84 @@
+"""The same numbers on one device and on eight, however the mesh is cut."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import VOCABULARY, packed, random_tokens
+from jax.sharding import PartitionSpec as P
+
+from cptjax.model import ModelConfig, ModernBert, init_params
+from cptjax.objectives import CLM, mlm
+from cptjax.sharding import RULES, Mesh, make_mesh, pin_rows, put, shard_tree, spec_for
+from cptjax.step import loss_and_counts, summed_gradients
+
+
+def gradients(model, params, objective, mesh, micro_batches):
+    segment_BL = np.stack([packed(20, 30, total=64), packed(64, total=64)] * 8)
+    batch = {"token_BL": np.asarray(random_tokens(16, 64)), "segment_BL": segment_BL}
+    loss_fn = partial(
+        loss_and_counts,
+        model=model.clone(pin=pin_rows),
+        objective=objective,
+        vocabulary=VOCABULARY,
+        chunk=8,
+    )
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, shard_tree(mesh, params))
+        step = jax.jit(partial(summed_gradients, loss_fn, micro_batches=micro_batches))
+        return step(placed, put(batch, mesh), jax.random.key(0)), placed
+
+
+@pytest.fixture(scope="module")
+def alone(model, params):
+    mesh = make_mesh(Mesh(1, 1, 1), jax.devices()[:1])
+    return {o: gradients(model, params, o, mesh, 1)[0] for o in (CLM, mlm(0.3))}
+
+
+@pytest.mark.parametrize("objective", [CLM, mlm(0.3)], ids=lambda o: o.kind)
+@pytest.mark.parametrize(("shape", "micro_batches"), [((8, 1, 1), 2), ((1, 8, 1), 1), ((2, 2, 2), 4)], ids=str)
+def test_loss_and_gradients_equal_one_device(model, params, alone, objective, shape, micro_batches):
+    (grads, sums), placed = gradients(model, params, objective, make_mesh(Mesh(*shape)), micro_batches)
+    expected, expected_sums = alone[objective]
+    for name, value in expected_sums.items():
+        assert float(sums[name]) == pytest.approx(float(value), rel=1e-5)
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5 * abs(y).max(), err_msg=jax.tree_util.keystr(path))
+    if shape == (1, 8, 1):
+        largest = max(jax.tree.leaves(placed), key=lambda x: x.size)
+        assert {shard.data.size for shard in largest.addressable_shards} == {largest.size // 8}
+
+
+@pytest.mark.parametrize("biases", [False, True])
+def test_every_parameter_matches_exactly_one_rule(biases):
+    flags = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), biases)
+    config = ModelConfig(vocab_size=64, num_hidden_layers=9, tie_word_embeddings=not biases, **flags)
+    shapes = jax.eval_shape(lambda: init_params(ModernBert(config), jax.random.key(0)))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        assert len(spec_for("/".join(entry.key for entry in path), leaf.ndim)) == leaf.ndim
+
+
+def test_unknown_and_doubly_matched_parameters_are_refused(monkeypatch):
+    with pytest.raises(ValueError, match="pooler/dense matches 0 sharding rules"):
+        spec_for("pooler/dense", 2)
+    monkeypatch.setattr("cptjax.sharding.RULES", (*RULES, ("mlp/W.", P())))
+    with pytest.raises(ValueError, match="mlp/Wi matches 2 sharding rules"):
+        spec_for("layer_0/mlp/Wi", 3)
+
+
+def test_mesh_that_does_not_fit_the_devices_is_refused():
+    assert dict(make_mesh(Mesh(-1, 2, 2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    with pytest.raises(ValueError, match="needs 6 devices, but there are 8"):
+        make_mesh(Mesh(3, 2, 1))
+    with pytest.raises(ValueError, match="data=2 fsdp=3 tensor=1 needs 6 devices, but there are 8"):
+        make_mesh(Mesh(-1, 3, 1))
+    with pytest.raises(ValueError, match="one at most may be -1"):
+        make_mesh(Mesh(-1, -1, 1))
+
+
+def test_dimension_that_does_not_divide_is_named():
+    mesh = make_mesh(Mesh(1, 8, 1))
+    with pytest.raises(ValueError, match="decoder/bias: dimension 33 is not a multiple of the 8 devices"):
+        shard_tree(mesh, {"decoder": {"bias": jax.ShapeDtypeStruct((33,), jnp.float32)}})

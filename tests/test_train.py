@@ -1,0 +1,265 @@
+"""Runs as a user starts them: killed, resumed, refused."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cptjax import checkpoint, telemetry
+from cptjax.config import Phase, Run, load_config, mlm_twin, override, to_dict
+from cptjax.corpus import prepare
+from cptjax.data import Data
+from cptjax.model import ModelConfig, Precision
+from cptjax.objectives import CLM, mlm
+from cptjax.schedules import Schedule
+from cptjax.sharding import Mesh
+from cptjax.train import train
+from tests.fixtures_text import make_tokenizer
+
+ROOT = Path(__file__).parent.parent
+WORDS = "the patient was seen with fever and cough for three days before she left hospital".split()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, rng.integers(5, 60))) for _ in range(300)]
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    make_tokenizer(folder / "tokenizer", seed_text=" ".join(texts))
+    prepare([folder / "text.jsonl"], folder / "tokenizer", folder / "store", held_out=0.2)
+    return folder / "store"
+
+
+def small_run(store: Path, **changes) -> Run:
+    """Ten steps of CLM, then ten of MLM, of 4 rows of 32 tokens."""
+    tokens = 10 * 4 * 32
+    run = Run(
+        name="small",
+        data=Data(((str(store), 1.0),), sequence_length=32, global_batch_size=4),
+        phases=(
+            Phase("clm", CLM, tokens, Schedule(1e-2, warmup_tokens=tokens // 5)),
+            Phase("decay", mlm(0.3), tokens, Schedule(1e-2, shape="one_minus_sqrt")),
+        ),
+        model=ModelConfig(
+            vocab_size=320, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+        ),
+        precision=Precision(compute="float32"),
+        held_out=str(store / "held_out"),
+        held_out_rows=4,
+        eval_every=5,
+        checkpoint_every=3,
+        device_batch_size=2,
+        mesh=Mesh(2, 1, 1),
+    )
+    return replace(run, **changes)
+
+
+@pytest.fixture
+def two_devices(monkeypatch):
+    """Runs of this file see two devices."""
+    devices = jax.devices()[:2]
+    monkeypatch.setattr(jax, "devices", lambda *_: devices)
+
+
+def events(folder: Path) -> list[dict]:
+    timing = ("seconds", "tokens_per_s", "model_tflops_per_s")
+    found = telemetry.read_events(folder / "events.jsonl")
+    return [{name: value for name, value in event.items() if name not in timing} for event in found]
+
+
+CONFIG = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+from pathlib import Path
+from test_train import Mesh, small_run
+
+def get_config():
+    return small_run(Path({store!r}), mesh=Mesh(), device_batch_size=4)
+"""
+
+
+def command(config: Path, folder: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "cptjax", "train", str(config), "--workdir", str(folder), *overrides]
+
+
+def test_killed_runs_go_on_bit_for_bit(store, tmp_path):
+    """Killed in the first phase and again in the second: the same weights, moments and events."""
+    config = tmp_path / "small.py"
+    config.write_text(CONFIG.format(root=str(ROOT), tests=str(ROOT / "tests"), store=str(store)))
+    subprocess.run(command(config, tmp_path / "calm"), cwd=ROOT, check=True, capture_output=True)
+    killed = tmp_path / "killed"
+    for at in (5, 14):
+        process = subprocess.Popen(command(config, killed), cwd=ROOT, stderr=subprocess.DEVNULL)
+        while max((event["step"] for event in events(killed)), default=-1) < at:
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(config, killed), cwd=ROOT, check=True, capture_output=True)
+    assert events(killed) == events(tmp_path / "calm")
+    for step in (10, 20):
+        sums = [
+            json.loads(next((folder / "checkpoints" / str(step) / "meta").glob("metadata")).read_text())["checksums"]
+            for folder in (killed, tmp_path / "calm")
+        ]
+        assert sums[0] == sums[1] and len(sums[0]["opt_state"]) > len(sums[0]["params"])
+    again = subprocess.run(command(config, killed), cwd=ROOT, capture_output=True)
+    assert again.returncode == 0 and events(killed) == events(tmp_path / "calm"), "a finished run changed"
+
+
+def test_a_run_writes_everything_it_promises(store, tmp_path, two_devices):
+    folder = train(small_run(store), tmp_path / "run")
+    steps = [event for event in events(folder) if "loss" in event]
+    assert [event["step"] for event in steps] == list(range(20))
+    assert [event["phase"] for event in steps] == ["clm"] * 10 + ["decay"] * 10
+    assert steps[0]["learning_rate"] == 0 and steps[2]["learning_rate"] == pytest.approx(1e-2)
+    assert steps[10]["learning_rate"] == pytest.approx(1e-2)
+    assert steps[9]["loss"] < steps[0]["loss"]
+    assert {event["overflow"] for event in steps} == {0}
+    evaluations = [event for event in events(folder) if "held_out" in event]
+    assert [event["step"] for event in evaluations] == [0, 5, 10, 15, 20]
+    assert all(set(event["held_out"]) == {"clm", "decay"} for event in evaluations)
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["spent"]["tokens"] == sum(event["tokens"] for event in steps)
+    assert facts["energy_by"] == "not measured" and facts["spent"]["joules"] is None
+    assert json.loads((folder / "config.json").read_text()) == to_dict(small_run(store))
+    assert (folder / "plot.png").stat().st_size > 10_000
+    assert any((folder / "tensorboard").iterdir())
+    assert (folder / "tokenizer" / "tokenizer.json").exists()
+
+
+def test_frozen_layers_do_not_move(store, tmp_path, two_devices):
+    run = small_run(store)
+    frozen = replace(run.phases[1], frozen=("layers/1/", "embeddings/tok"))
+    folder = train(replace(run, phases=(run.phases[0], frozen)), tmp_path / "run")
+    before, after = (checkpoint.load_params(folder, step)[2] for step in (10, 20))
+    assert np.array_equal(before["embeddings"]["tok_embeddings"], after["embeddings"]["tok_embeddings"])
+    assert not np.array_equal(before["layer_0"]["mlp"]["Wi"], after["layer_0"]["mlp"]["Wi"])
+    assert np.array_equal(before["layer_1"]["mlp"]["Wi"], after["layer_1"]["mlp"]["Wi"])
+
+
+def test_a_run_on_other_devices_gives_the_same_losses(store, tmp_path, monkeypatch):
+    losses = []
+    for shape, count in ((Mesh(1, 1, 1), 1), (Mesh(1, 2, 2), 4)):
+        devices = jax.devices("cpu")[:count]
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "devices", lambda *_, devices=devices: devices)
+            folder = train(small_run(store, mesh=shape, held_out=None), tmp_path / f"run{count}")
+        losses.append([event["loss"] for event in events(folder)])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(store, tmp_path, two_devices):
+    run = small_run(store, held_out=None)
+    wild = replace(run.phases[0], schedule=Schedule(1e30))
+    with pytest.raises(FloatingPointError, match=r"at step \d+ \(phase clm\); last good checkpoint"):
+        train(replace(run, phases=(wild, run.phases[1])), tmp_path / "run")
+
+
+def test_a_full_disk_is_reported_and_nothing_is_lost(store, tmp_path, two_devices, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orbax.checkpoint.CheckpointManager.save", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(small_run(store, held_out=None), tmp_path / "run")
+    assert checkpoint.latest_step(tmp_path / "run") is None
+    train(small_run(store, held_out=None), tmp_path / "run")
+    assert checkpoint.latest_step(tmp_path / "run") == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 18}, "another config .seed: 17 -> 18"),
+        ({"data.sequence-length": 16}, "data.sequence_length: 32 -> 16"),
+        ({"phases.1.schedule.final-ratio": 0.2}, "phases.1.schedule.final_ratio: 0.1 -> 0.2"),
+    ],
+)
+def test_a_changed_config_is_refused_by_field(store, tmp_path, two_devices, change, message):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run = small_run(store)
+    checkpoint.write_json(folder / "config.json", to_dict(run))
+    words = [word for name, value in change.items() for word in (f"--{name}", str(value))]
+    with pytest.raises(ValueError, match=message):
+        train(override(run, words), folder)
+
+
+def test_elastic_fields_may_change(store, tmp_path, two_devices):
+    folder = train(small_run(store, held_out=None), tmp_path / "run")
+    moved = tmp_path / "moved"
+    moved.symlink_to(store)
+    train(small_run(moved, checkpoint_every=7, device_batch_size=1), folder)
+
+
+def test_a_changed_store_is_refused(store, tmp_path, two_devices):
+    folder = train(small_run(store, held_out=None), tmp_path / "run")
+    with pytest.raises(ValueError, match="token stores of .* changed since step 20"):
+        train(small_run(store / "held_out", held_out=None), folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh": Mesh(3, 1, 1)}, "needs 3 devices, but there are 2"),
+        ({"device_batch_size": 3}, "global_batch_size 4 is not a multiple of device_batch_size 3"),
+        ({"model": ModelConfig(vocab_size=16)}, r"has \d+ ids, the model only 16"),
+        ({"model": ModelConfig(vocab_size=320, max_position_embeddings=16)}, "longer than the model's"),
+        ({"model": None, "init": "nowhere"}, "is not a run folder"),
+        ({"held_out": "nowhere"}, "nowhere is not a token store"),
+    ],
+)
+def test_a_run_that_cannot_work_is_refused_before_it_writes(store, tmp_path, two_devices, changes, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(small_run(store, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--phase.0.tokens", "5"], "--phase.0.tokens.*--phases.0.tokens"),
+        (["--phases.0.tokens", "many"], "--phases.0.tokens: invalid"),
+        (["--precision.compute", "float8"], "--precision.compute"),
+        (["--phases.0.objective.mask-rate", "0.3"], "masks nothing"),
+    ],
+)
+def test_overrides_that_do_not_fit_are_one_line(words, message):
+    run = load_config(ROOT / "configs" / "tiny.py")
+    with pytest.raises(ValueError, match=message) as error:
+        override(run, words)
+    assert "\n" not in str(error.value)
+
+
+def test_overrides_apply():
+    run = load_config(ROOT / "configs" / "tiny.py")
+    words = "--data.stores a 1 b 3 --phases.1.frozen layers/1/ --optimizer.clip-norm None --seed 3"
+    changed = override(run, words.split())
+    assert changed.data.stores == (("a", 1.0), ("b", 3.0))
+    assert changed.phases[1].frozen == ("layers/1/",)
+    assert changed.optimizer.clip_norm is None and changed.seed == 3
+    assert changed.phases[0] == run.phases[0]
+
+
+def test_twin_differs_in_the_first_objective_only():
+    run = load_config(ROOT / "configs" / "fr_base.py")
+    twin = mlm_twin(run)
+    assert twin.phases[0].objective == mlm(0.3)
+    restored = replace(twin.phases[0], name="clm", objective=CLM)
+    assert replace(twin, name=run.name, phases=(restored, twin.phases[1])) == run
+
+
+def test_command_line_mistakes_are_one_line_and_exit_code_two(tmp_path):
+    done = subprocess.run(command(tmp_path / "no.py", tmp_path / "w"), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: no config file")
+    assert done.stderr.count("\n") == 1
