@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from cptjax.masks import MaskSpec, dense_mask, key_interval
 
 QUERY_BLOCK = 256  # queries of a whole-document layer handled at once: bounds the scores in memory
-MIN_WINDOW_BLOCK = 16  # smaller tiles only add overhead
+MIN_MARGIN = 8  # smaller tiles only add overhead
 MASKED = -1e30  # finite: exp gives exactly 0, and a maximum over it stays finite
 
 
@@ -36,7 +36,7 @@ def attend_reference(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.
 def attend_blockwise(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.Array:
     """Exact attention without the [L, L] scores, forward or backward.
 
-    Windows cost O(L * window): a block of queries meets its own block of keys and its neighbours.
+    Windows cost O(L * window): a block of queries meets its own keys and a margin.
     Whole documents are walked in blocks of queries against all keys. Both keep only the output and
     the log-sum-exp for the backward pass (arXiv:2112.05682, arXiv:2205.14135).
     """
@@ -44,7 +44,7 @@ def attend_blockwise(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.
     if spec.window is None:
         block = min(QUERY_BLOCK, num_tokens)
     else:
-        block = max(spec.window, MIN_WINDOW_BLOCK)
+        block = 2 * max(spec.window, MIN_MARGIN)
     padding = -num_tokens % block
     start_BL, end_BL = (jnp.pad(x_BL, ((0, 0), (0, padding))) for x_BL in key_interval(spec, segment_BL))
 
@@ -150,7 +150,8 @@ def _whole_document_backward(block: int, saved, d_out_BHLK):
 _whole_document.defvjp(_whole_document_forward, _whole_document_backward)
 
 
-# Windows: every block of queries meets the blocks of keys before, at and after it.
+# Windows: a block of queries, twice as long as the margin, meets the keys from a margin before it to a
+# margin after it: two blocks of the keys shifted by the margin.
 
 
 def _blocks(x_BHLK, block: int):
@@ -159,25 +160,27 @@ def _blocks(x_BHLK, block: int):
     return x_BHLK.reshape(rows, heads, num_tokens // block, block, width)
 
 
-def _with_neighbours(x_BHLK, block: int):
-    """Each block with the one before and the one after (zeros at the ends): [B, H, T, 3 * block, K]"""
-    padded = jnp.pad(_blocks(x_BHLK, block), ((0, 0), (0, 0), (1, 1), (0, 0), (0, 0)))
-    return jnp.concatenate([padded[:, :, :-2], padded[:, :, 1:-1], padded[:, :, 2:]], axis=3)
+def _with_margins(x_BHLK, block: int):
+    """Each block with half a block on both sides (zeros at the ends): [B, H, T, 2 * block, K]"""
+    half = block // 2
+    shifted = _blocks(jnp.pad(x_BHLK, ((0, 0), (0, 0), (half, half), (0, 0))), block)
+    return jnp.concatenate([shifted[:, :, :-1], shifted[:, :, 1:]], axis=3)
 
 
-def _sum_neighbours(d_BHTMK, block: int):
-    """Transpose of `_with_neighbours`: every key collects what its three readers sent it."""
-    before, here, after = jnp.split(d_BHTMK, 3, axis=3)
-    edge = ((0, 0), (0, 0), (1, 1), (0, 0), (0, 0))
-    total = here + jnp.pad(before, edge)[:, :, 2:] + jnp.pad(after, edge)[:, :, :-2]
-    return total.reshape(*total.shape[:2], -1, total.shape[-1])
+def _sum_margins(d_BHTMK, block: int):
+    """Transpose of `_with_margins`: every key collects what its two readers sent it."""
+    first, second = jnp.split(d_BHTMK, 2, axis=3)
+    before, after = (((0, 0), (0, 0), edge, (0, 0), (0, 0)) for edge in ((0, 1), (1, 0)))
+    total = jnp.pad(first, before) + jnp.pad(second, after)
+    total = total.reshape(*total.shape[:2], -1, total.shape[-1])
+    return total[:, :, block // 2 : -(block // 2)]
 
 
 def _window_mask(start_BL, end_BL, block: int):
-    """[B, 1, T, block, 3 * block]"""
+    """[B, 1, T, block, 2 * block]"""
     start, end = (bound.reshape(bound.shape[0], 1, -1, block, 1) for bound in (start_BL, end_BL))
-    first_key_T = jnp.arange(start.shape[2], dtype=jnp.int32) * block - block
-    key_TM = first_key_T[:, None] + jnp.arange(3 * block, dtype=jnp.int32)
+    first_key_T = jnp.arange(start.shape[2], dtype=jnp.int32) * block - block // 2
+    key_TM = first_key_T[:, None] + jnp.arange(2 * block, dtype=jnp.int32)
     return (start <= key_TM[:, None]) & (key_TM[:, None] < end)
 
 
@@ -189,8 +192,8 @@ def _window(q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, block: int):
 def _window_forward(q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, block: int):
     out_BHTLK, logsumexp = _tile_forward(
         _blocks(q_BHLK, block),
-        _with_neighbours(k_BHLK, block),
-        _with_neighbours(v_BHLK, block),
+        _with_margins(k_BHLK, block),
+        _with_margins(v_BHLK, block),
         _window_mask(start_BL, end_BL, block),
     )
     out_BHLK = out_BHTLK.reshape(q_BHLK.shape)
@@ -201,14 +204,14 @@ def _window_backward(block: int, saved, d_out_BHLK):
     q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, out_BHLK, logsumexp = saved
     d_q, d_k, d_v = _tile_backward(
         _blocks(q_BHLK, block),
-        _with_neighbours(k_BHLK, block),
-        _with_neighbours(v_BHLK, block),
+        _with_margins(k_BHLK, block),
+        _with_margins(v_BHLK, block),
         _window_mask(start_BL, end_BL, block),
         _blocks(out_BHLK, block),
         logsumexp,
         _blocks(d_out_BHLK, block),
     )
-    return d_q.reshape(q_BHLK.shape), _sum_neighbours(d_k, block), _sum_neighbours(d_v, block), None, None
+    return d_q.reshape(q_BHLK.shape), _sum_margins(d_k, block), _sum_margins(d_v, block), None, None
 
 
 _window.defvjp(_window_forward, _window_backward)
