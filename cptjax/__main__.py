@@ -83,7 +83,7 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 def main() -> int:
     """Run one command; 0 when it was done, 2 with one line on stderr for a user's mistake."""
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.FATAL)  # orbax logs the errors it raises
     logging.getLogger("orbax").setLevel(logging.ERROR)
     parser = _parser()
     arguments, rest = parser.parse_known_args()
@@ -101,6 +101,9 @@ def main() -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; a run goes on with the same command", file=sys.stderr)
+        return 130
     except subprocess.CalledProcessError as error:
         return error.returncode  # the command said on stderr what was wrong
     return 0

@@ -9,10 +9,11 @@ Orbax writes a step under a temporary name and renames it, so a killed save leav
 whole. It stores no checksum of the arrays, so we keep one per leaf and check it on every restore.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,13 @@ def _items(parts: Mapping[str, Any], facts: Mapping[str, Any]) -> ocp.args.Compo
 
 
 class Saver:
-    """Writes a run's state in the background; keeps the last `keep` steps and those in `always`."""
+    """Writes a run's state in the background; keeps the last `keep` steps and those in `always`.
+
+    Raises OSError, here or at the next call, when the disk refuses a save.
+    """
 
     def __init__(self, folder: Path, keep: int, always: tuple[int, ...]):
+        self._folder = folder
         self._manager = _manager(
             folder,
             preservation_policy=AnyPreservationPolicy([LatestN(keep), CustomSteps(list(always))]),
@@ -76,12 +81,31 @@ class Saver:
         """Save under `step`; `facts` are readable things kept beside the arrays (commit, fingerprints)."""
         if step not in self._manager.all_steps():
             parts = {"params": state.params, "opt_state": state.opt_state}
-            self._manager.save(step, args=_items(parts, facts))
+            with self._reporting():
+                self._manager.save(step, args=_items(parts, facts))
 
     def close(self) -> None:
-        """Wait for the last save. Raises what the disk raised."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Wait for the last save."""
+        with self._reporting():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # what a full disk raises depends on the writer that met it
+            last = latest_step(self._folder)
+            raise OSError(
+                f"cannot save a checkpoint in {self._folder / CHECKPOINTS}: {_first_line(error)}; "
+                + ("there is none yet" if last is None else f"step {last} is whole, free the disk and run again")
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+    text = "No space left on device" if "No space left" in str(cause) else str(cause)
+    return text.splitlines()[0][:200] if text else type(cause).__name__
 
 
 def latest_step(folder: Path) -> int | None:
@@ -104,9 +128,7 @@ def _restore(folder: Path, step: int, parts: Mapping[str, Any]) -> tuple[dict[st
         with _manager(folder, create=False) as manager:
             found = manager.restore(step, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore()))
     except Exception as error:  # tensorstore raises anything from KeyError to groups of errors
-        cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
-        first_line = str(cause).splitlines()[0][:200] if str(cause) else type(cause).__name__
-        raise ValueError(f"cannot read checkpoint {where}: {first_line}") from error
+        raise ValueError(f"cannot read checkpoint {where}: {_first_line(error)}") from error
     for name in parts:
         now, then = checksums(found[name]), found["meta"]["checksums"][name]
         if damaged := [path for path in now if now[path] != then.get(path)]:

@@ -475,6 +475,15 @@ def _files(source: Path, out: Path) -> tuple[list[Path], int]:
     return files, len(inside) - len(files)
 
 
+def read_documents(source: Path, reading: Reading) -> Iterator[str]:
+    """Every document of a file or directory, in order, empty ones too.
+
+    ValueError or FileNotFoundError for what `prepare` refuses.
+    """
+    for path in _files(source, out=source / "nothing")[0]:
+        yield from _reader(path)(path, reading)
+
+
 # ---- writing a store
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from cptjax import checkpoint, grammar, telemetry
-from cptjax.corpus import load_tokenizer
+from cptjax.corpus import Reading, load_tokenizer, read_documents
 from cptjax.model import ModernBert, Precision
 
 DOCUMENTS = {"general": 8000, "clinical": 6000}
@@ -107,7 +107,7 @@ def write_text(folder: Path) -> dict[str, list[Path]]:
 
 def _texts(sources: dict[str, list[Path]]) -> Iterable[str]:
     for path in dict.fromkeys(path for paths in sources.values() for path in paths):
-        yield from path.read_text(errors="replace").split("\n")
+        yield from read_documents(path, Reading(txt_documents="paragraph"))
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path) -> None:

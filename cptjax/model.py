@@ -224,6 +224,25 @@ def rotate(x_BLHK: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
     return turned.astype(x_BLHK.dtype)
 
 
+@jax.custom_vjp
+def project(x_ND: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
+    """x @ w.T for each w of a stack [G, ..., D]: G arrays [N, ...].
+
+    Separate results need no slicing afterwards, whose gradient would be as many padded copies; and the
+    backward pass keeps the stack itself, where slices of it would be copied in every step of the scan.
+    """
+    return tuple(jnp.einsum("nd,...d->n...", x_ND, w) for w in weights)
+
+
+def _project_backward(saved, d_out):
+    x_ND, weights = saved
+    d_x_ND = sum(jnp.einsum("n...,...d->nd", d, w) for d, w in zip(d_out, weights, strict=True))
+    return d_x_ND, jnp.stack([jnp.einsum("n...,nd->...d", d, x_ND) for d in d_out])
+
+
+project.defvjp(lambda x_ND, weights: (project(x_ND, weights), (x_ND, weights)), _project_backward)
+
+
 class Attention(nn.Module):
     """Self-attention with rotary positions; whether local or global is decided by the spec it is given."""
 
@@ -238,8 +257,7 @@ class Attention(nn.Module):
         shape_HK = (config.num_attention_heads, config.head_dim)
         w_qkv = self.param("Wqkv", _init_in(config), (3, *shape_HK, config.hidden_size), params)
         w_out = self.param("Wo", _init_out(config), (config.hidden_size, *shape_HK), params)
-        x_ND = x_BLD.reshape(-1, config.hidden_size)
-        qkv = [jnp.einsum("nd,hkd->nhk", x_ND, w_HKD) for w_HKD in w_qkv.astype(compute)]
+        qkv = project(x_BLD.reshape(-1, config.hidden_size), w_qkv.astype(compute))
         if config.attention_bias:
             bias_CHK = self.param("Wqkv_bias", nn.initializers.zeros, (3, *shape_HK), params).astype(compute)
             qkv = [x_NHK + bias_HK for x_NHK, bias_HK in zip(qkv, bias_CHK, strict=True)]
@@ -286,8 +304,7 @@ class Mlp(nn.Module):
         shape_GFD = (2, config.intermediate_size, config.hidden_size)
         w_in = self.param("Wi", _init_in(config), shape_GFD, params)
         w_out = self.param("Wo", _init_out(config), (config.hidden_size, config.intermediate_size), params)
-        x_ND = x_BLD.reshape(-1, config.hidden_size)
-        first_NF, gate_NF = (jnp.einsum("nd,fd->nf", x_ND, w_FD) for w_FD in w_in.astype(compute))
+        first_NF, gate_NF = project(x_BLD.reshape(-1, config.hidden_size), w_in.astype(compute))
         if config.mlp_bias:
             bias_GF = self.param("Wi_bias", nn.initializers.zeros, shape_GFD[:2], params).astype(compute)
             first_NF, gate_NF = first_NF + bias_GF[0], gate_NF + bias_GF[1]
