@@ -107,15 +107,15 @@ def test_the_table_fills_every_number_of_the_model_once(config):
 def test_layouts_are_what_the_formulas_say():
     at = {entry.hf_name: entry for entry in table.entries(TINY)}
     qkv = np.arange(48 * 16).reshape(48, 16)
-    ours_DCHK = at["model.layers.1.attn.Wqkv.weight"].to_ours(qkv)
-    assert ours_DCHK[5, 1, 1, 3] == qkv[1 * 16 + 1 * 8 + 3, 5]  # key of head 1
+    ours_CHKD = at["model.layers.1.attn.Wqkv.weight"].to_ours(qkv)
+    assert ours_CHKD[1, 1, 3, 5] == qkv[1 * 16 + 1 * 8 + 3, 5]  # key of head 1
     out = np.arange(256).reshape(16, 16)
-    assert at["model.layers.1.attn.Wo.weight"].to_ours(out)[1, 3, 5] == out[5, 1 * 8 + 3]
-    assert at["head.dense.weight"].to_ours(out)[2, 9] == out[9, 2]
+    assert at["model.layers.1.attn.Wo.weight"].to_ours(out)[5, 1, 3] == out[5, 1 * 8 + 3]
+    assert at["head.dense.weight"].to_ours(out)[9, 2] == out[9, 2]
     wide = np.arange(48 * 16).reshape(48, 16)
-    assert at["model.layers.1.mlp.Wi.weight"].to_ours(wide)[5, 1, 4] == wide[24 + 4, 5]
+    assert at["model.layers.1.mlp.Wi.weight"].to_ours(wide)[1, 4, 5] == wide[24 + 4, 5]
     narrow = np.arange(16 * 24).reshape(16, 24)
-    assert at["model.layers.1.mlp.Wo.weight"].to_ours(narrow)[20, 5] == narrow[5, 20]
+    assert at["model.layers.1.mlp.Wo.weight"].to_ours(narrow)[5, 20] == narrow[5, 20]
 
 
 # Round trips

@@ -149,20 +149,20 @@ def _reshape(**changes):
     return mutate
 
 
-def _untransposed(ours, entry):
-    return entry.to_hf(ours).reshape(ours.shape)
+def _transposed(ours, entry):
+    return entry.to_hf(ours).T.reshape(ours.shape)
 
 
 MISTAKES = {
-    "query and key swapped": _reread("Wqkv.weight", lambda w, _: w[:, [1, 0, 2]]),
-    "key and value swapped": _reread("Wqkv.weight", lambda w, _: w[:, [0, 2, 1]]),
-    "heads outermost": _reread("Wqkv.weight", lambda w, e: e.to_hf(w).T.reshape(64, 4, 3, 16).swapaxes(1, 2)),
+    "query and key swapped": _reread("Wqkv.weight", lambda w, _: w[[1, 0, 2]]),
+    "key and value swapped": _reread("Wqkv.weight", lambda w, _: w[[0, 2, 1]]),
+    "heads outermost": _reread("Wqkv.weight", lambda w, e: e.to_hf(w).reshape(4, 3, 16, 64).swapaxes(0, 1)),
     "interleaved rotary halves": _reread(
-        "Wqkv.weight", lambda w, _: w.reshape(64, 3, 4, 8, 2).swapaxes(3, 4).reshape(w.shape)
+        "Wqkv.weight", lambda w, _: w.reshape(3, 4, 8, 2, 64).swapaxes(2, 3).reshape(w.shape)
     ),
-    "attention output not transposed": _reread("attn.Wo.weight", _untransposed),
-    "head not transposed": _reread("head.dense.weight", _untransposed),
-    "gate and input swapped": _reread("mlp.Wi.weight", lambda w, _: w[:, ::-1]),
+    "attention output transposed": _reread("attn.Wo.weight", _transposed),
+    "head transposed": _reread("head.dense.weight", _transposed),
+    "gate and input swapped": _reread("mlp.Wi.weight", lambda w, _: w[::-1]),
     "norm scale forgotten": _reread("final_norm.weight", lambda w, _: np.ones_like(w)),
     "decoder bias forgotten": _reread("decoder.bias", lambda w, _: np.zeros_like(w)),
     "thetas swapped": _reshape(
