@@ -62,7 +62,7 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     import jax
     from jax.experimental import multihost_utils
 
-    from cptjax import config, sharding
+    from cptjax import checkpoint, config, sharding
 
     sharding.start_processes()
     run = config.override(config.load_config(arguments.config), overrides)
@@ -71,10 +71,13 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
     from cptjax.train import starting_folder, train
 
-    if run.init is not None and not (origin := starting_folder(run, arguments.workdir)).exists():
-        # A Hugging Face folder or id: convert it once, as a user would.
+    started = (arguments.workdir / "config.json").exists()
+    if run.init is not None and not started and not (Path(run.init) / checkpoint.MODEL).exists():
+        # A Hugging Face folder or id: convert it as a user would. Anew until the run has started, for an
+        # attempt that was refused may have left another model there.
         if jax.process_index() == 0:
-            command = [sys.executable, "-m", "convert", "from-hf", run.init, str(origin)]
+            origin = str(starting_folder(run, arguments.workdir))
+            command = [sys.executable, "-m", "convert", "from-hf", run.init, origin, "--overwrite"]
             subprocess.run(command, check=True)
         multihost_utils.sync_global_devices("converted")
     folder = train(run, arguments.workdir)

@@ -58,7 +58,9 @@ class ModelConfig:
             kinds = (FULL if i % STANDARD_PERIOD == 0 else SLIDING for i in range(self.num_hidden_layers))
             object.__setattr__(self, "layer_types", tuple(kinds))
         if len(self.layer_types) != self.num_hidden_layers:
-            raise ValueError(f"layer_types has {len(self.layer_types)} entries for {self.num_hidden_layers} layers")
+            raise ValueError(
+                f"layer_types has {len(self.layer_types)} entries for {self.num_hidden_layers} layers: name every layer, or none for the usual pattern"
+            )
         if unknown := set(self.layer_types) - {FULL, SLIDING}:
             raise ValueError(f"layer_types holds {sorted(unknown)}; known are {FULL!r} and {SLIDING!r}")
         if self.hidden_size % self.num_attention_heads or self.head_dim % 2:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from cptjax import checkpoint, telemetry
+from cptjax.__main__ import main as command_line
 from cptjax.config import Phase, Run, load_config, mlm_twin, override, to_dict
 from cptjax.corpus import prepare
 from cptjax.data import Data
@@ -263,3 +264,17 @@ def test_command_line_mistakes_are_one_line_and_exit_code_two(tmp_path):
     done = subprocess.run(command(tmp_path / "no.py", tmp_path / "w"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: no config file")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_refused_first_attempt_leaves_no_model_behind(tmp_path, monkeypatch):
+    """Broken by: converting only where workdir/init is absent, which kept the first attempt's model."""
+    converted = []
+    monkeypatch.setattr(subprocess, "run", lambda words, **_: converted.append(words[4:]))
+    monkeypatch.setattr("cptjax.train.train", lambda run, folder: folder)
+    words = ["cptjax", "train", str(ROOT / "configs" / "tiny.py"), "--workdir", str(tmp_path), "--init", "other"]
+    monkeypatch.setattr(sys, "argv", words)
+    (tmp_path / "init").mkdir()
+    assert command_line() == 0
+    assert converted == [["other", str(tmp_path / "init"), "--overwrite"]]
+    (tmp_path / "config.json").write_text("{}")  # the run has started: its model is settled
+    assert command_line() == 0 and len(converted) == 1
