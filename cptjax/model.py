@@ -59,7 +59,8 @@ class ModelConfig:
             object.__setattr__(self, "layer_types", tuple(kinds))
         if len(self.layer_types) != self.num_hidden_layers:
             raise ValueError(
-                f"layer_types has {len(self.layer_types)} entries for {self.num_hidden_layers} layers: name every layer, or none for the usual pattern"
+                f"layer_types has {len(self.layer_types)} entries for {self.num_hidden_layers} layers: "
+                "name every layer, or none for the usual pattern"
             )
         if unknown := set(self.layer_types) - {FULL, SLIDING}:
             raise ValueError(f"layer_types holds {sorted(unknown)}; known are {FULL!r} and {SLIDING!r}")
