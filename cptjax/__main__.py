@@ -62,9 +62,11 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     import jax
     from jax.experimental import multihost_utils
 
-    from cptjax import checkpoint, config, sharding
+    from cptjax import checkpoint, config, host, sharding
 
     sharding.start_processes()
+    if jax.default_backend() == "cpu":
+        host.keep_freed_memory()
     run = config.override(config.load_config(arguments.config), overrides)
     if arguments.mlm_twin:
         run = config.mlm_twin(run)

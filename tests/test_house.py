@@ -45,7 +45,7 @@ def imports_of(tree: ast.AST) -> set[str]:
 # ---- imports only go down
 
 FLOORS = (
-    ("masks", "schedules", "telemetry", "sharding", "corpus", "grammar"),
+    ("masks", "schedules", "telemetry", "sharding", "corpus", "grammar", "host"),
     ("attention", "objectives", "optim", "data"),
     ("model",),
     ("step", "heads"),
