@@ -19,12 +19,12 @@ DECAY_TOKENS = 250_000  # not a tenth: that would be 25 steps, too few to learn 
 
 
 def get_config() -> Run:
-    """CLM, then a masked decay of a tenth of it, from a converted model in runs/tiny/base."""
+    """CLM, then a masked decay, from the demo's base model on the demo's text."""
     schedule = Schedule(PEAK, warmup_tokens=CLM_TOKENS // 20)
     return Run(
         name="tiny",
-        init="runs/tiny/base",
-        data=Data((("runs/tiny/store", 1.0),), sequence_length=256, global_batch_size=8),
+        init="runs/demo/start",
+        data=Data((("runs/demo/store_clinical", 1.0),), sequence_length=256, global_batch_size=8),
         phases=(
             Phase("clm", CLM, CLM_TOKENS, schedule),
             Phase(

@@ -1,18 +1,24 @@
 """The command line: `python -m convert from-hf | to-hf | parity`."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
+
+from absl import logging as absl_logging
+from safetensors import SafetensorError
 
 from convert import from_hf, parity, to_hf
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code, 2 with one line on stderr for a user's mistake."""
+    absl_logging.set_verbosity(absl_logging.FATAL)  # orbax logs the errors it raises
+    logging.getLogger("orbax").setLevel(logging.ERROR)
     args = parser().parse_args(argv)
     try:
         return args.run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError) as error:  # the last: safetensors on a full disk
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 

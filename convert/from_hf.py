@@ -3,20 +3,20 @@
 ModernBERT: arXiv:2412.13663. Only config.json and safetensors are read; no pickle, no remote code.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from convert import table
-from convert.folder import TOKENIZER_FILES, copy_tokenizer, new_folder
 from cptjax import checkpoint
+from cptjax.files import TOKENIZER_FILES, copy_tokenizer, new_folder, read_json
 from cptjax.model import FULL, SLIDING, ModelConfig, ModernBert, init_params
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -51,7 +51,7 @@ def convert_folder(
         config, params = load(folder)
         copy_tokenizer(folder, partial / checkpoint.TOKENIZER)
         hf_config = read_json(folder / "config.json")
-        checkpoint.save_start(partial, config, params, tokenizer=None, hf_config=hf_config)
+        checkpoint.save_start(partial, config, params, hf_config=hf_config)
     return config
 
 
@@ -72,19 +72,6 @@ def find(source: str | Path, *, revision: str | None = None) -> Path:
     return Path(found)
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object from a file. Raises FileNotFoundError or ValueError with the path."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object")
-    return found
-
-
 def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
     """The model's shape from a config.json of transformers 4 or 5.
 
@@ -103,19 +90,19 @@ def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
         raw["local_rope_theta"] = raw.get("global_rope_theta", ModelConfig.global_rope_theta)
     try:
         normal = ModernBertConfig.from_dict(raw)
-        rope = {kind: dict(normal.rope_parameters[kind]) for kind in THETAS}
+        parameters: Any = normal.rope_parameters
+        rope = {kind: dict(parameters[kind]) for kind in THETAS}
         thetas = {THETAS[kind]: float(rope[kind].pop("rope_theta")) for kind in THETAS}
     except Exception as error:  # transformers raises many types for a bad config
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{where}: transformers refuses this config: {reason}") from error
     for kind, rest in rope.items():
         if rest.pop("rope_type") != "default" or rest:
-            have = normal.rope_parameters[kind]
-            raise ValueError(f"{where}: rope of {kind} is {have}; only rope_type 'default' is known")
+            raise ValueError(f"{where}: rope of {kind} is {parameters[kind]}; only rope_type 'default' is known")
     if dropouts := [f"{k} {v}" for k, v in raw.items() if k.endswith("_dropout") and v]:
         print(f"warning: cptjax trains without dropout; {where} has {dropouts}", file=sys.stderr)
     same = [field.name for field in fields(ModelConfig) if field.name not in THETAS.values()]
-    values = {name: getattr(normal, name) for name in same} | thetas
+    values: dict[str, Any] = {name: getattr(normal, name) for name in same} | thetas
     values["layer_types"] = tuple(values["layer_types"])
     try:
         return ModelConfig(**values)
@@ -179,7 +166,7 @@ def empty_params(config: ModelConfig) -> dict:
 
 def place(params: dict, entry: table.Entry) -> np.ndarray:
     """The array, or the slice of a stacked one, that holds this tensor in our layout."""
-    leaf = params
+    leaf: Any = params
     for key in entry.path:
         leaf = leaf[key]
     leaf = leaf if entry.index is None else leaf[entry.index]

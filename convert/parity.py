@@ -21,7 +21,7 @@ import numpy as np
 
 from convert.from_hf import find, load
 from cptjax import checkpoint
-from cptjax.model import ModelConfig, ModernBert, Precision
+from cptjax.model import ModelConfig, ModernBert, Precision, encode
 
 LENGTHS = (7, 64, 129, 400, 1024)  # tokens; the last two are longer than the window of 128
 TOLERANCE = 2e-5  # of the largest value; float32 sums in another order differ by about 2e-6
@@ -104,7 +104,8 @@ def ours(config: ModelConfig, params: dict, *, backend: str) -> Model:
 
 @partial(jax.jit, static_argnums=0)
 def _encode(model: ModernBert, params, token_BL, segment_BL):
-    encoded = model.apply({"params": params}, token_BL, segment_BL, keep_layers=True)
+    encoded = encode(model, params, token_BL, segment_BL, keep_layers=True)
+    assert encoded.layers_NBLD is not None, "keep_layers keeps them"
     return jnp.concatenate([encoded.layers_NBLD, encoded.hidden_BLD[None]])
 
 
@@ -153,8 +154,8 @@ def differences(first: Model, second: Model, length: int) -> dict[str, float]:
     def scores() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, length, LOGITS_AT_ONCE):
             here = slice(start, start + LOGITS_AT_ONCE)
-            pair = (m.logits(x[-1, :, here]) for m, x in ((first, a_NBLD), (second, b_NBLD)))
-            yield tuple(logits_BLV[real[:, here]] for logits_BLV in pair)
+            a_BLV, b_BLV = (m.logits(x[-1, :, here]) for m, x in ((first, a_NBLD), (second, b_NBLD)))
+            yield a_BLV[real[:, here]], b_BLV[real[:, here]]
 
     return found | {"logits": _relative(scores())}
 

@@ -102,8 +102,8 @@ def entries(config: ModelConfig) -> list[Entry]:
 
     found = []
     for row in ROWS:
-        present = {None: True, "untied": not config.tie_word_embeddings}
-        if not (present[row.flag] if row.flag in present else getattr(config, row.flag)):
+        untied = not config.tie_word_embeddings
+        if row.flag is not None and not (untied if row.flag == "untied" else getattr(config, row.flag)):
             continue
         path = tuple(row.path.split("/"))
         if "{i}" not in row.hf_name:

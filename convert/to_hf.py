@@ -7,9 +7,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from convert import table
-from convert.folder import copy_tokenizer, new_folder
-from convert.from_hf import SINGLE, THETAS, place, read_json
+from convert.from_hf import SINGLE, THETAS, place
 from cptjax import checkpoint
+from cptjax.files import copy_tokenizer, new_folder, read_json
 from cptjax.model import ModelConfig
 
 # Replaced by layer_types and rope_parameters in transformers 5, or without meaning for this export.

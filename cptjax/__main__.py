@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,16 +72,17 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     if arguments.mlm_twin:
         run = config.mlm_twin(run)
 
-    from cptjax.train import starting_folder, train
+    from cptjax.train import check_inputs, starting_folder, train
 
     started = (arguments.workdir / "config.json").exists()
     if run.init is not None and not started and not (Path(run.init) / checkpoint.MODEL).exists():
         # A Hugging Face folder or id: convert it as a user would. Anew until the run has started, for an
-        # attempt that was refused may have left another model there.
+        # attempt that was refused may have left another model there. On the CPU: this process has the devices.
+        check_inputs(run)
         if jax.process_index() == 0:
             origin = str(starting_folder(run, arguments.workdir))
             command = [sys.executable, "-m", "convert", "from-hf", run.init, origin, "--overwrite"]
-            subprocess.run(command, check=True)
+            subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
         multihost_utils.sync_global_devices("converted")
     folder = train(run, arguments.workdir)
     print(f"{folder}: trained; plot in {folder / 'plot.png'}, export with python -m convert to-hf {folder} OUT")
@@ -104,10 +106,10 @@ def main() -> int:
 
             demo(arguments.workdir, arguments.text)
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; a run goes on with the same command", file=sys.stderr)
+        print("stopped" + "; the run goes on with the same command" * (arguments.command == "train"), file=sys.stderr)
         return 130
     except subprocess.CalledProcessError as error:
         return error.returncode  # the command said on stderr what was wrong

@@ -5,6 +5,7 @@ B rows, L queries, M keys, H heads, K head width; T tiles of queries. Softmax is
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def attend_blockwise(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.
         return jnp.pad(x_BLHK.swapaxes(1, 2), ((0, 0), (0, 0), (0, padding), (0, 0)))
 
     q_BHLK = heads_first(q_BLHK * jnp.asarray(q_BLHK.shape[-1] ** -0.5, q_BLHK.dtype))
-    walk = _whole_document if spec.window is None else _window
+    walk: Any = _whole_document if spec.window is None else _window
     out_BHLK = walk(q_BHLK, heads_first(k_BLHK), heads_first(v_BLHK), start_BL, end_BL, block)
     return out_BHLK[:, :, :num_tokens].swapaxes(1, 2)
 
@@ -74,19 +75,19 @@ def _tile_forward(q, k, v, mask):
     top = scores.max(axis=-1, keepdims=True)
     weights = jnp.exp(scores - top)
     total = weights.sum(axis=-1, keepdims=True)
-    out = jnp.einsum("...lm,...mk->...lk", weights.astype(v.dtype), v) / total
-    return out.astype(q.dtype), top + jnp.log(total)
+    out = jnp.einsum("...lm,...mk->...lk", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (out / total).astype(q.dtype), top + jnp.log(total)
 
 
 def _tile_backward(q, k, v, mask, out, logsumexp, d_out):
     scores = jnp.einsum("...lk,...km->...lm", q, _flip(k), preferred_element_type=jnp.float32)
     probs = jnp.where(mask, jnp.exp(scores - logsumexp), 0.0)
-    d_v_KM = jnp.einsum("...kl,...lm->...km", _flip(d_out), probs.astype(v.dtype))
+    d_v_KM = jnp.einsum("...kl,...lm->...km", _flip(d_out), probs.astype(v.dtype), preferred_element_type=jnp.float32)
     d_probs = jnp.einsum("...lk,...km->...lm", d_out, _flip(v), preferred_element_type=jnp.float32)
     row_sum = (out * d_out).astype(jnp.float32).sum(axis=-1, keepdims=True)
     d_scores = (probs * (d_probs - row_sum)).astype(q.dtype)
     d_q = jnp.einsum("...lm,...mk->...lk", d_scores, k)
-    d_k_KM = jnp.einsum("...kl,...lm->...km", _flip(q), d_scores)
+    d_k_KM = jnp.einsum("...kl,...lm->...km", _flip(q), d_scores, preferred_element_type=jnp.float32)
     return d_q, d_k_KM, d_v_KM
 
 
@@ -106,7 +107,7 @@ def _join_blocks(x_TBHLK):
 
 def _interval_mask(start_BL, end_BL, num_keys: int):
     """[B, L] intervals -> [B, 1, L, M] booleans."""
-    key_M = jnp.arange(num_keys, dtype=jnp.int32)
+    key_M = jnp.arange(num_keys, dtype=jnp.int32)[None, None, None]
     return (start_BL[:, None, :, None] <= key_M) & (key_M < end_BL[:, None, :, None])
 
 
@@ -186,8 +187,9 @@ def _window_mask(start_BL, end_BL, block: int):
     """[B, 1, T, block, 2 * block]"""
     start, end = (bound.reshape(bound.shape[0], 1, -1, block, 1) for bound in (start_BL, end_BL))
     first_key_T = jnp.arange(start.shape[2], dtype=jnp.int32) * block - block // 2
-    key_TM = first_key_T[:, None] + jnp.arange(2 * block, dtype=jnp.int32)
-    return (start <= key_TM[:, None]) & (key_TM[:, None] < end)
+    key_TM = first_key_T[:, None] + jnp.arange(2 * block, dtype=jnp.int32)[None]
+    key_11T1M = key_TM[None, None, :, None]
+    return (start <= key_11T1M) & (key_11T1M < end)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -217,7 +219,7 @@ def _window_backward(block: int, saved, d_out_BHLK):
         logsumexp,
         _blocks(d_out_BHLK, block),
     )
-    return d_q.reshape(q_BHLK.shape), *(_sum_margins(d, block) for d in d_kv), None, None
+    return d_q.reshape(q_BHLK.shape), *(_sum_margins(d, block).astype(k_BHLK.dtype) for d in d_kv), None, None
 
 
 _window.defvjp(_window_forward, _window_backward)

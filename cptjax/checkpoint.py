@@ -10,8 +10,6 @@ whole. It stores no checksum of the arrays, so we keep one per leaf and check it
 """
 
 import contextlib
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -23,6 +21,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
 
+from cptjax.files import read_json, sha256, write_json
 from cptjax.model import ModelConfig, ModernBert, init_params
 from cptjax.step import TrainState
 
@@ -81,25 +80,26 @@ class Saver:
         """Save under `step`; `facts` are readable things kept beside the arrays (commit, fingerprints)."""
         if step not in self._manager.all_steps():
             parts = {"params": state.params, "opt_state": state.opt_state}
-            with self._reporting():
+            with _reporting(self._folder):
                 self._manager.save(step, args=_items(parts, facts))
 
     def close(self) -> None:
         """Wait for the last save."""
-        with self._reporting():
+        with _reporting(self._folder):
             self._manager.wait_until_finished()
             self._manager.close()
 
-    @contextlib.contextmanager
-    def _reporting(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # what a full disk raises depends on the writer that met it
-            last = latest_step(self._folder)
-            raise OSError(
-                f"cannot save a checkpoint in {self._folder / CHECKPOINTS}: {_first_line(error)}; "
-                + ("there is none yet" if last is None else f"step {last} is whole, free the disk and run again")
-            ) from error
+
+@contextlib.contextmanager
+def _reporting(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # what a full disk raises depends on the writer that met it
+        last = latest_step(folder)
+        raise OSError(
+            f"cannot save a checkpoint in {folder / CHECKPOINTS}: {_first_line(error)}; "
+            + ("there is none yet" if last is None else f"step {last} is whole, free the disk and run again")
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
@@ -154,9 +154,9 @@ def resume(folder: Path, step: int, target: TrainState) -> tuple[TrainState, dic
     return TrainState(number, found["params"], found["opt_state"]), facts
 
 
-def parameter_shapes(model: ModernBert) -> Any:
+def parameter_shapes(config: ModelConfig) -> Any:
     """Shapes and dtypes of a model's parameters; nothing is allocated."""
-    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    return jax.eval_shape(lambda: init_params(ModernBert(config), jax.random.key(0)))
 
 
 def load_params(folder: Path, step: int | None = None, shardings: Any = None) -> tuple[int, ModelConfig, Any]:
@@ -169,7 +169,7 @@ def load_params(folder: Path, step: int | None = None, shardings: Any = None) ->
     step = latest_step(folder) if step is None else step
     if step is None or not (folder / CHECKPOINTS / str(step)).is_dir():
         raise FileNotFoundError(f"{folder} holds no checkpoint{'' if step is None else f' of step {step}'}")
-    shapes = parameter_shapes(ModernBert(config))
+    shapes = parameter_shapes(config)
     if shardings is None:
         target = _on_one_device(shapes)
     else:
@@ -188,7 +188,7 @@ def read_model(folder: Path) -> ModelConfig:
             f"{folder} is not a run folder (no {MODEL}): convert a Hugging Face folder first with "
             f"python -m convert from-hf {folder} OUT"
         )
-    fields = json.loads(path.read_text())
+    fields = read_json(path)
     return ModelConfig(**{**fields, "layer_types": tuple(fields["layer_types"])})
 
 
@@ -205,29 +205,15 @@ def write_model(folder: Path, config: ModelConfig, *, tokenizer: Path | None, hf
         partial.rename(folder / TOKENIZER)
 
 
-def save_start(
-    folder: Path, config: ModelConfig, params: Any, *, tokenizer: Path | None, hf_config: dict | None
-) -> None:
+def save_start(folder: Path, config: ModelConfig, params: Any, *, hf_config: dict | None) -> None:
     """Make a run folder that a run can start from: the model's files and its parameters as step 0."""
-    write_model(folder, config, tokenizer=tokenizer, hf_config=hf_config)
+    write_model(folder, config, tokenizer=None, hf_config=hf_config)
     params = jax.tree.map(jnp.asarray, params)
-    with _manager(folder, enable_async_checkpointing=False) as manager:
+    with _reporting(folder), _manager(folder, enable_async_checkpointing=False) as manager:
         manager.save(0, args=_items({"params": params}, {}))
 
 
 def tokenizer_sha256(folder: Path) -> str | None:
     """Hash of the tokenizer.json a run folder carries, None when it carries none."""
     path = folder / TOKENIZER / "tokenizer.json"
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, None when there is no such file."""
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name, then rename: a reader never sees half a file."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.rename(path)
+    return sha256(path) if path.is_file() else None

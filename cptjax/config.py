@@ -11,10 +11,11 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
+import typeguard
 import tyro
 
 from cptjax.data import Data
@@ -24,6 +25,7 @@ from cptjax.optim import AdamW
 from cptjax.schedules import Schedule, phase_bounds
 from cptjax.sharding import Mesh
 
+EVERY_ITEM = typeguard.CollectionCheckStrategy.ALL_ITEMS  # of a tuple, not only its first
 TWIN_MASK_RATE = 0.30  # the matched MLM baseline's first phase, arXiv:2605.12438
 
 
@@ -41,6 +43,11 @@ class Phase:
     def __post_init__(self):
         if self.tokens < 1:
             raise ValueError(f"phase {self.name}: tokens {self.tokens} must be positive")
+        if not 0 <= self.schedule.warmup_tokens <= self.tokens:
+            raise ValueError(
+                f"phase {self.name}: warmup_tokens {self.schedule.warmup_tokens} must lie between 0 and the "
+                f"phase's {self.tokens} tokens"
+            )
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,8 @@ def mlm_twin(run: Run) -> Run:
         replace(phase, name="mlm", objective=mlm(TWIN_MASK_RATE)) if phase.objective.kind == "clm" else phase
         for phase in run.phases
     )
+    if all(phase.objective.kind == "mlm" for phase in run.phases):
+        raise ValueError(f"{run.name} has no causal phase that --mlm-twin could replace")
     return replace(run, name=f"{run.name}_mlm_twin", phases=tuple(phases))
 
 
@@ -119,11 +128,35 @@ def load_config(path: Path) -> Run:
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    run = module.get_config() if hasattr(module, "get_config") else None
+    try:
+        spec.loader.exec_module(module)
+        run = module.get_config() if hasattr(module, "get_config") else None
+        if isinstance(run, Run):
+            _check_types(run, "")
+    except Exception as error:  # a config is a program: anything may go wrong in it
+        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
     if not isinstance(run, Run):
         raise ValueError(f"{path} must define get_config() -> cptjax.config.Run")
     return run
+
+
+def _check_types(value: Any, path: str) -> None:
+    """Raise TypeError for the first field whose value is not of its declared type."""
+    if isinstance(value, tuple):
+        for i, item in enumerate(value):
+            _check_types(item, f"{path}.{i}")
+    if not is_dataclass(value):
+        return
+    hints = get_type_hints(type(value))
+    for one in fields(value):
+        item, dotted = getattr(value, one.name), f"{path}.{one.name}".removeprefix(".")
+        try:
+            typeguard.check_type(
+                item, hints[one.name], collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS
+            )
+        except typeguard.TypeCheckError:
+            raise TypeError(f"{dotted} is {item!r}, it must be {hints[one.name]}") from None
+        _check_types(item, dotted)
 
 
 def override(run: Run, arguments: Sequence[str]) -> Run:

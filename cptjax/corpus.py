@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -29,20 +29,13 @@ import tokenizers
 import zstandard
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from cptjax.files import TOKENIZER_FILES, copy_tokenizer, sha256, write_json
+
 STORE_VERSION = 1
 SHARD_BYTES = 256 * 2**20  # ids per shard file before a new one is begun
 BATCH_BYTES = 2**20  # text given to the tokenizer at once: it spreads a batch over its threads
 CHUNK_BYTES = 2**20  # compressed bytes read at once
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-)
 # How each role is called in tokenizer_config.json, then how its token is usually written.
 ROLES = {
     "bos": (("bos_token", "cls_token"), ("[CLS]", "<s>", "<bos>", "[BOS]")),
@@ -169,7 +162,8 @@ def _open_shards(folder: Path, shards: Sequence[Shard]) -> grain.sources.ArrayRe
     # ArrayRecord may open a cut file without complaint and find 0 records: the counts tell.
     for shard in shards:
         try:
-            found = len(grain.sources.ArrayRecordDataSource(str(folder / shard.file)))
+            source: Any = grain.sources.ArrayRecordDataSource(str(folder / shard.file))
+            found = len(source)
         except RuntimeError:
             found = 0
         if found != shard.documents:
@@ -253,7 +247,7 @@ def special_tokens(folder: Path | str, tokenizer: tokenizers.Tokenizer) -> Speci
         found = [tokenizer.token_to_id(token) for token in (*written, *usual) if token]
         ids[role] = next((i for i in found if i is not None), None)
     added = tokenizer.get_added_tokens_decoder().items()
-    every = {i for i, token in added if token.special} | set(ids.values()) - {None}
+    every = {i for i, token in added if token.special} | {i for i in ids.values() if i is not None}
     return SpecialTokens(**ids, all=tuple(sorted(every)))
 
 
@@ -287,10 +281,7 @@ class _Encoder:
 
     def write(self, source: Path, target: Path) -> None:
         """Copy the tokenizer, adding the tokenizer_config.json that AutoTokenizer wants."""
-        target.mkdir()
-        for name in TOKENIZER_FILES:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, target / name)
+        copy_tokenizer(source, target)
         if not (target / "tokenizer_config.json").is_file():
             tokens = {
                 key: self.tokenizer.id_to_token(getattr(self.special, role))
@@ -298,7 +289,7 @@ class _Encoder:
                 for key in keys
                 if getattr(self.special, role) is not None
             }
-            _write_json(
+            write_json(
                 target / "tokenizer_config.json",
                 {
                     "tokenizer_class": "PreTrainedTokenizerFast",
@@ -330,7 +321,7 @@ def _decode(data: bytes, offset: int, path: Path, reading: Reading) -> str:
         ) from None
 
 
-def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+def _lines(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     """Lines with their byte offsets, split on newline bytes only, without a byte order mark."""
     offset = 0
     for line in stream:
@@ -359,7 +350,7 @@ def _read_txt(path: Path, reading: Reading) -> Iterator[str]:
             yield _decode(bytes(paragraph), start, path, reading).rstrip("\r\n")
 
 
-def _read_jsonl(path: Path, stream: IO[bytes], reading: Reading) -> Iterator[str]:
+def _read_jsonl(path: Path, stream: Iterable[bytes], reading: Reading) -> Iterator[str]:
     for number, (offset, line) in enumerate(_lines(stream), start=1):
         if not line.strip():
             continue
@@ -454,9 +445,16 @@ READERS: dict[str, Callable[[Path, Reading], Iterator[str]]] = {
 }
 
 
-def _reader(path: Path) -> Callable[[Path, Reading], Iterator[str]] | None:
-    name = path.name.lower()
-    return next((read for suffix, read in READERS.items() if name.endswith(suffix)), None)
+def _suffix(path: Path) -> str | None:
+    """The suffix in READERS that says how to read this file, None for a file of another kind."""
+    return next((suffix for suffix in READERS if path.name.lower().endswith(suffix)), None)
+
+
+def _read(path: Path, reading: Reading) -> Iterator[str]:
+    suffix = _suffix(path)
+    if suffix is None:
+        raise ValueError(f"{path} has an unknown suffix: known are {', '.join(READERS)}")
+    return READERS[suffix](path, reading)
 
 
 def _files(source: Path, out: Path) -> tuple[list[Path], int]:
@@ -464,12 +462,12 @@ def _files(source: Path, out: Path) -> tuple[list[Path], int]:
     if not source.exists():
         raise FileNotFoundError(f"source {source} does not exist")
     if not source.is_dir():
-        if _reader(source) is None:
+        if _suffix(source) is None:
             raise ValueError(f"{source} has an unknown suffix: known are {', '.join(READERS)}")
         return [source], 0
     inside = [path for path in sorted(source.rglob("*")) if path.is_file()]
     inside = [path for path in inside if not path.resolve().is_relative_to(out.resolve())]
-    files = [path for path in inside if _reader(path)]
+    files = [path for path in inside if _suffix(path)]
     if not files:
         raise ValueError(f"{source} holds no files of a known kind ({', '.join(READERS)})")
     return files, len(inside) - len(files)
@@ -481,7 +479,7 @@ def read_documents(source: Path, reading: Reading) -> Iterator[str]:
     ValueError or FileNotFoundError for what `prepare` refuses.
     """
     for path in _files(source, out=source / "nothing")[0]:
-        yield from _reader(path)(path, reading)
+        yield from _read(path, reading)
 
 
 # ---- writing a store
@@ -518,22 +516,12 @@ class _Writer:
             self.records.close()  # a full disk is told here, not by write()
         except RuntimeError as error:
             raise OSError(f"cannot write {self.file}: {str(error).splitlines()[0]}") from None
-        sha256 = _sha256(self.folder / self.file)
         documents = len(self.length_N) - self.first
-        self.shards.append(Shard(self.file, sha256, documents, self.tokens))
+        self.shards.append(Shard(self.file, sha256(self.folder / self.file), documents, self.tokens))
 
     def finish(self) -> None:
         self._close_shard()
         np.save(self.folder / "length_N.npy", np.array(self.length_N, np.int64))
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _is_held_out(text: str, share: float) -> bool:
@@ -632,8 +620,8 @@ def _write_stores(
         documents = text_bytes = pending = 0
         for path in files:
             name = path.relative_to(source) if source.is_dir() else path.name
-            digest.update(f"{name}\n{_sha256(path)}\n".encode())
-            for text in _reader(path)(path, reading):
+            digest.update(f"{name}\n{sha256(path)}\n".encode())
+            for text in _read(path, reading):
                 if not text.strip():
                     empty += 1
                     continue
@@ -662,7 +650,7 @@ def _write_stores(
             text_bytes=writer.text_bytes,
             dtype=encoder.dtype,
             vocab_size=encoder.vocab_size,
-            tokenizer_sha256=_sha256(tokenizer / "tokenizer.json"),
+            tokenizer_sha256=sha256(tokenizer / "tokenizer.json"),
             bos_token_id=encoder.bos,
             eos_token_id=encoder.eos,
             pad_token_id=encoder.special.pad,
@@ -672,5 +660,5 @@ def _write_stores(
             dropped={"empty": empty, "other_files": sum(others for _, others in files_of.values())},
             shards=tuple(writer.shards),
         )
-        _write_json(folders[held] / "manifest.json", dataclasses.asdict(manifests[held]))
+        write_json(folders[held] / "manifest.json", dataclasses.asdict(manifests[held]))
     return manifests[False]

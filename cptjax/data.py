@@ -13,9 +13,10 @@ import itertools
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grain
 import numpy as np
@@ -204,9 +205,9 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         plan = self.plan
-        spans = slice(plan.row_offset[row], plan.row_offset[row + 1])
+        spans = slice(plan.row_offset[index], plan.row_offset[index + 1])
         documents = self.store.tokens(plan.document_S[spans].tolist())
         cells = _padding_row(self.store, self.sequence_length)
         at = 0
@@ -254,8 +255,8 @@ class _Mixture(grain.transforms.DatasetSelectionMap):
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, row: int) -> tuple[int, int]:
-        before, after = _drawn(self.weights, row), _drawn(self.weights, row + 1)
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        before, after = _drawn(self.weights, index), _drawn(self.weights, index + 1)
         store = next(i for i, count in enumerate(before) if after[i] != count)
         return store, before[store]
 
@@ -291,11 +292,12 @@ class Batches:
 
     def batch_of_step(self, step: int) -> dict[str, np.ndarray]:
         """The global batch of one step, by random access."""
-        return self._mixed.batch(self.data.global_batch_size, batch_fn=_stack)[step]
+        batch: Any = self._mixed.batch(self.data.global_batch_size, batch_fn=_stack)[step]
+        return batch
 
     def stream(
         self, start_step: int = 0, process_index: int = 0, process_count: int = 1
-    ) -> Iterator[dict[str, np.ndarray]]:
+    ) -> Generator[dict[str, np.ndarray]]:
         """This process's rows of every global batch from `start_step` on, read ahead by threads.
 
         Process p of n has rows [p * B / n, (p + 1) * B / n). It never ends; starting is O(1).
@@ -323,7 +325,7 @@ class Batches:
         }
 
 
-def _closing(dataset: grain.IterDataset) -> Iterator[dict[str, np.ndarray]]:
+def _closing(dataset: grain.IterDataset) -> Generator[dict[str, np.ndarray]]:
     iterator = iter(dataset)
     try:
         yield from iterator

@@ -19,10 +19,11 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from cptjax import checkpoint, grammar, telemetry
-from cptjax.corpus import Reading, load_tokenizer, read_documents
-from cptjax.model import ModernBert, Precision
+from cptjax.corpus import Reading, Store, load_tokenizer, read_documents
+from cptjax.files import write_json
+from cptjax.model import ModernBert, Precision, encode
 
-DOCUMENTS = {"general": 8000, "clinical": 6000}
+DOCUMENTS: dict[grammar.Domain, int] = {"general": 8000, "clinical": 6000}
 VOCABULARY = 4096
 SPECIAL = {
     "pad_token": "[PAD]",
@@ -31,7 +32,9 @@ SPECIAL = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-HELD_OUT = "0.04"  # share of the documents
+HELD_OUT = 0.04  # share of the documents
+FEW = 300  # documents: below it, text is cut by lines rather than paragraphs, and more is held out
+PROBES = 5  # sentences of the user's own held-out text in which a word is guessed
 
 
 def demo(folder: Path, text: Sequence[Path] | None) -> None:
@@ -43,16 +46,21 @@ def demo(folder: Path, text: Sequence[Path] | None) -> None:
     mark = folder / "demo.json"
     if folder.exists() and not mark.exists():
         raise ValueError(f"{folder} exists and is not an earlier demo: choose another --workdir")
+    for path in text or ():
+        if not path.exists():
+            raise FileNotFoundError(f"no text {path}")
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{path} lies in {folder}, which the demo makes anew: choose another --workdir")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    checkpoint.write_json(mark, {"text": [str(path) for path in text or ()]})
+    write_json(mark, {"text": [str(path) for path in text or ()]})
 
-    sources = {name: list(text) for name in DOCUMENTS} if text else write_text(folder / "text")
+    sources = own_text(text, folder / "text") if text else write_text(folder / "text")
     own_tokenizer = folder / "tokenizer"
     _say("text -> token store, with a tokenizer trained on it")
     train_tokenizer(_texts(sources), own_tokenizer)
-    for name, paths in sources.items():
-        _prepare(paths, own_tokenizer, folder / f"store_{name}")
+    for name, path in sources.items():
+        _prepare(path, own_tokenizer, folder / f"store_{name}")
 
     _say("a small base encoder, by masked language modelling")
     vocab_size = -(-load_tokenizer(own_tokenizer).get_vocab_size() // 64) * 64
@@ -68,8 +76,8 @@ def demo(folder: Path, text: Sequence[Path] | None) -> None:
 
     _say("what it changed")
     print(table(telemetry.read_events(folder / "adapted" / "events.jsonl")))
-    if not text:
-        print(probes(folder / "start", folder / "adapted"))
+    questions = own_questions(folder / "store_clinical", own_tokenizer) if text else grammar.PROBES
+    print(probes(questions, folder / "start", folder / "adapted"))
     seconds = time.perf_counter() - began
     print(f"\n{seconds:.0f} s in all; plot: {folder / 'adapted' / 'plot.png'}; model: {folder / 'adapted_hf'}")
 
@@ -85,10 +93,10 @@ def _run(module: str, *arguments: object) -> None:
     subprocess.run([sys.executable, *words], check=True)
 
 
-def _prepare(paths: Sequence[Path], tokenizer: Path, store: Path) -> None:
-    sources = ",".join(map(str, paths))
-    options = ("--held-out", HELD_OUT, "--txt-documents", "paragraph")
-    _run("cptjax", "prepare", "--source", sources, "--tokenizer", tokenizer, "--out", store, *options)
+def _prepare(path: Path, tokenizer: Path, store: Path) -> None:
+    with open(path) as stream:
+        share = max(HELD_OUT, min(0.2, FEW * HELD_OUT / sum(1 for _ in stream)))
+    _run("cptjax", "prepare", "--source", path, "--tokenizer", tokenizer, "--out", store, "--held-out", f"{share:.3f}")
 
 
 def _train(config: str, folder: Path, store: Path, *overrides: object) -> None:
@@ -96,18 +104,37 @@ def _train(config: str, folder: Path, store: Path, *overrides: object) -> None:
     _run("cptjax", "train", config, "--workdir", folder, *data, *overrides)
 
 
-def write_text(folder: Path) -> dict[str, list[Path]]:
+def write_text(folder: Path) -> dict[str, Path]:
     """Write the grammar's documents, one JSONL file per domain."""
     folder.mkdir()
-    for seed, (domain, count) in enumerate(DOCUMENTS.items()):
-        lines = (json.dumps({"text": text}) + "\n" for text in grammar.documents(seed, count, domain))
-        (folder / f"{domain}.jsonl").write_text("".join(lines))
-    return {domain: [folder / f"{domain}.jsonl"] for domain in DOCUMENTS}
+    return {
+        domain: _write(folder / f"{domain}.jsonl", grammar.documents(seed, count, domain))
+        for seed, (domain, count) in enumerate(DOCUMENTS.items())
+    }
 
 
-def _texts(sources: dict[str, list[Path]]) -> Iterable[str]:
-    for path in dict.fromkeys(path for paths in sources.values() for path in paths):
-        yield from read_documents(path, Reading(txt_documents="paragraph"))
+def own_text(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Write the user's paragraphs, or lines where there are few, as one JSONL file for both models.
+
+    Raises ValueError when there is too little to hold some of it out.
+    """
+    found = [text for path in paths for text in read_documents(path, Reading(txt_documents="paragraph"))]
+    if len(found) < FEW:
+        found = [line for text in found for line in text.splitlines() if line.strip()]
+    if len(found) < FEW // 3:
+        raise ValueError(f"{len(found)} lines of text are too few for a demo: give at least {FEW // 3}")
+    folder.mkdir()
+    return dict.fromkeys(DOCUMENTS, _write(folder / "own.jsonl", found))
+
+
+def _write(path: Path, texts: Iterable[str]) -> Path:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def _texts(sources: dict[str, Path]) -> Iterable[str]:
+    for path in dict.fromkeys(sources.values()):
+        yield from read_documents(path, Reading())
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
@@ -126,7 +153,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
     tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, ends)
     folder.mkdir()
     tokenizer.save(str(folder / "tokenizer.json"))
-    checkpoint.write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **SPECIAL})
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **SPECIAL})
 
 
 def table(events: Sequence[dict]) -> str:
@@ -140,9 +167,11 @@ def table(events: Sequence[dict]) -> str:
         mine = [event for event in steps if event["phase"] == phase]
         ends = (mine[0]["step"], mine[-1]["step"] + 1)
         held = [event["held_out"][phase]["loss"] for event in evaluations if event["step"] in ends]
-        tokens, seconds = (sum(event[name] for event in mine) for name in ("tokens", "seconds"))
+        compiled = mine[1:] or mine  # the first step waits for the compiler
+        speed = sum(event["tokens"] for event in compiled) / sum(event["seconds"] for event in compiled)
+        tokens = sum(event["tokens"] for event in mine)
         lines.append(
-            f"{phase:8}{len(mine):7}{tokens:10,.0f}{tokens / seconds:10,.0f}{mine[0]['loss']:12.3f}"
+            f"{phase:8}{len(mine):7}{tokens:10,.0f}{speed:10,.0f}{mine[0]['loss']:12.3f}"
             f"{mine[-1]['loss']:8.3f}{held[0]:10.3f}{held[-1]:8.3f}"
         )
     before, after = (event["held_out"]["decay"] for event in (evaluations[0], evaluations[-1]))
@@ -162,7 +191,7 @@ def fill_mask(folder: Path, texts: Sequence[str]) -> list[list[str]]:
 
     @jax.jit
     def logits(token_BL):
-        hidden_BLD = model.apply({"params": params}, token_BL, jnp.ones_like(token_BL)).hidden_BLD
+        hidden_BLD = encode(model, params, token_BL, jnp.ones_like(token_BL)).hidden_BLD
         return model.apply({"params": params}, hidden_BLD, method="logits")
 
     found = []
@@ -173,10 +202,24 @@ def fill_mask(folder: Path, texts: Sequence[str]) -> list[list[str]]:
     return found
 
 
-def probes(before: Path, after: Path) -> str:
-    """The grammar's probe sentences, filled by the model before and after."""
-    texts = [text.format(mask=SPECIAL["mask_token"]) for text, _ in grammar.PROBES]
+def own_questions(store: Path, tokenizer_folder: Path) -> list[tuple[str, str]]:
+    """Beginnings of held-out documents with `{mask}` for their longest word that is one token; and the word."""
+    tokenizer, held_out = load_tokenizer(tokenizer_folder), Store(store / "held_out")
+    found = []
+    for document in range(len(held_out.length_N)):
+        words = tokenizer.decode(held_out.tokens([document])[0].tolist()).split()[:12]
+        whole = [w for w in words[1:] if "{" not in w and len(tokenizer.encode(f" {w}", add_special_tokens=False)) == 1]
+        if whole:
+            word = max(whole, key=len)
+            text = " ".join(words).replace("{", "(").replace("}", ")")
+            found.append((text.replace(f" {word}", " {mask}", 1), word))
+    return found[:PROBES]
+
+
+def probes(questions: Sequence[tuple[str, str]], before: Path, after: Path) -> str:
+    """Sentences with a `{mask}` and its word, filled by the model before and after."""
+    texts = [text.format(mask=SPECIAL["mask_token"]) for text, _ in questions]
     lines = [f"\n{'expected':14}{'before':34}{'after':34}sentence"]
-    for (text, word), old, new in zip(grammar.PROBES, fill_mask(before, texts), fill_mask(after, texts), strict=True):
+    for (text, word), old, new in zip(questions, fill_mask(before, texts), fill_mask(after, texts), strict=True):
         lines.append(f"{word:14}{', '.join(old):34}{', '.join(new):34}{text.format(mask='____')}")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -88,7 +88,7 @@ class ModelConfig:
 class Precision:
     """The three dtypes: stored parameters, matrix products, softmax-loss accumulation."""
 
-    params: Literal["float32", "bfloat16"] = "float32"
+    params: Literal["float32"] = "float32"
     compute: Literal["float32", "bfloat16"] = "bfloat16"
     loss: Literal["float32"] = "float32"
 
@@ -173,7 +173,7 @@ def layer_norm(x_ND: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
     Its backward pass keeps x only, and sums over tokens by a matrix product: XLA's CPU reduction over the
     long axis is several times slower.
     """
-    return _normalise(x_ND, eps)[0] * scale_D
+    return _normalise(x_ND, eps)[0] * scale_D[None]
 
 
 def _normalise(x_ND, eps: float):
@@ -186,7 +186,7 @@ def _layer_norm_backward(eps: float, saved, d_out_ND):
     x_ND, scale_D = saved
     normed_ND, inverse_N1 = _normalise(x_ND, eps)
     d_scale_D = jnp.einsum("n,nd->d", jnp.ones(x_ND.shape[0], jnp.float32), d_out_ND * normed_ND)
-    d_normed_ND = d_out_ND * scale_D
+    d_normed_ND = d_out_ND * scale_D[None]
     along_N1 = (d_normed_ND * normed_ND).mean(-1, keepdims=True)
     d_x_ND = (d_normed_ND - d_normed_ND.mean(-1, keepdims=True) - normed_ND * along_N1) * inverse_N1
     return d_x_ND.astype(x_ND.dtype), d_scale_D
@@ -206,16 +206,17 @@ class Norm(nn.Module):
         dtype = jnp.dtype(self.precision.params)
         width = x_BLD.shape[-1]
         scale_D = self.param("scale", nn.initializers.ones, (width,), dtype).astype(jnp.float32)
-        out_ND = layer_norm(x_BLD.reshape(-1, width), scale_D, self.config.norm_eps)
+        out_ND: Any = layer_norm(x_BLD.reshape(-1, width), scale_D, self.config.norm_eps)
         if self.config.norm_bias:
-            out_ND = out_ND + self.param("bias", nn.initializers.zeros, (width,), dtype)
+            bias_D = self.param("bias", nn.initializers.zeros, (width,), dtype)
+            out_ND = out_ND + bias_D.astype(jnp.float32)[None]
         return out_ND.reshape(x_BLD.shape).astype(x_BLD.dtype)
 
 
 def rope_table(position_BL: jax.Array, theta: float, head_dim: int) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine of the rotary angles, each [B, L, 1, K / 2] float32 (arXiv:2104.09864)."""
     frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angle = position_BL[:, :, None, None].astype(jnp.float32) * frequency
+    angle = position_BL[:, :, None, None].astype(jnp.float32) * frequency[None, None, None]
     return jnp.cos(angle), jnp.sin(angle)
 
 
@@ -263,14 +264,15 @@ class Attention(nn.Module):
         qkv = project(x_BLD.reshape(-1, config.hidden_size), w_qkv.astype(compute))
         if config.attention_bias:
             bias_CHK = self.param("Wqkv_bias", nn.initializers.zeros, (3, *shape_HK), params).astype(compute)
-            qkv = [x_NHK + bias_HK for x_NHK, bias_HK in zip(qkv, bias_CHK, strict=True)]
+            qkv = [x_NHK + bias_HK[None] for x_NHK, bias_HK in zip(qkv, bias_CHK, strict=True)]
         q_BLHK, k_BLHK, v_BLHK = (x_NHK.reshape(*x_BLD.shape[:2], *shape_HK) for x_NHK in qkv)
         mixed_BLHK = attend(rotate(q_BLHK, rope), rotate(k_BLHK, rope), v_BLHK, spec, segment_BL, backend=self.backend)
         mixed_NHK = mixed_BLHK.reshape(-1, *shape_HK)
-        out_BLD = jnp.einsum("nhk,dhk->nd", mixed_NHK, w_out.astype(compute)).reshape(x_BLD.shape)
+        out_ND = jnp.einsum("nhk,dhk->nd", mixed_NHK, w_out.astype(compute))
         if config.attention_bias:
-            out_BLD += self.param("Wo_bias", nn.initializers.zeros, (config.hidden_size,), params).astype(compute)
-        return out_BLD
+            bias_D = self.param("Wo_bias", nn.initializers.zeros, (config.hidden_size,), params)
+            out_ND += bias_D.astype(compute)[None]
+        return out_ND.reshape(x_BLD.shape)
 
 
 @jax.custom_jvp
@@ -310,12 +312,13 @@ class Mlp(nn.Module):
         first_NF, gate_NF = project(x_BLD.reshape(-1, config.hidden_size), w_in.astype(compute))
         if config.mlp_bias:
             bias_GF = self.param("Wi_bias", nn.initializers.zeros, shape_GFD[:2], params).astype(compute)
-            first_NF, gate_NF = first_NF + bias_GF[0], gate_NF + bias_GF[1]
+            first_NF, gate_NF = first_NF + bias_GF[:1], gate_NF + bias_GF[1:]
         gated_NF = ACTIVATIONS[config.hidden_activation](first_NF) * gate_NF
-        out_BLD = jnp.einsum("nf,df->nd", gated_NF, w_out.astype(compute)).reshape(x_BLD.shape)
+        out_ND = jnp.einsum("nf,df->nd", gated_NF, w_out.astype(compute))
         if config.mlp_bias:
-            out_BLD += self.param("Wo_bias", nn.initializers.zeros, (config.hidden_size,), params).astype(compute)
-        return out_BLD
+            bias_D = self.param("Wo_bias", nn.initializers.zeros, (config.hidden_size,), params)
+            out_ND += bias_D.astype(compute)[None]
+        return out_ND.reshape(x_BLD.shape)
 
 
 def _unpinned(x: jax.Array) -> jax.Array:
@@ -393,8 +396,8 @@ class Head(nn.Module):
         dense = self.param("dense", _init_out(config), (config.hidden_size,) * 2, params)
         out_BLD = jnp.einsum("bld,ed->ble", hidden_BLD, dense.astype(compute))
         if config.classifier_bias:
-            bias = self.param("dense_bias", nn.initializers.zeros, (config.hidden_size,), params)
-            out_BLD += bias.astype(compute)
+            bias_D = self.param("dense_bias", nn.initializers.zeros, (config.hidden_size,), params)
+            out_BLD += bias_D.astype(compute)[None, None]
         return Norm(config, self.precision, name="norm")(ACTIVATIONS[config.classifier_activation](out_BLD))
 
 
@@ -440,7 +443,7 @@ class ModernBert(nn.Module):
                 block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
-                in_axes=(nn.broadcast,) * 4,
+                in_axes=(nn.broadcast,) * 4,  # pyright: ignore[reportArgumentType]
                 length=plan.repeats,
             )(*parts, self.backend, self.pin)
         layer = nn.remat(Layer, static_argnums=(4,)) if self.remat else Layer
@@ -464,7 +467,7 @@ class ModernBert(nn.Module):
         kept.append(hidden_BLD[None])
         if layer_plan(config).repeats:
             hidden_BLD, block_RPBLD = self.blocks(hidden_BLD, segment_BL, rope, mask_mode, keep_layers)
-            if keep_layers:
+            if block_RPBLD is not None:
                 kept.append(block_RPBLD.reshape(-1, *hidden_BLD.shape))
         for layer in self.rest:
             hidden_BLD = layer(hidden_BLD, segment_BL, rope, mask_mode)
@@ -483,15 +486,10 @@ class ModernBert(nn.Module):
         """Scores over the vocabulary, [B, L, V] float32: the reference; training never makes them whole."""
         table_VD, bias_V = self.decoder()
         compute = jnp.dtype(self.precision.compute)
-        return (
-            jnp.einsum(
-                "bld,vd->blv",
-                self.head(hidden_BLD),
-                table_VD.astype(compute),
-                preferred_element_type=jnp.dtype(self.precision.loss),
-            )
-            + bias_V
-        )
+        loss = jnp.dtype(self.precision.loss)
+        feature_BLD, table_VD = self.head(hidden_BLD), table_VD.astype(compute)
+        logits_BLV = jnp.einsum("bld,vd->blv", feature_BLD, table_VD, preferred_element_type=loss)
+        return logits_BLV + bias_V.astype(loss)[None, None]
 
     def everything(self, token_BL, segment_BL):
         """Touch every parameter once; what `init` traces."""
@@ -501,4 +499,12 @@ class ModernBert(nn.Module):
 def init_params(model: ModernBert, key: jax.Array) -> dict:
     """Random parameters as a plain nested dict."""
     token_BL = jnp.zeros((1, 8), jnp.int32)
-    return model.init(key, token_BL, jnp.ones_like(token_BL), method="everything")["params"]
+    return dict(model.init(key, token_BL, jnp.ones_like(token_BL), method="everything")["params"])
+
+
+def encode(
+    model: ModernBert, params, token_BL, segment_BL, *, mask_mode: str = "bidirectional", keep_layers: bool = False
+) -> Encoded:
+    """The encoder as a function of its parameters: `ModernBert.__call__`."""
+    encoded: Any = model.apply({"params": params}, token_BL, segment_BL, mask_mode=mask_mode, keep_layers=keep_layers)
+    return encoded

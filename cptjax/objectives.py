@@ -158,7 +158,7 @@ def _chunks(x_BS, chunk: int):
 def _chunk_loss(feature_ND, table_VD, bias_V, target_N):
     """Logits, the softmax's exponentials and their sums, and the targets' negative log-likelihood."""
     logits_NV = jnp.einsum("nd,vd->nv", feature_ND, table_VD, preferred_element_type=jnp.float32)
-    logits_NV = logits_NV + bias_V.astype(jnp.float32)
+    logits_NV = logits_NV + bias_V.astype(jnp.float32)[None]
     top_N = logits_NV.max(axis=-1)
     exp_NV = jnp.exp(logits_NV - top_N[:, None])
     # Summed as a product with ones, so that XLA's CPU backend makes the exponentials once.
@@ -193,7 +193,7 @@ def _cross_entropy_forward(feature_BSD, table_VD, bias_V, target_BS, weight_BS, 
         feature_ND, target_N, weight_N = inputs
         _, exp_NV, total_N, nll_N = _chunk_loss(feature_ND, table_VD, bias_V, target_N)
         probs_NV = exp_NV / total_N[:, None]
-        hit_NV = jnp.arange(bias_V.shape[0], dtype=jnp.int32) == target_N[:, None]
+        hit_NV = jnp.arange(bias_V.shape[0], dtype=jnp.int32)[None] == target_N[:, None]
         d_logits_NV = jnp.where(hit_NV, probs_NV - 1.0, probs_NV) * weight_N[:, None]
         d_bias_V = d_bias_V + jnp.einsum("n,nv->v", jnp.ones_like(weight_N), d_logits_NV)
         d_logits_NV = d_logits_NV.astype(feature_ND.dtype)

@@ -57,8 +57,13 @@ def freeze_mask(names: Any, patterns: Sequence[str]) -> Any:
     `names` is the parameter tree with the tuple of names of each leaf (`model.parameter_names`); a
     pattern is a regular expression that freezes every name it matches at its start:
     `layers/[0-7]/` freezes eight layers, `embeddings/` the embeddings. Raises ValueError for a pattern
-    that matches nothing.
+    that matches nothing or is no regular expression.
     """
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"freeze pattern {pattern!r} is not a regular expression: {error}") from error
     matched = set()
 
     def one(leaf_names: tuple[str, ...]):

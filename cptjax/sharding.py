@@ -116,10 +116,17 @@ def pin_rows(x: jax.Array) -> jax.Array:
 def start_processes() -> None:
     """Join the other processes of a multi-host run; does nothing for a single process.
 
-    Slurm (one task per device or node), Cloud TPU pods and JAX_COORDINATOR_ADDRESS are recognised.
-    Must run before anything else uses JAX.
+    Slurm steps (srun, one task per device or node) and Cloud TPU pods are recognised; elsewhere
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it. Must run before anything else
+    uses JAX. Raises ValueError when only some of the three are set.
     """
-    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    if tasks > 1 or len(workers) > 1 or "JAX_COORDINATOR_ADDRESS" in os.environ:
+    named = {name: os.environ.get(name) for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")}
+    if any(named.values()):
+        if missing := [name for name, value in named.items() if not value]:
+            raise ValueError(f"to join the other processes, set {', '.join(missing)} too")
+        address, count, index = named.values()
+        jax.distributed.initialize(address, int(count or 0), int(index or 0))
+    elif tasks > 1 or len(workers) > 1:
         jax.distributed.initialize()

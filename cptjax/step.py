@@ -11,12 +11,17 @@ import jax.numpy as jnp
 import optax
 
 from cptjax.masks import document_bounds
-from cptjax.model import ModernBert
+from cptjax.model import ModernBert, encode
 from cptjax.objectives import LossSums, Objective, Targets, Vocabulary, cross_entropy, draw, measure, select
 from cptjax.optim import apply_mask
 
 CHUNK_TOKENS = 512  # positions whose logits exist at once on a device: 98 MiB at 50,368 words
 EVALUATION = 2**31 - 1  # folded into the key of evaluation draws, no optimiser step reaches it
+
+
+def chunk_positions(rows: int) -> int:
+    """Positions of each of a device's `rows` whose logits exist at once."""
+    return max(1, CHUNK_TOKENS // rows)
 
 
 class TrainState(NamedTuple):
@@ -35,7 +40,7 @@ def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
 def predictions(model: ModernBert, objective: Objective, params, targets: Targets, segment_BL):
     """Features of the predicting positions, the decoder's table and bias: what a loss is made of."""
     variables = {"params": params}
-    encoded = model.apply(variables, targets.input_BL, segment_BL, mask_mode=objective.mask_mode)
+    encoded = encode(model, params, targets.input_BL, segment_BL, mask_mode=objective.mask_mode)
     selected_BSD = select(encoded.hidden_BLD, targets.position_BS)
     table_VD, bias_V = model.apply(variables, method="decoder")
     compute = jnp.dtype(model.precision.compute)
@@ -107,9 +112,11 @@ def train_step(
 def eval_step(
     params, batch: dict, index: jax.Array, *, model, objective: Objective, vocabulary: Vocabulary, seed: int, chunk: int
 ) -> LossSums:
-    """Loss and accuracy sums of held-out batch `index`; its draw is the same at every evaluation."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), EVALUATION), index)
-    row_B = jnp.arange(batch["token_BL"].shape[0], dtype=jnp.int32)
+    """Loss and accuracy sums of held-out batch `index`; a row's draw is the same at every
+    evaluation and for every size of batch."""
+    key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
+    rows = batch["token_BL"].shape[0]
+    row_B = index * rows + jnp.arange(rows, dtype=jnp.int32)
     targets = draw(objective, batch["token_BL"], batch["segment_BL"], row_B, key, vocabulary)
     features = predictions(model, objective, params, targets, batch["segment_BL"])
     return measure(*features, targets.target_BS, targets.weight_BS, chunk)

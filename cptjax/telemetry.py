@@ -42,9 +42,10 @@ class EnergyMeter:
     """Joules used by this host's NVIDIA devices since the meter was made, by NVML's own counters."""
 
     def __init__(self):
-        self._handles, self._nvml = [], None
+        self._handles: list[Any] = []
+        self._nvml: Any = None
         try:
-            import pynvml
+            import pynvml  # pyright: ignore[reportMissingImports]
 
             pynvml.nvmlInit()
             self._nvml = pynvml
@@ -114,7 +115,7 @@ class EventLog:
 
     def write(self, event: Mapping[str, Any]) -> None:
         """Append one event; it needs `step` and `phase`."""
-        if self._file is None:
+        if self._file is None or self._board is None:
             return
         self._file.write(json.dumps(event) + "\n")
         for name, value in event.items():
@@ -123,9 +124,9 @@ class EventLog:
 
     def close(self) -> None:
         """Flush everything to disk."""
-        if self._file is not None:
-            self._file.close()
-            self._board.close()
+        for log in (self._file, self._board):
+            if log is not None:
+                log.close()
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ Everything a step needs is a function of (run, step), so a run killed anywhere a
 command gives the numbers of an undisturbed one.
 """
 
+import contextlib
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -21,11 +22,12 @@ from cptjax import checkpoint, sharding, telemetry
 from cptjax.config import Phase, Run, incompatible_fields, to_dict
 from cptjax.corpus import Manifest
 from cptjax.data import Batches, fingerprint, held_out_batches
+from cptjax.files import locked, read_json, write_json
 from cptjax.model import FULL, ModelConfig, ModernBert, init_params, parameter_names
-from cptjax.objectives import LossSums, Vocabulary
+from cptjax.objectives import Vocabulary
 from cptjax.optim import freeze_mask, make_optimizer
 from cptjax.schedules import learning_rate
-from cptjax.step import CHUNK_TOKENS, TrainState, eval_step, init_state, loss_and_counts, train_step
+from cptjax.step import TrainState, chunk_positions, eval_step, init_state, loss_and_counts, train_step
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Setting:
     @property
     def chunk(self) -> int:
         """Positions of each row whose logits exist at once."""
-        return max(1, CHUNK_TOKENS // self.run.device_batch_size)
+        return chunk_positions(self.run.device_batch_size)
 
 
 def train(run: Run, folder: Path) -> Path:
@@ -58,45 +60,75 @@ def train(run: Run, folder: Path) -> Path:
     the loss or the gradient stops being finite, OSError when the disk refuses a checkpoint.
     """
     setting = set_up(run, folder)
-    with jax.set_mesh(setting.mesh):
+    with locked(folder) if jax.process_index() == 0 else contextlib.nullcontext(), jax.set_mesh(setting.mesh):
+        write_own_files(setting)
         return _train(setting)
 
 
+def check_inputs(run: Run) -> tuple[jax.sharding.Mesh, dict[str, Manifest]]:
+    """The mesh and the manifests of all stores. Raises ValueError for devices, rows or stores that do not fit."""
+    mesh = sharding.make_mesh(run.mesh)
+    spread = sharding.row_devices(mesh)
+    if spread % jax.process_count():
+        raise ValueError(
+            f"rows are spread over {spread} devices (mesh data x fsdp), which is not a multiple of the "
+            f"{jax.process_count()} processes: use a smaller --mesh.tensor"
+        )
+    if run.data.global_batch_size % (run.device_batch_size * spread):
+        raise ValueError(
+            f"data.global_batch_size {run.data.global_batch_size} is not a multiple of device_batch_size "
+            f"{run.device_batch_size} times the {spread} devices that rows are spread over"
+        )
+    manifests = {store: Manifest.read(store) for store in run.data.shares}
+    if run.held_out is not None:
+        manifests[run.held_out] = Manifest.read(run.held_out)
+    return mesh, manifests
+
+
 def set_up(run: Run, folder: Path) -> Setting:
-    """Check everything that can be checked before the first step, then write the folder's own files."""
-    if (before := checkpoint.read_json(folder / "config.json")) is not None:
-        if changed := incompatible_fields(before, to_dict(run)):
+    """Check everything that can be checked before the first step; nothing is written.
+
+    A run that has started knows its own model: what `run.init` names is not read again.
+    """
+    started = (folder / "config.json").is_file()
+    if started:
+        if changed := incompatible_fields(read_json(folder / "config.json"), to_dict(run)):
             raise ValueError(
                 f"{folder} holds a run with another config ({'; '.join(changed)}): "
                 "give the old values, or another --workdir"
             )
-    mesh = sharding.make_mesh(run.mesh)
-    rows = run.device_batch_size * sharding.row_devices(mesh)
-    if run.data.global_batch_size % rows:
-        raise ValueError(
-            f"data.global_batch_size {run.data.global_batch_size} is not a multiple of device_batch_size "
-            f"{run.device_batch_size} times the {sharding.row_devices(mesh)} devices that rows are spread over"
-        )
-    origin = starting_folder(run, folder)
-    config = run.model or checkpoint.read_model(origin)
+    mesh, manifests = check_inputs(run)
+    origin = folder if started else starting_folder(run, folder)
+    config = checkpoint.read_model(origin) if started or run.model is None else run.model
     if run.data.sequence_length > config.max_position_embeddings:
         raise ValueError(
             f"data.sequence_length {run.data.sequence_length} is longer than the model's "
             f"max_position_embeddings {config.max_position_embeddings}"
         )
-    manifests = {store: Manifest.read(store) for store in run.data.shares}
-    if run.held_out is not None:
-        manifests[run.held_out] = Manifest.read(run.held_out)
-    _check_vocabulary(run, config, manifests, checkpoint.tokenizer_sha256(origin) if run.init else None)
+    own_tokenizer = checkpoint.tokenizer_sha256(origin) if started or run.init else None
+    _check_vocabulary(run, config, manifests, own_tokenizer)
     manifest = next(iter(manifests.values()))
     vocabulary = Vocabulary(manifest.vocab_size, manifest.mask_token_id, manifest.special_token_ids)
     model = ModernBert(config, run.precision, remat=run.remat, pin=sharding.pin_rows)
-    if jax.process_index() == 0:
-        store_tokenizer = Path(next(iter(manifests))) / "tokenizer"
-        hf_config = checkpoint.read_json(origin / checkpoint.HF_CONFIG) if run.init else None
-        checkpoint.write_model(folder, config, tokenizer=store_tokenizer, hf_config=hf_config)
-        checkpoint.write_json(folder / "config.json", to_dict(run))
+    for phase in run.phases:
+        _trains(config, phase)
     return Setting(run, folder, model, vocabulary, mesh, fingerprint(run.data))
+
+
+def write_own_files(setting: Setting) -> None:
+    """Write what the run folder says of itself: its config and, when it starts, its model and tokenizer."""
+    run, folder = setting.run, setting.folder
+    if jax.process_index():
+        return
+    if not (folder / "config.json").is_file():
+        # The model's own tokenizer files: a store keeps the same vocabulary, but perhaps less beside it.
+        origin = starting_folder(run, folder)
+        own, hf_config = origin / checkpoint.TOKENIZER, origin / checkpoint.HF_CONFIG
+        store = Path(next(iter(run.data.shares)))
+        tokenizer = own if run.init and own.is_dir() else store / checkpoint.TOKENIZER
+        known = read_json(hf_config) if run.init and hf_config.is_file() else None
+        checkpoint.write_model(folder, setting.model.config, tokenizer=tokenizer, hf_config=known)
+    write_json(folder / "config.json", to_dict(run))
 
 
 def starting_folder(run: Run, folder: Path) -> Path:
@@ -125,10 +157,9 @@ def _check_vocabulary(run: Run, config: ModelConfig, manifests: dict[str, Manife
 def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
     """How a run starts, in this order: 1 the folder's last checkpoint; 2 the weights of `run.init`;
     3 random weights, only when the run names a `model`. Returns the state and what was spent before it."""
-    run, mesh = setting.run, setting.mesh
+    run = setting.run
     params = partial(init_params, setting.model, jax.random.key(run.seed))
-    shapes = jax.eval_shape(lambda: init_state(params(), tx))
-    shardings = sharding.shard_tree(mesh, shapes)
+    shardings = _state_shardings(setting, tx)
     step = checkpoint.latest_step(setting.folder)
     if step is not None:
         if not checkpoint.resumable(setting.folder, step):
@@ -136,10 +167,12 @@ def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
                 f"{setting.folder} is a converted model, not a run: give it as --init, and another --workdir"
             )
         target = jax.tree.map(
-            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            jax.eval_shape(lambda: init_state(params(), tx)),
+            shardings,
         )
         state, facts = checkpoint.resume(setting.folder, step, target)
-        if sorted(facts["stores"].values()) != sorted(setting.fingerprints.values()):
+        if list(facts["stores"].values()) != list(setting.fingerprints.values()):
             raise ValueError(
                 f"the token stores of {setting.folder} changed since step {step}: bring the old ones back, "
                 "or use another --workdir"
@@ -151,16 +184,12 @@ def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
         state = jax.jit(partial(init_state, tx=tx), out_shardings=shardings, donate_argnums=0)(loaded)
     else:
         state = jax.jit(lambda: init_state(params(), tx), out_shardings=shardings)()
-    return state, {"seconds": 0.0, "tokens": 0.0, "targets": 0.0, "joules": None}
+    return state, {"seconds": 0.0, "tokens": 0.0, "targets": 0.0, "overflow": 0.0, "joules": None}
 
 
 def compile_phase(setting: Setting, phase: Phase, first: int, last: int, tx) -> Callable:
     """The jitted update of one phase: (state, batch) -> (state, metrics); the state is donated."""
     run = setting.run
-    shapes = checkpoint.parameter_shapes(setting.model)
-    names = jax.tree_util.tree_map_with_path(
-        lambda path, _: tuple(parameter_names(setting.model.config, tuple(entry.key for entry in path))), shapes
-    )
     update = partial(
         train_step,
         loss_fn=partial(
@@ -172,18 +201,33 @@ def compile_phase(setting: Setting, phase: Phase, first: int, last: int, tx) -> 
         ),
         tx=tx,
         rate_fn=lambda step: learning_rate(phase.schedule, step - first, last - first, run.tokens_per_step),
-        trains=freeze_mask(names, phase.frozen),
+        trains=_trains(setting.model.config, phase),
         seed=run.seed,
         micro_batches=setting.micro_batches,
     )
-    shardings = sharding.shard_tree(setting.mesh, jax.eval_shape(lambda p: init_state(p, tx), shapes))
-    return jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
+    return jax.jit(update, donate_argnums=0, out_shardings=(_state_shardings(setting, tx), None))
+
+
+def _trains(config: ModelConfig, phase: Phase) -> Any:
+    """The freeze mask of a phase. Raises ValueError for a pattern that fits no parameter."""
+    names = jax.tree_util.tree_map_with_path(
+        lambda path, _: tuple(parameter_names(config, tuple(entry.key for entry in path))),
+        checkpoint.parameter_shapes(config),
+    )
+    return freeze_mask(names, phase.frozen)
+
+
+def _state_shardings(setting: Setting, tx) -> TrainState:
+    """Where every array of the training state lies on the mesh."""
+    shapes = jax.eval_shape(lambda params: init_state(params, tx), checkpoint.parameter_shapes(setting.model.config))
+    return sharding.shard_tree(setting.mesh, shapes)
 
 
 def make_evaluate(setting: Setting) -> Callable[[Any], dict[str, dict[str, float]]]:
     """params -> {objective: {loss, accuracy}} on the held-out store, for every objective of the run."""
     run = setting.run
-    if run.held_out is None:
+    held_out = run.held_out
+    if held_out is None:
         return lambda params: {}
     objectives = {phase.name: phase.objective for phase in run.phases}
     steps = {
@@ -204,15 +248,14 @@ def make_evaluate(setting: Setting) -> Callable[[Any], dict[str, dict[str, float
 
     def evaluate(params) -> dict[str, dict[str, float]]:
         totals = {name: np.zeros(3) for name in steps}
-        batches = held_out_batches(run.held_out, run.data.sequence_length, rows, run.held_out_rows)
+        batches = held_out_batches(held_out, run.data.sequence_length, rows, run.held_out_rows)
         for index, batch in enumerate(batches):
             placed = sharding.put({name: x[mine] for name, x in batch.items()}, setting.mesh)
             for name, step in steps.items():
                 totals[name] += np.asarray(step(params, placed, jnp.int32(index)))
-        sums = {name: LossSums(*total) for name, total in totals.items()}
         return {
-            name: {"loss": s.loss / max(s.count, 1.0), "accuracy": s.correct / max(s.count, 1.0)}
-            for name, s in sums.items()
+            name: {"loss": float(loss / max(count, 1.0)), "accuracy": float(correct / max(count, 1.0))}
+            for name, (loss, correct, count) in totals.items()
         }
 
     return evaluate
@@ -254,6 +297,11 @@ class Recorder:
         self.spent["seconds"] += seconds
         self.spent["tokens"] += values["tokens"]
         self.spent["targets"] += values["targets"]
+        if values["overflow"] and not self.spent["overflow"] and self._first:
+            tqdm.write(
+                f"step {step}: {values['overflow']:.0f} chosen positions beyond the mask budget were not trained on"
+            )
+        self.spent["overflow"] += values["overflow"]
         if (joules := self._energy.joules()) is not None:
             self.spent["joules"] = (self._before["joules"] or 0.0) + joules
         event = {"step": step, "phase": phase.name, **values, "seconds": seconds}
@@ -298,14 +346,14 @@ class Recorder:
         """What is kept beside a checkpoint."""
         return {"stores": self._setting.fingerprints, "spent": self.spent, "commit": telemetry.git_commit()}
 
-    def close(self) -> None:
-        """Write the last event, run.json and the plot."""
+    def close(self, data: dict[str, Any]) -> None:
+        """Write the last event, run.json with what `data` says of the data, and the plot."""
         self.flush()
         self._bar.close()
         self._log.close()
         if self._first:
             folder = self._setting.folder
-            checkpoint.write_json(folder / "run.json", {**self.facts(), **describe(self._energy.method)})
+            write_json(folder / "run.json", {**self.facts(), **data, **describe(self._energy.method)})
             telemetry.plot(telemetry.read_events(folder / "events.jsonl"), folder / "plot.png")
 
     def abandon(self) -> None:
@@ -329,7 +377,8 @@ def describe(energy_method: str) -> dict[str, Any]:
 def _train(setting: Setting) -> Path:
     run, folder = setting.run, setting.folder
     state, spent = start(setting, make_optimizer(run.optimizer, run.phases[0].schedule.peak))
-    stream = Batches(run.data).stream(int(state.step), jax.process_index(), jax.process_count())
+    batches = Batches(run.data)
+    stream = batches.stream(int(state.step), jax.process_index(), jax.process_count())
     saver = checkpoint.Saver(folder, run.keep_checkpoints, tuple(last for _, last in run.bounds))
     evaluate, recorder = make_evaluate(setting), Recorder(setting, state, spent)
     try:
@@ -342,7 +391,7 @@ def _train(setting: Setting) -> Path:
     finally:
         stream.close()
         saver.close()
-    recorder.close()
+    recorder.close({"epochs": batches.epochs(run.bounds[-1][1]), "packing_fill": batches.fill})
     return folder
 
 
@@ -363,7 +412,8 @@ def _train_phase(
     if int(state.step) == 0:
         recorder.held_out(0, phase, evaluate(state.params))
     if int(state.step) == first and phase.optimizer_state == "reset":
-        state = state._replace(opt_state=jax.jit(tx.init)(state.params))
+        fresh = jax.jit(tx.init, out_shardings=_state_shardings(setting, tx).opt_state)
+        state = state._replace(opt_state=fresh(state.params))
     for step in range(int(state.step), last):
         state, metrics = update(state, sharding.put(next(stream), setting.mesh))
         recorder.step(step, phase, metrics)

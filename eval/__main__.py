@@ -23,7 +23,11 @@ def main() -> int:
 
     from eval.bench import step
 
-    step.main(arguments.shapes, arguments.rounds, arguments.out)
+    try:
+        step.main(arguments.shapes, arguments.rounds, arguments.out)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

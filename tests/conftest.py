@@ -3,6 +3,7 @@
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)  # before anything touches a device
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -12,6 +13,13 @@ from cptjax.model import ModelConfig, ModernBert, Precision, init_params  # noqa
 from cptjax.objectives import Vocabulary  # noqa: E402
 
 VOCABULARY = Vocabulary(120, 4, (0, 1, 2, 3, 4))
+
+
+@pytest.fixture
+def strict_dtypes():
+    """No silent promotion between dtypes; optax promotes, so not for whole steps."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
 
 
 @pytest.fixture(scope="session")

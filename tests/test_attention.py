@@ -9,6 +9,8 @@ from conftest import packed
 from cptjax.attention import BACKENDS, QUERY_BLOCK, attend
 from cptjax.masks import MaskMode, MaskSpec
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 SPECS = [MaskSpec(mode, window) for mode in MaskMode for window in (None, 3, 20, 64)]
 
 

@@ -17,7 +17,7 @@ def equal(a, b) -> bool:
 @pytest.fixture
 def start(tmp_path, config, params):
     folder = tmp_path / "start"
-    checkpoint.save_start(folder, config, params, tokenizer=None, hf_config={"model_type": "modernbert"})
+    checkpoint.save_start(folder, config, params, hf_config={"model_type": "modernbert"})
     return folder
 
 

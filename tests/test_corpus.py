@@ -338,7 +338,7 @@ def test_a_damaged_store_is_refused_at_opening(tmp_path, tokenizer):
         ("[]", "is not a manifest"),
         (manifest[:50], "is not a manifest"),
         (
-            manifest.replace(f'"documents": {len(TEXTS)},\n "tokens"', '"documents": 9,\n "tokens"'),
+            manifest.replace(f'"documents": {len(TEXTS)},\n  "tokens"', '"documents": 9,\n  "tokens"'),
             "9",
         ),
     ):

@@ -25,6 +25,8 @@ from cptjax.model import (
     rope_table,
 )
 
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
 
 def logits(model, params, token_BL, segment_BL, mask_mode):
     encoded = model.apply({"params": params}, token_BL, segment_BL, mask_mode=mask_mode)
@@ -149,7 +151,7 @@ def test_layer_norm_backward_equals_automatic_differentiation():
 
     def plain(x_ND, scale_D):
         centred = x_ND - x_ND.mean(-1, keepdims=True)
-        return centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5) * scale_D
+        return centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5) * scale_D[None]
 
     pairs = [jax.vjp(f, x_ND, scale_D) for f in (lambda x, s: layer_norm(x, s, 1e-5), plain)]
     np.testing.assert_allclose(pairs[0][0], pairs[1][0], atol=1e-6)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +23,12 @@ from cptjax import host, telemetry
 from cptjax.model import ModelConfig, ModernBert, Precision, init_params
 from cptjax.objectives import Vocabulary, cross_entropy, mlm
 from cptjax.optim import AdamW, make_optimizer
-from cptjax.step import CHUNK_TOKENS, init_state, loss_and_counts, train_step
+from cptjax.step import CHUNK_TOKENS, chunk_positions, init_state, loss_and_counts, train_step
 
 MASK_RATE = 0.15  # of the decay, the recipe's own masked phase (arXiv:2605.12438)
 RATE = 1e-4  # learning rate
-VOCABULARY = Vocabulary(50280, 50284, (50281, 50282, 50283))  # ModernBERT's
+MASK = 50284  # ModernBERT's [MASK]
+VOCABULARY = Vocabulary(50280, MASK, (50281, 50282, 50283))
 
 
 def bench(rows: int, tokens: int, rounds: int, config: ModelConfig) -> dict:
@@ -39,10 +41,14 @@ def bench(rows: int, tokens: int, rounds: int, config: ModelConfig) -> dict:
         pipes[name], theirs = spawn.Pipe()
         workers.append(spawn.Process(target=_serve, args=(theirs, name, token_BL, config), daemon=True))
         workers[-1].start()
+        theirs.close()  # or the end of a worker would never be heard of
     for round_ in range(-2, rounds):
         for name, pipe in pipes.items():
             pipe.send("step")
-            took = pipe.recv()
+            try:
+                took = pipe.recv()
+            except EOFError:
+                raise ChildProcessError(f"the process that runs {name} died; its own words are above") from None
             if round_ >= 0:
                 seconds[name].append(took)
     for worker in workers:
@@ -80,7 +86,7 @@ def our_step(token_BL: np.ndarray, config: ModelConfig) -> Callable[[], None]:
                 model=model,
                 objective=mlm(MASK_RATE),
                 vocabulary=VOCABULARY,
-                chunk=CHUNK_TOKENS // token_BL.shape[0],
+                chunk=chunk_positions(token_BL.shape[0]),
             ),
             tx=tx,
             rate_fn=lambda step: jnp.float32(RATE),
@@ -115,7 +121,7 @@ def their_step(token_BL: np.ndarray, config: ModelConfig) -> Callable[[], None]:
 
     def step() -> None:
         chosen = torch.rand(token.shape) < MASK_RATE
-        inputs = torch.where(chosen, VOCABULARY.mask_token_id, token)
+        inputs = torch.where(chosen, MASK, token)
         labels = torch.where(chosen, token, -100)
         model(input_ids=inputs, attention_mask=attention, labels=labels).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -135,7 +141,8 @@ def loss_memory(tokens: int, vocab_size: int, width: int) -> float:
     target = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
     weight = jax.ShapeDtypeStruct((1, tokens), jnp.float32)
     gradient = jax.jit(jax.value_and_grad(partial(cross_entropy, chunk=CHUNK_TOKENS), argnums=(0, 1, 2)))
-    return gradient.lower(*arrays, target, weight).compile().memory_analysis().temp_size_in_bytes / 2**20
+    memory: Any = gradient.lower(*arrays, target, weight).compile().memory_analysis()
+    return memory.temp_size_in_bytes / 2**20
 
 
 def main(shapes: list[tuple[int, int]], rounds: int, out: Path | None) -> None:
