@@ -151,9 +151,7 @@ def _check_types(value: Any, path: str) -> None:
     for one in fields(value):
         item, dotted = getattr(value, one.name), f"{path}.{one.name}".removeprefix(".")
         try:
-            typeguard.check_type(
-                item, hints[one.name], collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS
-            )
+            typeguard.check_type(item, hints[one.name], collection_check_strategy=EVERY_ITEM)
         except typeguard.TypeCheckError:
             raise TypeError(f"{dotted} is {item!r}, it must be {hints[one.name]}") from None
         _check_types(item, dotted)
