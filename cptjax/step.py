@@ -104,7 +104,7 @@ def train_step(
         **sums,
         "loss": sums["loss"] / targets,
         "learning_rate": rate,
-        "grad_norm": optax.global_norm(grads),
+        "grad_norm": optax.tree.norm(grads),
     }
     return TrainState(state.step + 1, params, opt_state), metrics
 
