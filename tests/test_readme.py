@@ -6,12 +6,15 @@ import re
 import shlex
 from pathlib import Path
 
+import jax
 import pytest
 
 import cptjax.__main__
 import eval.__main__ as eval_main
+from convert import from_hf, to_hf
 from convert.__main__ import parser as convert_parser
 from cptjax import config
+from cptjax.model import ModelConfig, ModernBert, init_params
 from tests.test_house import nested_dataclasses
 
 ROOT = Path(__file__).parent.parent
@@ -139,3 +142,16 @@ def test_every_field_is_documented(kind):
 def test_fields_that_may_change_are_listed():
     # Broken by: `remat` removed from the list in docs/configs.md.
     assert set(re.findall(r"^- `([\w.*]+)`", section("Fields that may change"), re.M)) == config.ELASTIC
+
+
+def test_the_library_snippet_runs(tmp_path, monkeypatch):
+    """As it stands in the README, with a small folder in the place of the Hub's model."""
+    # Broken by: `encode` renamed in the snippet only.
+    shape = ModelConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=4, num_attention_heads=2)
+    to_hf.save(shape, init_params(ModernBert(shape), jax.random.key(0)), tmp_path / "hub")
+    monkeypatch.setattr(from_hf, "find", lambda source, revision=None: tmp_path / "hub")
+    code = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    found = {}
+    exec(code, found)
+    assert found["logits_BLV"].shape == (1, 4, 50368)
+    assert found["encoded"].layers_NBLD.shape == (5, 1, 4, 16)
