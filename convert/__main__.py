@@ -9,12 +9,14 @@ from absl import logging as absl_logging
 from safetensors import SafetensorError
 
 from convert import from_hf, parity, to_hf
+from cptjax import host
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code, 2 with one line on stderr for a user's mistake."""
     absl_logging.set_verbosity(absl_logging.FATAL)  # orbax logs the errors it raises
     logging.getLogger("orbax").setLevel(logging.ERROR)
+    host.return_freed_memory()
     args = parser().parse_args(argv)
     try:
         return args.run(args)
@@ -39,6 +41,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
     sub.add_argument("out", metavar="OUT", type=Path)
     sub.add_argument("--step", metavar="N", type=int, help="default: the last one")
+    sub.add_argument("--as", dest="read_as", choices=sorted(to_hf.AS), help="default: as the run's source")
+    sub.add_argument("--dtype", choices=to_hf.DTYPES, default="float32", help="of the file; default: float32")
+    sub.add_argument(
+        "--max-shard-size", metavar="SIZE", default=to_hf.SHARD_SIZE, help=f"of a file; default: {to_hf.SHARD_SIZE}"
+    )
     sub.add_argument("--overwrite", action="store_true", help="replace OUT")
     sub.set_defaults(run=run_to_hf)
 
@@ -59,8 +66,16 @@ def run_from_hf(args: argparse.Namespace) -> int:
 
 def run_to_hf(args: argparse.Namespace) -> int:
     """to-hf"""
-    step = to_hf.convert_checkpoint(args.checkpoint, args.out, step=args.step, overwrite=args.overwrite)
-    print(f"wrote {args.out}: step {step}")
+    step, architecture = to_hf.convert_checkpoint(
+        args.checkpoint,
+        args.out,
+        step=args.step,
+        read_as=args.read_as,
+        dtype=args.dtype,
+        shard_size=args.max_shard_size,
+        overwrite=args.overwrite,
+    )
+    print(f"wrote {args.out}: step {step} as {architecture}, {args.dtype}")
     return 0
 
 

@@ -4,20 +4,23 @@ ModernBERT: arXiv:2412.13663. Only config.json and safetensors are read; no pick
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
 
 from convert import table
 from cptjax import checkpoint
+from cptjax.checkpoint import parameter_shapes, path_keys
 from cptjax.files import TOKENIZER_FILES, copy_tokenizer, new_folder, read_json
-from cptjax.model import FULL, SLIDING, ModelConfig, ModernBert, init_params
+from cptjax.model import FULL, SLIDING, ModelConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NEEDED = (
@@ -28,35 +31,49 @@ NEEDED = (
     "num_attention_heads",
 )
 THETAS = {FULL: "global_rope_theta", SLIDING: "local_rope_theta"}
+OURS = {"head", "causal_window_counts_self", *THETAS.values()}  # fields that config.json says in another way
 EXACT = ("F32", "F16", "BF16")  # safetensors dtypes whose every value is a float32
 
 
-def load(source: str | Path, *, revision: str | None = None) -> tuple[ModelConfig, dict]:
-    """Shape and float32 parameters (numpy) of a masked language model, from a folder or a Hub id.
+def load(source: str | Path, *, revision: str | None = None, shardings: Any = None) -> tuple[ModelConfig, dict]:
+    """Shape and float32 parameters of a model, from a folder or a Hub id.
 
-    Raises FileNotFoundError where there is no such model, and ValueError, naming every offending
+    Numpy arrays; with `shardings`, a tree like the parameters, each goes to its devices as soon as it is
+    read. Raises FileNotFoundError where there is no such model, and ValueError, naming every offending
     field or tensor at once, where there is one that this project cannot represent exactly.
     """
-    folder = find(source, revision=revision)
-    config = read_config(read_json(folder / "config.json"), where=str(folder / "config.json"))
-    return config, read_params(folder, config)
+    weights = open_weights(find(source, revision=revision))
+    leaves, tree = jax.tree.flatten(parameter_shapes(weights.config))
+    places = [None] * len(leaves) if shardings is None else jax.tree.leaves(shardings)
+    found = [
+        array if place is None else jax.make_array_from_callback(array.shape, place, array.__getitem__)
+        for (_, array), place in zip(weights.parameters(), places, strict=True)
+    ]
+    return weights.config, jax.tree.unflatten(tree, found)
 
 
 def convert_folder(
     source: str | Path, out: Path, *, revision: str | None = None, overwrite: bool = False
 ) -> ModelConfig:
-    """Write the run folder whose step 0 is this model. Raises as `load` and `new_folder` do."""
-    with new_folder(Path(out), marker=checkpoint.MODEL, overwrite=overwrite) as partial:
+    """Write the run folder whose step 0 is this model. Raises as `load` and `new_folder` do, and
+    ValueError where the tokenizer has ids that the model has not."""
+    with new_folder(Path(out), markers=(checkpoint.MODEL,), overwrite=overwrite) as partial:
         folder = find(source, revision=revision)
-        config, params = load(folder)
+        weights = open_weights(folder)
+        check_tokenizer(folder, weights.config.vocab_size)
+        sums = {path: checkpoint.host_checksum(array) for path, array in weights.parameters()}
         copy_tokenizer(folder, partial / checkpoint.TOKENIZER)
+        origin = {"source": str(source), "revision": folder.name if folder.parent.name == "snapshots" else None}
         hf_config = read_json(folder / "config.json")
-        checkpoint.save_start(partial, config, params, hf_config=hf_config)
-    return config
+        checkpoint.save_start(partial, weights.config, weights.parameter, sums, hf_config=hf_config, origin=origin)
+    return weights.config
 
 
 def find(source: str | Path, *, revision: str | None = None) -> Path:
-    """The folder itself when it exists, else the Hub repository of that id, downloaded."""
+    """The folder itself when it exists, else the Hub repository of that id, downloaded.
+
+    Without a network, and with HF_HUB_OFFLINE=1, the Hub's cache on this disk answers.
+    """
     if Path(source).is_dir():
         if revision is not None:
             raise ValueError(f"{source} is a local folder; a revision needs a Hub id")
@@ -65,11 +82,35 @@ def find(source: str | Path, *, revision: str | None = None) -> Path:
 
     patterns = ["*.safetensors", INDEX, "config.json", *TOKENIZER_FILES]
     try:
-        found = huggingface_hub.snapshot_download(str(source), revision=revision, allow_patterns=patterns)
+        found = Path(huggingface_hub.snapshot_download(str(source), revision=revision, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise FileNotFoundError(f"{source} is no folder here and no Hub model: {reason}") from error
-    return Path(found)
+    if not any(found.glob("*.safetensors")):
+        with suppress(OSError):  # not cached and no network: what the repository holds stays unknown
+            _refuse_pickles(str(source), huggingface_hub.list_repo_files(str(source), revision=revision))
+    return found
+
+
+def architecture_of(raw: dict, *, where: str = "config.json") -> str:
+    """The model class that a config.json names. Raises ValueError unless it is one in `table.ARCHITECTURES`."""
+    kinds = {form.model_type for form in table.ARCHITECTURES.values()}
+    if raw.get("model_type") not in kinds:
+        raise ValueError(f"{where}: model_type is {raw.get('model_type')!r}, expected one of {sorted(kinds)}")
+    named = raw.get("architectures")
+    name = named[0] if isinstance(named, list) and len(named) == 1 else None
+    if name not in table.ARCHITECTURES or table.ARCHITECTURES[name].model_type != raw["model_type"]:
+        known = [name for name, form in table.ARCHITECTURES.items() if form.model_type == raw["model_type"]]
+        raise ValueError(f"{where}: architectures is {named}, expected one of {', '.join(known)}")
+    return name
+
+
+def config_class(architecture: str) -> Any:
+    """transformers' config class of a model class."""
+    from transformers import ModernBertConfig, ModernBertDecoderConfig
+
+    encoder = table.ARCHITECTURES[architecture].model_type == table.ENCODER
+    return ModernBertConfig if encoder else ModernBertDecoderConfig
 
 
 def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
@@ -78,10 +119,7 @@ def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
     Raises ValueError, starting with `where`, for what is missing or has no counterpart here.
     Dropout is warned about on stderr.
     """
-    from transformers import ModernBertConfig
-
-    if raw.get("model_type") != "modernbert":
-        raise ValueError(f"{where}: model_type is {raw.get('model_type')!r}, expected 'modernbert'")
+    architecture = architecture_of(raw, where=where)
     bad = [name for name in NEEDED if type(raw.get(name)) is not int or raw[name] < 1]
     if bad:
         raise ValueError(f"{where}: needed and not a positive whole number: {', '.join(bad)}")
@@ -89,7 +127,7 @@ def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
     if "local_rope_theta" in raw and raw["local_rope_theta"] is None:  # transformers 4: as global
         raw["local_rope_theta"] = raw.get("global_rope_theta", ModelConfig.global_rope_theta)
     try:
-        normal = ModernBertConfig.from_dict(raw)
+        normal: Any = config_class(architecture).from_dict(raw)
         parameters: Any = normal.rope_parameters
         rope = {kind: dict(parameters[kind]) for kind in THETAS}
         thetas = {THETAS[kind]: float(rope[kind].pop("rope_theta")) for kind in THETAS}
@@ -101,83 +139,135 @@ def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
             raise ValueError(f"{where}: rope of {kind} is {parameters[kind]}; only rope_type 'default' is known")
     if dropouts := [f"{k} {v}" for k, v in raw.items() if k.endswith("_dropout") and v]:
         print(f"warning: cptjax trains without dropout; {where} has {dropouts}", file=sys.stderr)
-    same = [field.name for field in fields(ModelConfig) if field.name not in THETAS.values()]
+    form = table.ARCHITECTURES[architecture]
+    same = [field.name for field in fields(ModelConfig) if field.name not in OURS and hasattr(normal, field.name)]
     values: dict[str, Any] = {name: getattr(normal, name) for name in same} | thetas
-    values["layer_types"] = tuple(values["layer_types"])
+    values |= {"layer_types": tuple(normal.layer_types), "head": form.head}
+    values["num_labels"] = normal.num_labels if form.head == "classifier" else 0
+    values["causal_window_counts_self"] = form.model_type == table.DECODER
     try:
         return ModelConfig(**values)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 
 
-def read_params(folder: Path, config: ModelConfig) -> dict:
-    """The parameter tree of `config`, float32 numpy, from the safetensors of a folder.
+class Stored(NamedTuple):
+    """Where a tensor lies."""
 
-    Raises ValueError naming every tensor that is missing, unexpected, misshapen or not finite.
+    file: Path
+    key: str  # its name there
+
+
+class Weights:
+    """The parameters of a folder, float32, read one at a time and never all at once.
+
+    What the files' headers already show to be wrong is found when this is made; `parameters` raises it.
     """
-    wanted = {entry.hf_name: entry for entry in table.entries(config)}
-    params, problems, seen, tied = empty_params(config), [], set(), None
-    for path in weight_files(folder):
-        with opened(path) as tensors:
-            for stored in tensors.keys():
-                name = full_name(stored)
-                if name in seen:
-                    problems.append(f"twice: {name}")
-                    continue
-                seen.add(name)
-                part = tensors.get_slice(stored)
-                if name == table.DECODER and config.tie_word_embeddings:
-                    wanted_shape = wanted[table.EMBEDDING].hf_shape
-                elif name in wanted:
-                    wanted_shape = wanted[name].hf_shape
-                else:
-                    problems.append(f"unexpected: {name}")
-                    continue
-                if tuple(part.get_shape()) != wanted_shape:
-                    have = tuple(part.get_shape())
-                    problems.append(f"wrong shape: {name} have {have} want {wanted_shape}")
-                    continue
-                if part.get_dtype() not in EXACT:
-                    problems.append(f"not float: {name} is {part.get_dtype()}")
-                    continue
-                array = tensors.get_tensor(stored).astype(np.float32)
-                if not np.isfinite(array).all():
-                    problems.append(f"not finite: {name}")
-                elif name in wanted:
-                    place(params, wanted[name])[...] = wanted[name].to_ours(array)
-                else:
-                    tied = array
-    problems += [f"missing: {name}" for name in wanted if name not in seen]
-    if tied is not None and not np.array_equal(tied, place(params, wanted[table.EMBEDDING])):
-        problems.append(f"{table.DECODER} differs from {table.EMBEDDING}, but the config ties them")
-    if problems:
-        raise ValueError(f"{folder} does not fit its config: {'; '.join(problems)}")
-    return params
+
+    def __init__(self, folder: Path, config: ModelConfig, architecture: str):
+        self.config, self._folder = config, folder
+        shapes = jax.tree_util.tree_leaves_with_path(parameter_shapes(config))
+        self._shapes = {path_keys(path): x.shape for path, x in shapes}
+        self._problems: list[str] = []
+        wanted = {full_name(entry.hf_name): entry for entry in table.entries(config, architecture)}
+        self._tied: list[Stored] = []  # both places of a table that is stored twice
+        self._pieces: dict[tuple[str, ...], list[tuple[table.Entry, Stored]]] = defaultdict(list)
+        seen: dict[str, Stored] = {}
+        for file in weight_files(folder):
+            with opened(file) as tensors:
+                for key in tensors.keys():
+                    name = full_name(key)
+                    if name in seen:
+                        self._problems.append(f"twice: {name}")
+                        continue
+                    seen[name] = Stored(file, key)
+                    tied = name == table.TIED and config.tie_word_embeddings
+                    entry = wanted.get(table.TABLE if tied else name)
+                    problem = _mismatch(name, entry, tensors.get_slice(key))
+                    if entry is None or problem:
+                        self._problems.append(problem)
+                    elif not tied:
+                        self._pieces[entry.path].append((entry, seen[name]))
+        self._problems += [f"missing: {entry.hf_name}" for name, entry in wanted.items() if name not in seen]
+        if config.tie_word_embeddings and {table.TIED, table.TABLE} <= seen.keys():
+            self._tied = [seen[table.TIED], seen[table.TABLE]]
+
+    def parameter(self, path: tuple[str, ...]) -> np.ndarray:
+        """One parameter in our layout."""
+        pieces = self._pieces[path]
+        if len(pieces) == 1 and not pieces[0][0].index:  # not stacked: no second copy of a large table
+            entry, (file, key) = pieces[0]
+            with opened(file) as tensors:
+                return entry.to_ours(tensors.get_tensor(key)).astype(np.float32, copy=False)
+        array = np.zeros(self._shapes[path], np.float32)
+        for file in sorted({stored.file for _, stored in pieces}):
+            with opened(file) as tensors:
+                for entry, stored in pieces:
+                    if stored.file == file:
+                        array[entry.index] = entry.to_ours(tensors.get_tensor(stored.key))
+        return array
+
+    def parameters(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+        """Path and array of each parameter, in the order of the model's tree.
+
+        Raises ValueError, after the last, naming every tensor that is missing, unexpected, misshapen or
+        not finite.
+        """
+        problems = list(self._problems)
+        for path in self._shapes:
+            array = self.parameter(path)
+            if not np.isfinite(array).all():
+                pieces = [entry for entry, _ in self._pieces[path]]
+                problems += [f"not finite: {x.hf_name}" for x in pieces if not np.isfinite(array[x.index]).all()]
+            yield path, array
+        if self._tied and not _equal(*self._tied):
+            problems.append(f"{table.TIED} differs from {table.TABLE}, but the config ties them")
+        if problems:
+            raise ValueError(f"{self._folder} does not fit its config: {'; '.join(problems)}")
 
 
-def empty_params(config: ModelConfig) -> dict:
-    """Uninitialised float32 arrays in the exact tree of `cptjax.model.init_params`."""
-    shapes = jax.eval_shape(lambda: init_params(ModernBert(config), jax.random.key(0)))
-    params = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.float32), shapes)
-    size = sum(int(np.prod(entry.our_shape)) for entry in table.entries(config))
-    assert size == sum(leaf.size for leaf in jax.tree.leaves(params)), "table and model disagree"
-    return params
+def open_weights(folder: Path) -> Weights:
+    """The weights of a folder, for the model that its config.json describes."""
+    where = str(folder / "config.json")
+    raw = read_json(folder / "config.json")
+    return Weights(folder, read_config(raw, where=where), architecture_of(raw, where=where))
 
 
-def place(params: dict, entry: table.Entry) -> np.ndarray:
-    """The array, or the slice of a stacked one, that holds this tensor in our layout."""
-    leaf: Any = params
-    for key in entry.path:
-        leaf = leaf[key]
-    leaf = leaf if entry.index is None else leaf[entry.index]
-    assert leaf.shape == entry.our_shape, (entry, leaf.shape)
-    return leaf
+def _mismatch(name: str, entry: table.Entry | None, tensor: Any) -> str:
+    """What a file's header says against a tensor, nothing when it fits."""
+    if entry is None:
+        return f"unexpected: {name}"
+    if (have := tuple(tensor.get_shape())) != entry.hf_shape:
+        return f"wrong shape: {name} have {have} want {entry.hf_shape}"
+    if tensor.get_dtype() not in EXACT:
+        return f"not float: {name} is {tensor.get_dtype()}"
+    return ""
+
+
+def _equal(a: Stored, b: Stored) -> bool:
+    with opened(a.file) as first, opened(b.file) as second:
+        return np.array_equal(first.get_tensor(a.key), second.get_tensor(b.key))
+
+
+def check_tokenizer(folder: Path, vocab_size: int) -> None:
+    """Raise ValueError when the tokenizer of a folder, if it has one, makes ids that the model has not."""
+    if (folder / "tokenizer.json").is_file():
+        try:
+            found = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises Exception itself
+            raise ValueError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
+        last = max(found.get_vocab(with_added_tokens=True).values(), default=-1)
+        if last >= vocab_size:
+            raise ValueError(
+                f"{folder}: the tokenizer has ids up to {last}, but vocab_size is {vocab_size}: "
+                "one of them belongs to another model"
+            )
 
 
 def full_name(stored: str) -> str:
     """A base model saved alone leaves out the prefix `model.`."""
     bare = stored.split(".")[0] in ("embeddings", "layers", "final_norm")
-    return f"model.{stored}" if bare else stored
+    return table.BODY_PREFIX + stored if bare else stored
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -192,17 +282,20 @@ def weight_files(folder: Path) -> list[Path]:
         if absent := [path.name for path in files if not path.is_file()]:
             raise FileNotFoundError(f"{folder} lacks the shards {', '.join(absent)}")
         return files
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt") for path in folder.glob(pattern))
-    if pickled:
+    _refuse_pickles(str(folder), [path.name for path in folder.iterdir()])
+    raise FileNotFoundError(f"{folder} has no {SINGLE} and no {INDEX}")
+
+
+def _refuse_pickles(source: str, names: Iterable[str]) -> None:
+    if pickled := sorted(name for name in names if name.endswith((".bin", ".pt"))):
         command = (
             'python -c "from transformers import AutoModelForMaskedLM as M; '
-            f"M.from_pretrained('{folder}').save_pretrained('{folder}-safetensors')\""
+            f"M.from_pretrained('{source}').save_pretrained('{Path(source).name}-safetensors')\""
         )
         raise ValueError(
-            f"{folder} has {', '.join(pickled)} but no {SINGLE}; pickle is not read here. "
+            f"{source} has {', '.join(pickled)} but no {SINGLE}; pickle is not read here. "
             f"If you trust the file, convert it where torch is installed: {command}"
         )
-    raise FileNotFoundError(f"{folder} has no {SINGLE} and no {INDEX}")
 
 
 @contextmanager

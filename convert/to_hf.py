@@ -1,17 +1,30 @@
 """A trained model as a folder that transformers loads as it is; config.json as version 5 has it."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors.numpy import save_file
 
 from convert import table
-from convert.from_hf import SINGLE, THETAS, place
+from convert.from_hf import INDEX, OURS, SINGLE, THETAS, config_class
 from cptjax import checkpoint
-from cptjax.files import copy_tokenizer, new_folder, read_json
+from cptjax.checkpoint import ReadParameter
+from cptjax.files import copy_tokenizer, new_folder, read_json, write_json
 from cptjax.model import ModelConfig
 
+DTYPES = ("float32", "bfloat16", "float16")
+SHARD_SIZE = "5GB"  # of a file, at most; more makes shards and an index
+NAMES = {"lm": "ModernBertForMaskedLM", "none": "ModernBertModel"}  # of a model that no source names
+AS = {  # what the same weights may be exported as, by the head they have
+    "encoder": NAMES,
+    "decoder": {"lm": "ModernBertDecoderForCausalLM", "none": "ModernBertDecoderModel"},
+}
 # Replaced by layer_types and rope_parameters in transformers 5, or without meaning for this export.
 DROPPED = (
     "global_attn_every_n_layers",
@@ -35,59 +48,136 @@ SPECIAL_TOKENS = {
 
 def save(
     config: ModelConfig,
-    params: dict,
+    params: dict | ReadParameter,
     out: Path,
     *,
+    architecture: str | None = None,
     hf_config: dict | None = None,
     tokenizer: Path | None = None,
+    dtype: str = "float32",
+    shard_size: str = SHARD_SIZE,
     overwrite: bool = False,
 ) -> None:
-    """Write `params` in float32, their config and the tokenizer's files, all at once or nothing.
+    """Write a model's weights, its config and the tokenizer's files, all at once or nothing.
 
-    `hf_config` is the source's config.json: what cptjax has no field for is carried over from it.
-    Raises FileExistsError as `folder.new_folder` does.
+    `params` is the tree, or a function that reads one of its parameters. `hf_config` is the source's
+    config.json: what cptjax has no field for is carried over from it, and the model class where
+    `architecture` does not say it. Raises FileExistsError as `new_folder` does, ValueError for values that
+    `dtype` cannot hold.
     """
-    with new_folder(Path(out), marker=SINGLE, overwrite=overwrite) as partial:
-        tensors = {}
-        for entry in table.entries(config):
-            array = entry.to_hf(np.asarray(place(params, entry), np.float32))
-            tensors[entry.hf_name] = np.ascontiguousarray(array)
-        save_file(tensors, partial / SINGLE, metadata={"format": "pt"})
-        write_config(config, partial, hf_config=hf_config, tokenizer=tokenizer)
+    architecture = architecture or choose(config, hf_config)
+    read = params if callable(params) else partial(_at, params)
+    with new_folder(Path(out), markers=(SINGLE, INDEX), overwrite=overwrite) as folder:
+        write_weights(config, read, folder, architecture, dtype, shard_size)
+        write_config(config, folder, architecture, dtype, hf_config=hf_config, tokenizer=tokenizer)
         if tokenizer is not None:
-            copy_tokenizer(tokenizer, partial)
+            copy_tokenizer(tokenizer, folder)
 
 
-def convert_checkpoint(run: Path, out: Path, *, step: int | None = None, overwrite: bool = False) -> int:
-    """Export one step of a run folder, the last one by default; returns the step."""
+def _at(params: dict, path: tuple[str, ...]) -> np.ndarray:
+    found: Any = params
+    for key in path:
+        found = found[key]
+    return np.asarray(found)
+
+
+def convert_checkpoint(
+    run: Path, out: Path, *, step: int | None = None, read_as: str | None = None, **options: Any
+) -> tuple[int, str]:
+    """Export one step of a run folder, the last one by default; returns the step and the model class.
+
+    The class is that of the run's source, or `read_as` an "encoder" or a "decoder"; `options` are those of
+    `save`. One parameter and one shard are in memory at a time.
+    """
     run = Path(run)
-    found, config, params = checkpoint.load_params(run, step)
-    source = run / checkpoint.HF_CONFIG  # absent: trained from scratch
-    tokenizer = run / checkpoint.TOKENIZER
-    save(
-        config,
-        params,
-        out,
-        hf_config=read_json(source) if source.is_file() else None,
-        tokenizer=tokenizer if tokenizer.is_dir() else None,
-        overwrite=overwrite,
+    step, config, read = checkpoint.open_params(run, step)
+    source, tokenizer = run / checkpoint.HF_CONFIG, run / checkpoint.TOKENIZER  # absent: trained from scratch
+    hf_config = read_json(source) if source.is_file() else None
+    architecture = choose(config, hf_config, read_as)
+    tokenizer = tokenizer if tokenizer.is_dir() else None
+    save(config, read, out, architecture=architecture, hf_config=hf_config, tokenizer=tokenizer, **options)
+    return step, architecture
+
+
+def choose(config: ModelConfig, hf_config: dict | None, read_as: str | None = None) -> str:
+    """The model class to export as. Raises ValueError where the weights do not tell or do not fit."""
+    if read_as is not None:
+        if config.head not in AS[read_as]:
+            raise ValueError(f"a model with a {config.head} head is exported as what it was, not as a {read_as}")
+        return AS[read_as][config.head]
+    named = ((hf_config or {}).get("architectures") or [""])[0]
+    if named in table.ARCHITECTURES and table.ARCHITECTURES[named].head == config.head:
+        return named
+    if config.head not in NAMES:
+        raise ValueError("a classifier needs the name of its model class, which hf_config.json does not give")
+    return NAMES[config.head]
+
+
+def write_weights(
+    config: ModelConfig,
+    read: ReadParameter,
+    folder: Path,
+    architecture: str,
+    dtype: str,
+    shard_size: str,
+) -> None:
+    """Write FOLDER/model.safetensors, or shards and their index, one shard in memory at a time."""
+    entries = {entry.hf_name: entry for entry in table.entries(config, architecture)}
+    held: dict[tuple[str, ...], np.ndarray] = {}  # the tensors of a stacked parameter follow each other
+
+    def tensors(names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+        for name in names:
+            entry = entries[name]
+            if entry.path not in held:
+                held.clear()
+                held[entry.path] = read(entry.path)
+            exact = entry.to_hf(held[entry.path][entry.index])
+            with np.errstate(over="ignore"):  # said below, by name
+                array = np.ascontiguousarray(exact, jnp.dtype(dtype))
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} has values that {dtype} cannot hold: choose another --dtype")
+            yield name, array
+
+    itemsize = jnp.dtype(dtype).itemsize
+    plan = split_state_dict_into_shards_factory(
+        {name: int(np.prod(entry.hf_shape)) * itemsize for name, entry in entries.items()},
+        get_storage_size=lambda size: size,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=shard_size,
     )
-    return found
+    for file, names in plan.filename_to_tensors.items():
+        save_file(dict(tensors(names)), folder / file, metadata={"format": "pt"})
+    if plan.is_sharded:
+        write_json(folder / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
 
 
-def write_config(config: ModelConfig, folder: Path, *, hf_config: dict | None, tokenizer: Path | None) -> None:
+def write_config(
+    config: ModelConfig,
+    folder: Path,
+    architecture: str,
+    dtype: str,
+    *,
+    hf_config: dict | None,
+    tokenizer: Path | None,
+) -> None:
     """Write FOLDER/config.json through transformers."""
-    from transformers import ModernBertConfig
-
+    kind, form = config_class(architecture), table.ARCHITECTURES[architecture]
     kept = dict(hf_config) if hf_config is not None else special_token_ids(tokenizer)
     kept = {name: value for name, value in kept.items() if name not in DROPPED}
-    ours = asdict(config)
+    if kept.pop("model_type", form.model_type) != form.model_type:  # a decoder from an encoder, or back
+        kept = {name: value for name, value in kept.items() if name in vars(kind())}
+    ours = {name: value for name, value in asdict(config).items() if name not in OURS and hasattr(kind, name)}
+    if form.head != "classifier":
+        ours.pop("num_labels")
     ours["layer_types"] = list(config.layer_types)
     ours["rope_parameters"] = {
-        kind: {"rope_type": "default", "rope_theta": ours.pop(name)} for kind, name in THETAS.items()
+        layer: {"rope_type": "default", "rope_theta": getattr(config, name)} for layer, name in THETAS.items()
     }
-    head = {"architectures": ["ModernBertForMaskedLM"], "dtype": "float32"}
-    ModernBertConfig.from_dict(kept | ours | head).save_pretrained(folder)
+    try:
+        found = kind.from_dict(kept | ours | {"architectures": [architecture], "dtype": dtype})
+    except Exception as error:  # transformers raises many types for a bad config, such as a decoder without bos
+        raise ValueError(f"transformers refuses the config of a {architecture}: {error}") from error
+    found.save_pretrained(folder)
 
 
 def special_token_ids(tokenizer: Path | None) -> dict[str, int | None]:

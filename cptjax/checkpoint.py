@@ -2,6 +2,7 @@
 
 FOLDER/model.json         ModelConfig
 FOLDER/hf_config.json     the source's own config.json, when there was one
+FOLDER/origin.json        where the weights came from: a folder or Hub id, and the commit of the latter
 FOLDER/tokenizer/         the tokenizer's files
 FOLDER/checkpoints/STEP/  params, opt_state (absent in a converted start), meta
 
@@ -11,13 +12,15 @@ whole. It stores no checksum of the arrays, so we keep one per leaf and check it
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
 
@@ -25,7 +28,9 @@ from cptjax.files import read_json, sha256, write_json
 from cptjax.model import ModelConfig, ModernBert, init_params
 from cptjax.step import TrainState
 
-CHECKPOINTS, MODEL, HF_CONFIG, TOKENIZER = "checkpoints", "model.json", "hf_config.json", "tokenizer"
+ReadParameter = Callable[[tuple[str, ...]], np.ndarray]  # of a path such as ("final_norm", "scale")
+CHECKPOINTS, MODEL, TOKENIZER = "checkpoints", "model.json", "tokenizer"
+HF_CONFIG, ORIGIN = "hf_config.json", "origin.json"
 
 
 def _checksum(x) -> jax.Array:
@@ -39,10 +44,22 @@ def _checksum(x) -> jax.Array:
     return (bits * weight).sum(dtype=jnp.uint32)
 
 
+def host_checksum(array: np.ndarray) -> int:
+    """The same sum for a float32 array of this host, without a copy of it."""
+    bits, total, size = array.reshape(-1).view(np.uint32), 0, 2**18
+    weight = 1 + 2 * np.arange(min(bits.size, size), dtype=np.uint32)
+    for start in range(0, bits.size, size):
+        block = bits[start : start + size]
+        total += int((block * weight[: block.size]).sum(dtype=np.uint32))
+        total += 2 * start * int(block.sum(dtype=np.uint32))
+    return total % 2**32
+
+
 def checksums(tree: Any) -> dict[str, int]:
     """One checksum per array of a tree, by path."""
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
-    sums = jax.device_get(_checksums(leaves))
+    on_host = isinstance(leaves[0], np.ndarray)
+    sums = map(host_checksum, leaves) if on_host else jax.device_get(_checksums(leaves))
     return {jax.tree_util.keystr(path): int(value) for path, value in zip(paths, sums, strict=True)}
 
 
@@ -51,8 +68,9 @@ def _checksums(leaves: tuple[jax.Array, ...]) -> list[jax.Array]:
     return [_checksum(x) for x in leaves]
 
 
-def _manager(folder: Path, **options) -> ocp.CheckpointManager:
-    return ocp.CheckpointManager((folder / CHECKPOINTS).absolute(), options=ocp.CheckpointManagerOptions(**options))
+def _manager(folder: Path, handlers: Any = None, **options) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(**options)
+    return ocp.CheckpointManager((folder / CHECKPOINTS).absolute(), options=options, handler_registry=handlers)
 
 
 def _items(parts: Mapping[str, Any], facts: Mapping[str, Any]) -> ocp.args.Composite:
@@ -120,9 +138,20 @@ def resumable(folder: Path, step: int) -> bool:
     return (folder / CHECKPOINTS / str(step) / "opt_state").is_dir()
 
 
-def _restore(folder: Path, step: int, parts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The named parts of a checkpoint in the shapes and shardings of `parts`, checked; and its facts."""
-    args = {name: ocp.args.StandardRestore(target) for name, target in parts.items()}
+def _restore(
+    folder: Path, step: int, parts: Mapping[str, Any], *, whole: bool = True
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The named parts of a checkpoint in the shapes and shardings of `parts`, checked; and its facts.
+
+    With `whole` false a part may name some of its arrays only, and numpy arrays come back.
+    """
+    numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+    args: dict[str, Any] = {
+        name: ocp.args.StandardRestore(target)
+        if whole
+        else ocp.args.PyTreeRestore(target, jax.tree.map(lambda _: numpy, target), partial_restore=True)
+        for name, target in parts.items()
+    }
     where = folder / CHECKPOINTS / str(step)
     try:
         with _manager(folder, create=False) as manager:
@@ -165,10 +194,7 @@ def load_params(folder: Path, step: int | None = None, shardings: Any = None) ->
     `shardings` is a tree like the parameters; without it they land on one device. Raises
     FileNotFoundError when the folder holds no checkpoint, ValueError when it is damaged.
     """
-    config = read_model(folder)
-    step = latest_step(folder) if step is None else step
-    if step is None or not (folder / CHECKPOINTS / str(step)).is_dir():
-        raise FileNotFoundError(f"{folder} holds no checkpoint{'' if step is None else f' of step {step}'}")
+    step, config = _find(folder, step)
     shapes = parameter_shapes(config)
     if shardings is None:
         target = _on_one_device(shapes)
@@ -178,6 +204,36 @@ def load_params(folder: Path, step: int | None = None, shardings: Any = None) ->
         )
     found, _ = _restore(folder, step, {"params": target})
     return step, config, found["params"]
+
+
+def open_params(folder: Path, step: int | None = None) -> tuple[int, ModelConfig, ReadParameter]:
+    """Step and config of a run folder, and a function that reads one parameter at a time, checked.
+
+    Raises as `load_params` does; the function raises ValueError for a damaged parameter.
+    """
+    step, config = _find(folder, step)
+    shapes = parameter_shapes(config)
+
+    def read(path: tuple[str, ...]) -> np.ndarray:
+        part: Any = shapes
+        for key in path:
+            part = part[key]
+        for key in reversed(path):
+            part = {key: part}
+        found: Any = _restore(folder, step, {"params": part}, whole=False)[0]["params"]
+        for key in path:
+            found = found[key]
+        return found
+
+    return step, config, read
+
+
+def _find(folder: Path, step: int | None) -> tuple[int, ModelConfig]:
+    config = read_model(folder)
+    step = latest_step(folder) if step is None else step
+    if step is None or not (folder / CHECKPOINTS / str(step)).is_dir():
+        raise FileNotFoundError(f"{folder} holds no checkpoint{'' if step is None else f' of step {step}'}")
+    return step, config
 
 
 def read_model(folder: Path) -> ModelConfig:
@@ -192,12 +248,15 @@ def read_model(folder: Path) -> ModelConfig:
     return ModelConfig(**{**fields, "layer_types": tuple(fields["layer_types"])})
 
 
-def write_model(folder: Path, config: ModelConfig, *, tokenizer: Path | None, hf_config: dict | None) -> None:
+def write_model(
+    folder: Path, config: ModelConfig, *, tokenizer: Path | None, hf_config: dict | None, origin: dict | None
+) -> None:
     """Write what a run folder says about its model, beside the checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / MODEL, asdict(config))
-    if hf_config is not None:
-        write_json(folder / HF_CONFIG, hf_config)
+    for name, content in ((HF_CONFIG, hf_config), (ORIGIN, origin)):
+        if content is not None:
+            write_json(folder / name, content)
     if tokenizer is not None and not (folder / TOKENIZER).exists():
         partial = folder / f".{TOKENIZER}.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -205,12 +264,67 @@ def write_model(folder: Path, config: ModelConfig, *, tokenizer: Path | None, hf
         partial.rename(folder / TOKENIZER)
 
 
-def save_start(folder: Path, config: ModelConfig, params: Any, *, hf_config: dict | None) -> None:
-    """Make a run folder that a run can start from: the model's files and its parameters as step 0."""
-    write_model(folder, config, tokenizer=None, hf_config=hf_config)
-    params = jax.tree.map(jnp.asarray, params)
-    with _reporting(folder), _manager(folder, enable_async_checkpointing=False) as manager:
-        manager.save(0, args=_items({"params": params}, {}))
+@dataclass(frozen=True)
+class _Deferred:
+    """A parameter that is read when it is written, so that a model is never in memory whole."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+
+class _DeferredHandler(ocp.type_handlers.NumpyHandler):
+    """Writes one deferred parameter after the other, in Orbax's own format for arrays."""
+
+    def __init__(self):
+        super().__init__(deepcopy_host_arrays=False)
+
+    async def serialize(self, values: Any, infos, args=None):
+        for value, info, arg in zip(values, infos, args or [None] * len(values), strict=True):
+            for written in await super().serialize([value.read()], [info], [arg or ocp.SaveArgs()]):
+                written.result()
+        return []
+
+
+def save_start(
+    folder: Path,
+    config: ModelConfig,
+    read: ReadParameter,
+    checksums: Mapping[tuple[str, ...], int],
+    *,
+    hf_config: dict | None,
+    origin: dict | None,
+) -> None:
+    """Make a run folder that a run can start from: the model's files and, as step 0, the parameters that
+    `read` gives, one in memory at a time. `checksums` are theirs, by path."""
+    write_model(folder, config, tokenizer=None, hf_config=hf_config, origin=origin)
+    types = ocp.type_handlers.create_type_handler_registry((_Deferred, _DeferredHandler()))
+    plain = ocp.PyTreeCheckpointHandler(type_handler_registry=types, use_compression=False)  # weights do not shrink
+    handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    handlers.add("params", ocp.args.PyTreeSave, plain)
+    handlers.add("meta", ocp.args.JsonSave, ocp.JsonCheckpointHandler())
+    deferred = jax.tree_util.tree_map_with_path(
+        lambda path, x: _Deferred(x.shape, np.dtype(x.dtype), partial(read, path_keys(path))), parameter_shapes(config)
+    )
+    sums = {jax.tree_util.keystr(tuple(map(jax.tree_util.DictKey, path))): value for path, value in checksums.items()}
+    items = ocp.args.Composite(
+        params=ocp.args.PyTreeSave(deferred), meta=ocp.args.JsonSave({"checksums": {"params": sums}})
+    )
+    with _reporting(folder), _manager(folder, handlers, enable_async_checkpointing=False) as manager:
+        manager.save(0, args=items)
+
+
+def path_keys(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """The keys of a parameter's path as jax.tree_util gives it."""
+    return tuple(entry.key for entry in path)
 
 
 def tokenizer_sha256(folder: Path) -> str | None:

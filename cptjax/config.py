@@ -69,6 +69,7 @@ class Run:
     keep_checkpoints: int = 2  # the last ones; ends of phases are always kept
     mesh: Mesh = field(default_factory=Mesh)
     device_batch_size: int = 8  # rows per device at a time; the global batch is reached by accumulation
+    causal_window_counts_self: bool = False  # 64 keys in causal local layers, not 65: see ModelConfig
     remat: bool = False  # recompute blocks in the backward pass: less memory, more arithmetic
 
     def __post_init__(self):

@@ -24,19 +24,20 @@ TOKENIZER_FILES = (
 
 
 @contextmanager
-def new_folder(out: Path, *, marker: str, overwrite: bool) -> Iterator[Path]:
+def new_folder(out: Path, *, markers: tuple[str, ...], overwrite: bool) -> Iterator[Path]:
     """A temporary sibling of `out` to write into; it becomes `out` if the block ends without error.
 
     Raises FileExistsError when `out` exists and `overwrite` is false, and always when `out` is
-    neither empty nor a folder of the same kind, one that holds the file `marker`.
+    neither empty nor a folder of the same kind, one that holds a file of `markers`.
     """
     out = out.absolute()
     if out.exists() or out.is_symlink():
         if not overwrite:
             raise FileExistsError(f"{out} exists; choose another name or pass --overwrite")
         replaceable = out.is_dir() and not out.is_symlink()
-        if not replaceable or (any(out.iterdir()) and not (out / marker).is_file()):
-            raise FileExistsError(f"{out} exists and holds no {marker}; refusing to replace it")
+        same_kind = any((out / marker).is_file() for marker in markers)
+        if not replaceable or (any(out.iterdir()) and not same_kind):
+            raise FileExistsError(f"{out} exists and holds no {' or '.join(markers)}; refusing to replace it")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     partial.mkdir()

@@ -1,9 +1,9 @@
-"""What a training process asks of the operating system."""
+"""What a process asks of the operating system."""
 
 import ctypes
 import sys
 
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h of glibc
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8  # malloc.h of glibc
 
 
 def keep_freed_memory() -> None:
@@ -12,11 +12,18 @@ def keep_freed_memory() -> None:
     On a CPU a training step frees gigabytes and takes them again, and the system clears every page it hands
     out anew. Asks glibc (mallopt(3)); does nothing where the C library knows no mallopt.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return
-    mallopt(M_MMAP_MAX, 0)  # large blocks from the heap, not from maps that are dropped when freed
-    mallopt(M_TRIM_THRESHOLD, -1)  # never shrink the heap
-    mallopt(M_ARENA_MAX, 1)  # one heap for all threads
+    _mallopt(M_MMAP_MAX, 0)  # large blocks from the heap, not from maps that are dropped when freed
+    _mallopt(M_TRIM_THRESHOLD, -1)  # never shrink the heap
+    _mallopt(M_ARENA_MAX, 1)  # one heap for all threads
+
+
+def return_freed_memory() -> None:
+    """Have freed blocks of a megabyte or more given back at once: for a process that reads one large array
+    after the other, in several threads. Does nothing where the C library knows no mallopt."""
+    _mallopt(M_MMAP_THRESHOLD, 2**20)
+    _mallopt(M_ARENA_MAX, 2)
+
+
+def _mallopt(name: int, value: int) -> None:
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        ctypes.CDLL(None).mallopt(name, value)

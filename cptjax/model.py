@@ -6,8 +6,8 @@ operations. Layer 0 stands alone (it has no attn_norm); the layers after it repe
 a leading layer axis; what does not fit the period is unrolled.
 
 B rows, L tokens per row, N tokens of all rows, D width, H heads, K head width, F feed-forward width, V vocabulary.
-In layers_NBLD, N counts the kept layers. Tokens are flattened before each product with a weight: XLA's
-CPU backend copies and transposes operands that are contracted over two axes.
+In layers_NBLD, N counts the kept layers; in scores of a classifier, its labels. Tokens are flattened before
+each product with a weight: XLA's CPU backend copies and transposes operands that are contracted over two axes.
 """
 
 import math
@@ -24,6 +24,7 @@ from cptjax.attention import attend
 from cptjax.masks import MaskMode, MaskSpec, positions
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' words
+HEADS = ("lm", "classifier", "none")
 STANDARD_PERIOD = 3  # ModernBERT: every third layer is global
 
 
@@ -52,6 +53,12 @@ class ModelConfig:
     max_position_embeddings: int = 8192
     initializer_range: float = 0.02
     initializer_cutoff_factor: float = 2.0
+    head: str = "lm"  # what stands on the encoder: one of HEADS
+    num_labels: int = 0  # outputs of a classifier
+    classifier_pooling: str = "mean"  # how a classifier of whole texts reads one: "mean", or "cls", its first token
+    # A causal local layer reads local_attention // 2 tokens before the query and the query: 65 of 128, as in
+    # the code of arXiv:2605.12438. True: the query is one of the 64, as in transformers' ModernBertDecoder.
+    causal_window_counts_self: bool = False
 
     def __post_init__(self):
         if not self.layer_types:
@@ -72,6 +79,13 @@ class ModelConfig:
         for name in ("hidden_activation", "classifier_activation"):
             if getattr(self, name) not in ACTIVATIONS:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not one of {sorted(ACTIVATIONS)}")
+        if self.head not in HEADS or (self.head == "classifier") != (self.num_labels > 0):
+            raise ValueError(
+                f"head {self.head!r} with {self.num_labels} labels: head is one of {HEADS}, and only a classifier "
+                "has labels"
+            )
+        if self.classifier_pooling not in ("cls", "mean"):
+            raise ValueError(f"classifier_pooling {self.classifier_pooling!r} must be 'cls' or 'mean'")
 
     @property
     def head_dim(self) -> int:
@@ -82,6 +96,14 @@ class ModelConfig:
     def sliding_window(self) -> int:
         """Tokens a local layer sees on each side, the query itself not counted."""
         return self.local_attention // 2
+
+    def mask_spec(self, kind: str, mask_mode: str) -> MaskSpec:
+        """What a layer of this kind reads. Raises ValueError for a mode that is not a MaskMode."""
+        mode = MaskMode(mask_mode)
+        if kind == FULL:
+            return MaskSpec(mode)
+        one_less = mode == MaskMode.CAUSAL and self.causal_window_counts_self
+        return MaskSpec(mode, self.sliding_window - one_less)
 
 
 @dataclass(frozen=True)
@@ -321,7 +343,7 @@ class Mlp(nn.Module):
         return out_ND.reshape(x_BLD.shape)
 
 
-def _unpinned(x: jax.Array) -> jax.Array:
+def _same(x: jax.Array) -> jax.Array:
     return x
 
 
@@ -339,8 +361,7 @@ class Layer(nn.Module):
     def __call__(self, hidden_BLD, segment_BL, rope, mask_mode: str):
         hidden_BLD = self.pin(hidden_BLD)
         norm = partial(Norm, self.config, self.precision)
-        window = self.config.sliding_window if self.kind == SLIDING else None
-        spec = MaskSpec(MaskMode(mask_mode), window)
+        spec = self.config.mask_spec(self.kind, mask_mode)
         normed_BLD = hidden_BLD if self.first else norm(name="attn_norm")(hidden_BLD)
         attention = Attention(self.config, self.precision, self.backend, name="attn")
         hidden_BLD = hidden_BLD + attention(normed_BLD, segment_BL, rope[self.kind], spec)
@@ -419,8 +440,26 @@ class Decoder(nn.Module):
         return table_VD, bias_V
 
 
+class Classifier(nn.Module):
+    """Scores of the labels from the head's features, any axes before the last: [..., N], N = num_labels."""
+
+    config: ModelConfig
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, feature_BLD):
+        config, params = self.config, jnp.dtype(self.precision.params)
+        init = _truncated_normal(config, config.hidden_size**-0.5)
+        weight_ND = self.param("weight", init, (config.num_labels, config.hidden_size), params)
+        bias_N = self.param("bias", nn.initializers.zeros, (config.num_labels,), params)
+        loss = jnp.dtype(self.precision.loss)
+        weight_ND = weight_ND.astype(feature_BLD.dtype)
+        score_BLN = jnp.einsum("bld,nd->bln", feature_BLD, weight_ND, preferred_element_type=loss)
+        return score_BLN + bias_N.astype(loss)[None, None]
+
+
 class ModernBert(nn.Module):
-    """The encoder and its language-model head: `init` and `apply` are the whole interface.
+    """The encoder and what stands on it: `init` and `apply` are the whole interface.
 
     `remat` recomputes each scanned block in the backward pass instead of keeping its activations; `pin`
     is applied to the hidden states entering every layer (a mesh's place to fix their sharding).
@@ -430,7 +469,7 @@ class ModernBert(nn.Module):
     precision: Precision = Precision()
     backend: str = "blockwise"
     remat: bool = False
-    pin: Callable = _unpinned
+    pin: Callable = _same
 
     def setup(self):
         parts = (self.config, self.precision)
@@ -453,6 +492,7 @@ class ModernBert(nn.Module):
         self.final_norm = Norm(*parts)
         self.lm_head = Head(*parts, name="head")
         self.lm_decoder = Decoder(*parts, name="decoder")
+        self.classifier = Classifier(*parts)
 
     def __call__(self, token_BL, segment_BL, *, mask_mode: str = "bidirectional", keep_layers: bool = False) -> Encoded:
         """Encode packed rows. `segment_BL` numbers the documents of a row, 0 for padding; tokens see only
@@ -491,9 +531,14 @@ class ModernBert(nn.Module):
         logits_BLV = jnp.einsum("bld,vd->blv", feature_BLD, table_VD, preferred_element_type=loss)
         return logits_BLV + bias_V.astype(loss)[None, None]
 
+    def labels(self, hidden_BLD):
+        """Scores of a classifier's labels at every position, [B, L, N] float32, N = num_labels."""
+        return self.classifier(self.head(hidden_BLD))
+
     def everything(self, token_BL, segment_BL):
-        """Touch every parameter once; what `init` traces."""
-        return self.logits(self(token_BL, segment_BL).hidden_BLD)
+        """Touch every parameter of this config's model once; what `init` traces."""
+        hidden_BLD = self(token_BL, segment_BL).hidden_BLD
+        return {"lm": self.logits, "classifier": self.labels, "none": _same}[self.config.head](hidden_BLD)
 
 
 def init_params(model: ModernBert, key: jax.Array) -> dict:

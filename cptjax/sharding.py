@@ -29,7 +29,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"mlp/Wi_bias", P(None, "tensor")),
     (r"mlp/Wo", P("fsdp", "tensor")),
     (r"head/dense", P(None, "fsdp")),
-    (r"(attn/Wo|mlp/Wo|head/dense)_bias", P()),
+    (r"(attn/Wo|mlp/Wo|head/dense)_bias|classifier/(weight|bias)", P()),
     (r"(\w*norm)/(scale|bias)", P()),
 )
 

@@ -6,9 +6,10 @@ command gives the numbers of an undisturbed one.
 
 import contextlib
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from cptjax.config import Phase, Run, incompatible_fields, to_dict
 from cptjax.corpus import Manifest
 from cptjax.data import Batches, fingerprint, held_out_batches
 from cptjax.files import locked, read_json, write_json
-from cptjax.model import FULL, ModelConfig, ModernBert, init_params, parameter_names
+from cptjax.model import FULL, SLIDING, ModelConfig, ModernBert, init_params, parameter_names
 from cptjax.objectives import Vocabulary
 from cptjax.optim import freeze_mask, make_optimizer
 from cptjax.schedules import learning_rate
@@ -100,6 +101,11 @@ def set_up(run: Run, folder: Path) -> Setting:
     mesh, manifests = check_inputs(run)
     origin = folder if started else starting_folder(run, folder)
     config = checkpoint.read_model(origin) if started or run.model is None else run.model
+    if config.head == "classifier":
+        raise ValueError(f"{run.init} is a fine-tuned classifier: start from the encoder it was made from")
+    config = replace(
+        config, head="lm", causal_window_counts_self=config.causal_window_counts_self or run.causal_window_counts_self
+    )
     if run.data.sequence_length > config.max_position_embeddings:
         raise ValueError(
             f"data.sequence_length {run.data.sequence_length} is longer than the model's "
@@ -123,11 +129,14 @@ def write_own_files(setting: Setting) -> None:
     if not (folder / "config.json").is_file():
         # The model's own tokenizer files: a store keeps the same vocabulary, but perhaps less beside it.
         origin = starting_folder(run, folder)
-        own, hf_config = origin / checkpoint.TOKENIZER, origin / checkpoint.HF_CONFIG
+        own = origin / checkpoint.TOKENIZER
         store = Path(next(iter(run.data.shares)))
         tokenizer = own if run.init and own.is_dir() else store / checkpoint.TOKENIZER
-        known = read_json(hf_config) if run.init and hf_config.is_file() else None
-        checkpoint.write_model(folder, setting.model.config, tokenizer=tokenizer, hf_config=known)
+        known = {
+            name: read_json(origin / file) if run.init and (origin / file).is_file() else None
+            for name, file in (("hf_config", checkpoint.HF_CONFIG), ("origin", checkpoint.ORIGIN))
+        }
+        checkpoint.write_model(folder, setting.model.config, tokenizer=tokenizer, **known)
     write_json(folder / "config.json", to_dict(run))
 
 
@@ -180,8 +189,17 @@ def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
         return state, facts["spent"]
     if run.init:
         origin = starting_folder(run, setting.folder)
-        _, _, loaded = checkpoint.load_params(origin, shardings=shardings.params)
-        state = jax.jit(partial(init_state, tx=tx), out_shardings=shardings, donate_argnums=0)(loaded)
+        whole = checkpoint.parameter_shapes(setting.model.config)
+        drawn = whole.keys() - checkpoint.parameter_shapes(checkpoint.read_model(origin)).keys()
+        known = {name: where for name, where in shardings.params.items() if name not in drawn}
+        _, _, loaded = checkpoint.load_params(origin, shardings=known)
+        if drawn and jax.process_index() == 0:
+            print(f"{run.init} has no language-model head: a new one is drawn (seed {run.seed})", file=sys.stderr)
+        state = jax.jit(
+            lambda loaded: init_state({name: loaded.get(name, params()[name]) for name in whole}, tx),
+            out_shardings=shardings,
+            donate_argnums=0,
+        )(loaded)
     else:
         state = jax.jit(lambda: init_state(params(), tx), out_shardings=shardings)()
     return state, {"seconds": 0.0, "tokens": 0.0, "targets": 0.0, "overflow": 0.0, "joules": None}
@@ -314,9 +332,10 @@ class Recorder:
     def _speed(self, values: dict[str, float], phase: Phase, seconds: float) -> dict[str, float]:
         """Model FLOP/s and, on a device whose peak is known, the share of it (MFU)."""
         config, tokens = self._setting.model.config, max(values["tokens"], 1.0)
-        reach = 2 if phase.objective.mask_mode == "bidirectional" else 1
+        mode = phase.objective.mask_mode
+        reach, window = 2 if mode == "bidirectional" else 1, config.mask_spec(SLIDING, mode).window or 0
         whole = values["keys"] / tokens * reach / 2
-        local = min(whole, reach * config.sliding_window + 1)
+        local = min(whole, reach * window + 1)
         flops = tokens * telemetry.flops_per_token(
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,

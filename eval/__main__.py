@@ -1,4 +1,4 @@
-"""The commands: python -m eval bench step."""
+"""The commands: python -m eval bench step | convert."""
 
 import argparse
 import sys
@@ -15,16 +15,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m eval", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     bench = commands.add_parser("bench", help="what our code costs beside its peers")
-    bench.add_argument("what", choices=("step",))
-    bench.add_argument("--shapes", nargs="+", type=_shape, default=[(2, 512), (1, 2048)], help="ROWSxTOKENS")
+    bench.add_argument("what", choices=("step", "convert"))
+    bench.add_argument("--shapes", nargs="+", type=_shape, default=[(2, 512), (1, 2048)], help="ROWSxTOKENS, of a step")
     bench.add_argument("--rounds", type=int, default=5)
     bench.add_argument("--out", type=Path, default=None, help="JSON file")
     arguments = parser.parse_args()
 
-    from eval.bench import step
+    from eval.bench import convert, step
 
     try:
-        step.main(arguments.shapes, arguments.rounds, arguments.out)
+        if arguments.what == "step":
+            step.main(arguments.shapes, arguments.rounds, arguments.out)
+        else:
+            convert.main(arguments.rounds, arguments.out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

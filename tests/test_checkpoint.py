@@ -17,7 +17,16 @@ def equal(a, b) -> bool:
 @pytest.fixture
 def start(tmp_path, config, params):
     folder = tmp_path / "start"
-    checkpoint.save_start(folder, config, params, hf_config={"model_type": "modernbert"})
+
+    def read(path):
+        array = params
+        for key in path:
+            array = array[key]
+        return np.asarray(array)
+
+    paths = [checkpoint.path_keys(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    sums = {path: checkpoint.host_checksum(read(path)) for path in paths}
+    checkpoint.save_start(folder, config, read, sums, hf_config={"model_type": "modernbert"}, origin=None)
     return folder
 
 
@@ -28,6 +37,10 @@ def largest_file(folder):
 def test_start_gives_back_config_and_parameters(start, config, params):
     step, found_config, found = checkpoint.load_params(start)
     assert step == 0 and found_config == config and equal(found, params)
+    step, found_config, read = checkpoint.open_params(start)
+    assert step == 0 and found_config == config
+    for path, array in jax.tree_util.tree_leaves_with_path(params):
+        assert np.array_equal(read(checkpoint.path_keys(path)), array)
 
 
 def test_saved_on_eight_devices_restored_on_one_and_on_another_mesh(tmp_path, params):
@@ -45,7 +58,7 @@ def test_saved_on_eight_devices_restored_on_one_and_on_another_mesh(tmp_path, pa
         assert equal(found.params, params) and int(found.step) == 3 and facts["stores"] == {"x": "y"}
 
 
-def test_one_flipped_bit_is_noticed_and_named(start):
+def test_one_flipped_bit_is_noticed_and_named(start, params):
     path = largest_file(start / checkpoint.CHECKPOINTS / "0" / "params")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -55,6 +68,10 @@ def test_one_flipped_bit_is_noticed_and_named(start):
     ) as error:
         checkpoint.load_params(start)
     assert "\n" not in str(error.value)
+    _, _, read = checkpoint.open_params(start)
+    with pytest.raises(ValueError, match=r"is damaged: params.* differ from|cannot read checkpoint"):
+        for path, _ in jax.tree_util.tree_leaves_with_path(params):
+            read(checkpoint.path_keys(path))
 
 
 def test_truncated_checkpoint_is_one_line(start):
@@ -91,4 +108,9 @@ def test_checksum_sees_any_word_and_no_sharding(params):
     assert checkpoint.checksums({"x": swapped}) != before
     mesh = make_mesh(Mesh(1, 2, 4))
     placed = jax.device_put(x, shard_tree(mesh, {"blocks": {"l0": {"mlp": {"Wi": x}}}})["blocks"]["l0"]["mlp"]["Wi"])
-    assert checkpoint.checksums({"x": placed}) == before
+    assert checkpoint.checksums({"x": placed}) == before == checkpoint.checksums({"x": np.asarray(placed)})
+
+
+def test_the_host_sums_long_arrays_as_the_device_does():
+    x = np.random.default_rng(0).standard_normal((3, 2**19 + 7), np.float32)  # more than one block
+    assert checkpoint.checksums({"x": x}) == checkpoint.checksums({"x": jax.numpy.asarray(x)})
