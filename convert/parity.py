@@ -1,185 +1,324 @@
 """Do two model folders compute the same thing? Shown layer by layer, then whole.
 
 A is judged by transformers when it is a Hugging Face folder and torch is here, else by our dense
-reference; B always runs on our blockwise path. Both in float32. Inputs are longer than the local
-window and padded with random tokens, so that a wrong mask shows.
+reference; B always runs on our blockwise path. The inputs are those that expose a mistake: longer than
+the local window, padded, packed, with rare ids, of special tokens only, of one token. In float32 the two
+must agree; in bfloat16 B must be about as near to A's float32 as A's own bfloat16 is.
 
-B rows, L tokens, D width, V vocabulary; N outputs: the embeddings, every layer, final_norm.
+B rows, L tokens, D width, V vocabulary or labels; N outputs: the embeddings, every layer, final_norm.
 """
 
 import importlib.metadata
 import importlib.util
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.from_hf import find, load
-from cptjax import checkpoint
-from cptjax.model import ModelConfig, ModernBert, Precision, encode
+from convert import table
+from convert.from_hf import architecture_of, find, load, weight_files
+from convert.to_hf import choose
+from cptjax import checkpoint, heads
+from cptjax.files import read_json, sha256, write_json
+from cptjax.model import SLIDING, ModelConfig, ModernBert, Precision, encode
 
-LENGTHS = (7, 64, 129, 400, 1024)  # tokens; the last two are longer than the window of 128
+LENGTHS = (1, 7, 129, 400, 2100)  # tokens; the last two are longer than the window of 128
+PACKED = (150, 3, 1, 90)  # documents of one row, which ends in padding
 TOLERANCE = 2e-5  # of the largest value; float32 sums in another order differ by about 2e-6
+BFLOAT16 = ("129 tokens", "400 tokens", "packed")  # cases that bfloat16 is tried on
+BFLOAT16_TOLERANCE = 1.1  # times the judge's own error, root mean squares; see `typical`
 RARE = 8  # ids at the end of the vocabulary that every input holds
-LOGITS_AT_ONCE = 128  # tokens whose scores over the vocabulary are in memory together
+SCORES_AT_ONCE = 128  # tokens whose scores over the vocabulary are in memory together
+TEXTS = "ModernBertForSequenceClassification"  # scores whole texts, the others score tokens
+Pairs = Iterable[tuple[np.ndarray, np.ndarray]]
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "safetensors", "transformers", "torch")
 
 
+class Side(NamedTuple):
+    """A folder to compare, read."""
+
+    folder: Path
+    is_run: bool
+    architecture: str
+    hf_config: dict
+    config: ModelConfig
+    params: Any
+
+
 class Model(NamedTuple):
-    """A model to run: outputs_NBLD of (token_BL, segment_BL), logits_BLV of final hidden_BLD."""
+    """A model to run: outputs_NBLD of (token_BL, segment_BL); and of these and the final hidden_BLD its
+    scores, some [tokens, V] at a time, of real tokens only (of whole texts for a text classifier)."""
 
     name: str
-    config: ModelConfig
     outputs: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    logits: Callable[[np.ndarray], np.ndarray]
+    scores: Callable[[np.ndarray, np.ndarray, np.ndarray], Iterator[np.ndarray]]
 
 
-def compare(a: str | Path, b: str | Path, *, lengths: tuple[int, ...] | None = None) -> dict:
-    """Largest difference of B from A after each layer, relative to the largest |value| of A there.
+class Case(NamedTuple):
+    """Rows to run both models on; segment 0 is padding."""
 
-    A and B are Hugging Face folders (or Hub ids) or run folders, whose last step is taken. `passed`
-    says that every number is within the tolerance. Raises ValueError for models of unlike shapes.
+    name: str
+    token_BL: np.ndarray
+    segment_BL: np.ndarray
+
+
+def compare(a: str | Path, b: str | Path, *, only: Collection[str] | None = None) -> dict:
+    """Run both on the same inputs, all or those named; the report says whether every output agrees, and how well.
+
+    Raises ValueError when they are not of the same shape, and as `load` does.
     """
-    first, second = judge(a), ours(*_load(b), backend="blockwise")
-    for field in ("num_hidden_layers", "hidden_size", "vocab_size"):
-        pair = [getattr(model.config, field) for model in (first, second)]
-        if pair[0] != pair[1]:
-            raise ValueError(f"nothing to compare: {field} is {pair[0]} in {a} and {pair[1]} in {b}")
-    measured = {str(n): differences(first, second, n) for n in lengths or LENGTHS}
-    worst = float(np.max([list(row.values()) for row in measured.values()]))  # nan wins
+    first, second = read_side(a), read_side(b)
+    unlike = [
+        f"{name} {getattr(first.config, name)} and {getattr(second.config, name)}"
+        for name in ("hidden_size", "num_hidden_layers", "vocab_size", "head", "num_labels")
+        if getattr(first.config, name) != getattr(second.config, name)
+    ]
+    if unlike:
+        raise ValueError(f"{a} and {b} are different models: {', '.join(unlike)}")
+    # The same run may be exported as an encoder or a decoder: the Hugging Face folder says which.
+    architecture = second.architecture if first.is_run and not second.is_run else first.architecture
+    judges = {dtype: judge(first, architecture, dtype) for dtype in ("float32", "bfloat16")}
+    candidates = {
+        dtype: ours(second.config, second.params, architecture, dtype=dtype) for dtype in ("float32", "bfloat16")
+    }
+    rows: dict[str, dict[str, dict[str, float]]] = {}
+    for case in cases(first.config.vocab_size, special_ids(first), first.config.max_position_embeddings):
+        if only is not None and case.name not in only:
+            continue
+        rows[case.name] = {"float32": differences(judges["float32"], candidates["float32"], case, largest)}
+        if case.name in BFLOAT16:
+            for name, models in (("bfloat16", candidates), ("judge's bfloat16", judges)):
+                rows[case.name][name] = differences(judges["float32"], models["bfloat16"], case, typical)
+    worst = float(np.max([value for row in rows.values() for value in row["float32"].values()]))
+    rounding = [
+        row["bfloat16"][name] / max(own, 1e-9)
+        for row in rows.values()
+        for name, own in row.get("judge's bfloat16", {}).items()
+        if name != "scores" or architecture != TEXTS  # a few numbers, mostly chance
+    ]
+    worst_rounding = float(np.max(rounding, initial=0.0))
     return {
-        "passed": worst <= TOLERANCE,
-        "worst": worst,
-        "tolerance": TOLERANCE,
+        "passed": bool(worst < TOLERANCE and worst_rounding < BFLOAT16_TOLERANCE),
+        "worst": {"float32": worst, "bfloat16": worst_rounding},
+        "tolerance": {"float32": TOLERANCE, "bfloat16": BFLOAT16_TOLERANCE},
         "a": str(a),
         "b": str(b),
-        "judge": first.name,
-        "candidate": second.name,
-        "dtype": "float32",
+        "architecture": architecture,
+        "local_keys": [_local_keys(side.config, architecture) for side in (first, second)],
+        "judge": judges["float32"].name,
+        "candidate": candidates["float32"].name,
         "device": jax.devices()[0].device_kind,
         "versions": {name: _version(name) for name in PACKAGES},
-        "relative_difference": measured,
+        "weights_sha256": {} if second.is_run else {x.name: sha256(x) for x in weight_files(second.folder)},
+        "relative_difference": rows,
     }
 
 
-def inputs(vocab_size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """token_BL and segment_BL: two rows of random ids, the second padded, with random ids too."""
+def _local_keys(config: ModelConfig, architecture: str) -> int:
+    """Keys that a token far from its text's ends reads in a local layer."""
+    mode = table.ARCHITECTURES[architecture].mask_mode
+    window = config.mask_spec(SLIDING, mode).window or 0
+    return window * (1 if mode == "causal" else 2) + 1
+
+
+def read_side(source: str | Path) -> Side:
+    """A run folder's last step, or a Hugging Face folder or id."""
+    folder = Path(source)
+    if (folder / checkpoint.MODEL).is_file():
+        _, config, params = checkpoint.load_params(folder)
+        known = folder / checkpoint.HF_CONFIG
+        hf_config = read_json(known) if known.is_file() else {}
+        return Side(folder, True, choose(config, hf_config), hf_config, config, params)
+    folder = find(source)
+    config, params = load(folder)
+    hf_config = read_json(folder / "config.json")
+    return Side(folder, False, architecture_of(hf_config), hf_config, config, params)
+
+
+def special_ids(side: Side) -> list[int]:
+    """The ids of special tokens that a config.json names; the first of the vocabulary where it names none."""
+    named = {value for name, value in side.hf_config.items() if name.endswith("_token_id") and isinstance(value, int)}
+    return sorted(named) or [0]
+
+
+def cases(vocab_size: int, special: list[int], longest: int) -> Iterator[Case]:
+    """The inputs: two rows of each length up to `longest`, the second padded with random ids, then the odd ones."""
+    for length in (length for length in LENGTHS if length <= longest):
+        segment_BL = np.ones((2, length), np.int32)
+        segment_BL[1, length - length // 3 :] = 0
+        yield Case(f"{length} tokens", _random_ids(vocab_size, 2, length), segment_BL)
+    documents = np.repeat(np.arange(1, len(PACKED) + 1, dtype=np.int32), PACKED)
+    packed_BL = np.pad(documents, (0, 12))[None]
+    yield Case("packed", _random_ids(vocab_size, 1, packed_BL.size), packed_BL)
+    token_BL = np.resize(np.array(special, np.int32), (2, 70))
+    yield Case("special tokens", token_BL, np.ones_like(token_BL))
+
+
+def _random_ids(vocab_size: int, rows: int, length: int) -> np.ndarray:
     rng = np.random.default_rng(length)
-    token_BL = rng.integers(vocab_size, size=(2, length), dtype=np.int32)
+    token_BL = rng.integers(vocab_size, size=(rows, length), dtype=np.int32)
     rare = vocab_size - 1 - np.arange(min(RARE, vocab_size, length))
     token_BL[:, rng.permutation(length)[: rare.size]] = rare
-    segment_BL = np.ones((2, length), np.int32)
-    segment_BL[1, length - length // 3 :] = 0
-    return token_BL, segment_BL
+    return token_BL
 
 
-def judge(source: str | Path) -> Model:
+def differences(first: Model, second: Model, case: Case, measure: Callable[[Pairs], float]) -> dict[str, float]:
+    """Relative difference (`largest` or `typical`) by name of the output, real tokens only."""
+    real = case.segment_BL > 0
+    a_NBLD, b_NBLD = (model.outputs(case.token_BL, case.segment_BL) for model in (first, second))
+    layers = [f"layer_{i}" for i in range(len(a_NBLD) - 2)]
+    found = {
+        name: measure([(a_BLD[real], b_BLD[real])])
+        for name, a_BLD, b_BLD in zip(("embeddings", *layers, "final_norm"), a_NBLD, b_NBLD, strict=True)
+    }
+    a, b = (x.scores(case.token_BL, case.segment_BL, y[-1]) for x, y in ((first, a_NBLD), (second, b_NBLD)))
+    scores = measure(zip(a, b, strict=True))
+    return found if np.isneginf(scores) else found | {"scores": scores}
+
+
+def largest(pairs: Pairs) -> float:
+    """Largest |a - b| over largest |a|; nan where either holds one, -inf where there is no pair."""
+    difference, scale = np.float32(-np.inf), np.float32(0)
+    for a, b in pairs:
+        difference = np.maximum(difference, np.abs(a - b).max())
+        scale = np.maximum(scale, np.abs(a).max())
+    return float(difference / scale) if scale else float(difference)
+
+
+def typical(pairs: Pairs) -> float:
+    """The same with root mean squares, which chance moves less: for rounding errors."""
+    difference = scale = 0.0
+    for a, b in pairs:
+        difference += float(np.square(a - b, dtype=np.float64).sum())
+        scale += float(np.square(a, dtype=np.float64).sum())
+    return (difference / scale) ** 0.5 if scale else -np.inf
+
+
+def judge(side: Side, architecture: str, dtype: str) -> Model:
     """The model to trust: transformers where that is possible, else our dense reference."""
-    if not _is_run(source) and importlib.util.find_spec("torch") is not None:
-        config, _ = load(source)  # transformers would fill in what is missing
-        return _transformers(find(source), config)
-    return ours(*_load(source), backend="reference")
+    if not side.is_run and importlib.util.find_spec("torch") is not None:
+        return _transformers(side.folder, architecture, dtype)
+    return ours(side.config, side.params, architecture, dtype=dtype, backend="reference")
 
 
-def ours(config: ModelConfig, params: dict, *, backend: str) -> Model:
-    """This project's model, float32 and full-precision matrix products on every device."""
-    model = ModernBert(config, Precision(compute="float32"), backend=backend)
+def ours(config: ModelConfig, params: Any, architecture: str, *, dtype: Any, backend: str = "blockwise") -> Model:
+    """This project's model; in float32 with full-precision matrix products on every device."""
+    model = ModernBert(config, Precision(compute=dtype), backend=backend)
     params = jax.device_put(params)
+    mask_mode = table.ARCHITECTURES[architecture].mask_mode
+
+    def exactly(function, *arguments) -> np.ndarray:
+        with jax.default_matmul_precision("highest"):
+            return np.asarray(function(model, params, *arguments), np.float32)
 
     def outputs(token_BL, segment_BL):
-        with jax.default_matmul_precision("highest"):
-            return np.asarray(_encode(model, params, token_BL, segment_BL))
+        return exactly(partial(_encode, mask_mode=mask_mode), token_BL, segment_BL)
 
-    def logits(hidden_BLD):
-        with jax.default_matmul_precision("highest"):
-            return np.asarray(_score(model, params, hidden_BLD))
+    def scores(_, segment_BL, hidden_BLD):
+        hidden_BLD = hidden_BLD.astype(jnp.dtype(dtype))
+        if architecture == TEXTS:
+            if segment_BL.max() == 1:  # one text a row
+                yield exactly(heads.text_scores, hidden_BLD, segment_BL)
+        elif config.head != "none":
+            score = _logits if config.head == "lm" else heads.token_scores
+            yield from _by_chunk(partial(exactly, jax.jit(score, static_argnums=0)), segment_BL, hidden_BLD)
 
-    return Model(f"cptjax {backend}", config, outputs, logits)
+    return Model(f"cptjax {backend}", outputs, scores)
 
 
-@partial(jax.jit, static_argnums=0)
-def _encode(model: ModernBert, params, token_BL, segment_BL):
-    encoded = encode(model, params, token_BL, segment_BL, keep_layers=True)
+@partial(jax.jit, static_argnums=0, static_argnames="mask_mode")
+def _encode(model: ModernBert, params, token_BL, segment_BL, *, mask_mode: str):
+    encoded = encode(model, params, token_BL, segment_BL, mask_mode=mask_mode, keep_layers=True)
     assert encoded.layers_NBLD is not None, "keep_layers keeps them"
     return jnp.concatenate([encoded.layers_NBLD, encoded.hidden_BLD[None]])
 
 
-@partial(jax.jit, static_argnums=0)
-def _score(model: ModernBert, params, hidden_BLD):
+def _logits(model: ModernBert, params, hidden_BLD):
     return model.apply({"params": params}, hidden_BLD, method="logits")
 
 
-def _transformers(folder: Path, config: ModelConfig) -> Model:
-    import torch
-    from transformers import ModernBertForMaskedLM
+def _by_chunk(score: Callable[[Any], np.ndarray], segment_BL, hidden_BLD) -> Iterator[np.ndarray]:
+    """Scores [tokens, V] of the real tokens, some positions of all rows at a time."""
+    for start in range(0, segment_BL.shape[1], SCORES_AT_ONCE):
+        here = slice(start, start + SCORES_AT_ONCE)
+        real = segment_BL[:, here] > 0
+        if real.any():
+            yield score(hidden_BLD[:, here])[real]
 
-    model = ModernBertForMaskedLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+def _transformers(folder: Path, architecture: str, dtype: str) -> Model:
+    import torch
+    import transformers
+
+    kind = getattr(transformers, architecture)
+    model = kind.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="eager").eval()
 
     # transformers' hidden_states hold final_norm's output in place of the last layer's: listen.
     heard = []
-    body = model.model
+    body = getattr(model, "model", model)
     for module in (body.embeddings, *body.layers, body.final_norm):
-        module.register_forward_hook(lambda _module, _args, output: heard.append(output.numpy()))
+        module.register_forward_hook(lambda _module, _args, output: heard.append(output.float().numpy()))
 
     @torch.inference_mode()
     def outputs(token_BL, segment_BL):
+        if segment_BL.max() > 1:
+            return _one_by_one(outputs, token_BL, segment_BL)
         heard.clear()
-        token_BL = torch.from_numpy(token_BL).long()
-        body(input_ids=token_BL, attention_mask=torch.from_numpy(segment_BL).long())
+        body(input_ids=torch.from_numpy(token_BL).long(), attention_mask=torch.from_numpy(segment_BL).long())
         return np.stack(heard)
 
     @torch.inference_mode()
-    def logits(hidden_BLD):
-        return model.decoder(model.head(torch.from_numpy(hidden_BLD))).numpy()
+    def scores(token_BL, segment_BL, hidden_BLD):
+        def score(hidden_BLD):
+            head = model.lm_head if hasattr(model, "lm_head") else model.head
+            last = model.decoder if hasattr(model, "decoder") else model.classifier
+            return last(head(torch.from_numpy(hidden_BLD).to(model.dtype))).float().numpy()
 
-    return Model("transformers eager", config, outputs, logits)
+        if architecture == TEXTS:
+            if segment_BL.max() == 1:
+                token, segment = (torch.from_numpy(x).long() for x in (token_BL, segment_BL))
+                yield model(input_ids=token, attention_mask=segment).logits.float().numpy()
+        elif table.ARCHITECTURES[architecture].head != "none":
+            yield from _by_chunk(score, segment_BL, hidden_BLD)
 
-
-def differences(first: Model, second: Model, length: int) -> dict[str, float]:
-    """Relative difference by name of the output, real tokens only."""
-    token_BL, segment_BL = inputs(first.config.vocab_size, length)
-    real = segment_BL > 0
-    a_NBLD, b_NBLD = (model.outputs(token_BL, segment_BL) for model in (first, second))
-    layers = [f"layer_{i}" for i in range(first.config.num_hidden_layers)]
-    found = {
-        name: _relative([(a_BLD[real], b_BLD[real])])
-        for name, a_BLD, b_BLD in zip(("embeddings", *layers, "final_norm"), a_NBLD, b_NBLD, strict=True)
-    }
-
-    def scores() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for start in range(0, length, LOGITS_AT_ONCE):
-            here = slice(start, start + LOGITS_AT_ONCE)
-            a_BLV, b_BLV = (m.logits(x[-1, :, here]) for m, x in ((first, a_NBLD), (second, b_NBLD)))
-            yield a_BLV[real[:, here]], b_BLV[real[:, here]]
-
-    return found | {"logits": _relative(scores())}
+    return Model("transformers eager", outputs, scores)
 
 
-def _relative(pairs) -> float:
-    """Largest |a - b| over largest |a|; nan where either holds one."""
-    difference = scale = np.float32(0)
-    for a, b in pairs:
-        difference = np.maximum(difference, np.abs(a - b).max())
-        scale = np.maximum(scale, np.abs(a).max())
-    return float(difference / scale)
+def _one_by_one(outputs, token_BL, segment_BL) -> np.ndarray:
+    """The outputs of packed rows, each document run alone; zero on padding."""
+    whole = None
+    for row, segment_L in enumerate(segment_BL):
+        for number in range(1, segment_L.max() + 1):
+            mine = segment_L == number
+            alone_N1LD = outputs(token_BL[row : row + 1, mine], np.ones((1, mine.sum()), np.int32))
+            if whole is None:
+                whole = np.zeros((len(alone_N1LD), *segment_BL.shape, alone_N1LD.shape[-1]), np.float32)
+            whole[:, row, mine] = alone_N1LD[:, 0]
+    assert whole is not None, "packed rows hold documents"
+    return whole
 
 
 def table_lines(report: dict) -> list[str]:
-    """The report for a terminal: one line per length, then the verdict."""
-    lines = [f"{'tokens':>6}  {'worst layer':<12} {'difference':>10} {'logits':>10}"]
-    for length, row in report["relative_difference"].items():
-        layers = {name: value for name, value in row.items() if name != "logits"}
-        worst = max(layers, key=lambda name: (np.isnan(layers[name]), layers[name]))
-        lines.append(f"{length:>6}  {worst:<12} {layers[worst]:>10.1e} {row['logits']:>10.1e}")
-    verdict = "same" if report["passed"] else "DIFFERENT"
+    """The report for a terminal: one line per case and dtype, then the verdict."""
+    lines = [f"{'case':<16}{'dtype':<18}{'worst output':<14}{'difference':>10}{'scores':>10}"]
+    for case, row in report["relative_difference"].items():
+        for dtype, outputs in row.items():
+            layers = {name: value for name, value in outputs.items() if name != "scores"}
+            worst = max(layers, key=lambda name: (np.isnan(layers[name]), layers[name]))
+            scores = f"{outputs['scores']:>10.1e}" if "scores" in outputs else f"{'-':>10}"
+            lines.append(f"{case:<16}{dtype:<18}{worst:<14}{layers[worst]:>10.1e}{scores}")
+    a, b = report["local_keys"]
+    if a != b:
+        lines.append(f"a local layer of A reads {a} keys, of B {b}: they differ on longer texts")
+    worst, tolerance = report["worst"], report["tolerance"]
     lines.append(
-        f"{verdict}: worst {report['worst']:.1e} of the largest value, tolerance "
-        f"{report['tolerance']:.0e}; {report['candidate']} judged by {report['judge']}"
+        f"{'same' if report['passed'] else 'DIFFERENT'}: {report['candidate']} judged by {report['judge']}: "
+        f"float32 {worst['float32']:.1e} of the largest value (tolerance {tolerance['float32']:.0e}), bfloat16 "
+        f"{worst['bfloat16']:.2f} times the judge's own error (tolerance {tolerance['bfloat16']})"
     )
     return lines
 
@@ -188,23 +327,12 @@ def main(a: str, b: str, out: Path | None = None) -> int:
     """Print the table; write parity.json to `out`, or into B where B is a Hugging Face folder."""
     report = compare(a, b)
     print("\n".join(table_lines(report)))
-    if out is None and Path(b).is_dir() and not _is_run(b):
+    if out is None and Path(b).is_dir() and not (Path(b) / checkpoint.MODEL).is_file():
         out = Path(b) / "parity.json"
     if out is not None:
-        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(out, report)
         print(f"wrote {out}")
     return 0 if report["passed"] else 1
-
-
-def _is_run(source: str | Path) -> bool:
-    return (Path(source) / checkpoint.MODEL).is_file()
-
-
-def _load(source: str | Path) -> tuple[ModelConfig, dict]:
-    if not _is_run(source):
-        return load(source)
-    _, config, params = checkpoint.load_params(Path(source))
-    return config, params
 
 
 def _version(package: str) -> str | None:

@@ -4,6 +4,7 @@ Widths are small, structure is real; weights are large and norms and biases are 
 initial values, so that a wrong one shows. B rows, L tokens, D width, V vocabulary, N layers.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from safetensors.numpy import save_file
 
 from convert import from_hf, parity, table, to_hf
 from convert.__main__ import main
+from convert.parity import Case
+from cptjax.checkpoint import parameter_shapes
 from cptjax.model import FULL, SLIDING, ModelConfig, ModernBert, Precision
 
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "vocab_size": 500}
@@ -29,22 +32,21 @@ SHAPES = {
     | {"num_hidden_layers": 4, "tie_word_embeddings": False}
     | {"layer_types": [FULL, FULL, SLIDING, SLIDING], "local_attention": 32},
 }
-LENGTHS = (7, 64, 129, 400, 1024)
-CASES = [(shape, length) for shape in SHAPES for length in LENGTHS]
-FAST = (200,)  # longer than the window of 128, short enough to repeat often
+FORMS = [name for name in table.ARCHITECTURES if name != "ModernBertForMaskedLM"]
+FAST = ("400 tokens",)  # longer than the window of 128, short enough to repeat often
 GOLDEN = Path(__file__).parents[2] / "shared/golden/tiny_modernbert_encoder_golden_vllmcpp.json"
 
 
-def random_hf(folder: Path, shape: dict) -> Path:
-    """A random ModernBERT written by transformers, every parameter far from its initial value."""
+def random_hf(folder: Path, shape: dict, name: str = "ModernBertForMaskedLM") -> Path:
+    """A random model written by transformers, every parameter far from its initial value."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     torch.set_num_threads(1)  # other test processes run on the same cores
     torch.manual_seed(0)
     ids = {"pad_token_id": 3, "cls_token_id": 0, "sep_token_id": 1}
     ids |= {"bos_token_id": 0, "eos_token_id": 1}
-    config = transformers.ModernBertConfig(**shape, **ids, initializer_range=0.2)
-    model = transformers.ModernBertForMaskedLM(config)
+    kind = getattr(transformers, name)
+    model = kind(kind.config_class(**shape, **ids, initializer_range=0.2))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or name.endswith("bias"):
@@ -59,20 +61,50 @@ def tiny(tmp_path_factory) -> Path:
     return random_hf(tmp_path_factory.mktemp("tiny"), SHAPES["base-like"])
 
 
-@pytest.fixture(scope="module")
-def pair(request, tmp_path_factory) -> tuple[parity.Model, parity.Model]:
-    """transformers and ours for the same weights."""
-    folder = random_hf(tmp_path_factory.mktemp(request.param), SHAPES[request.param])
-    return parity.judge(folder), parity.ours(*from_hf.load(folder), backend="blockwise")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_layer_and_the_scores_match_transformers(shape, tmp_path):
+    """Every case in float32 and, where it is tried, in bfloat16: 2,100 tokens, padded, packed, ..."""
+    report = parity.compare(*[random_hf(tmp_path / "hf", SHAPES[shape])] * 2)
+    assert report["judge"] == "transformers eager" and report["passed"], report["worst"]
+    rows = report["relative_difference"]
+    assert {"1 tokens", "2100 tokens", "packed", "special tokens"} < rows.keys()
+    assert all(len(row["float32"]) == SHAPES[shape]["num_hidden_layers"] + 3 for row in rows.values())
+    assert 0 < report["worst"]["bfloat16"] < parity.BFLOAT16_TOLERANCE
 
 
-@pytest.mark.parametrize(("pair", "length"), CASES, indirect=["pair"])
-def test_every_layer_and_the_logits_match_transformers(pair, length):
-    judge, candidate = pair
-    assert judge.name == "transformers eager"
-    found = parity.differences(judge, candidate, length)
-    assert len(found) == judge.config.num_hidden_layers + 3
-    assert max(found.values()) < parity.TOLERANCE, found
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_matches_transformers(name, pooling, tmp_path):
+    """Classifiers of texts (both poolings), tokens and spans; the bare encoder; decoders, read causally."""
+    if pooling == "cls" and name != parity.TEXTS:
+        pytest.skip("only a classifier of texts pools")
+    shape = SHAPES["base-like"] | ({"classifier_pooling": pooling, "num_labels": 3} if name == parity.TEXTS else {})
+    folder = random_hf(tmp_path / "hf", shape, name)
+    report = parity.compare(folder, folder, only=("7 tokens", "400 tokens", "packed"))
+    assert report["judge"] == "transformers eager" and report["passed"], report["worst"]
+    scored = {case for case, row in report["relative_difference"].items() if "scores" in row["float32"]}
+    headless = table.ARCHITECTURES[name].head == "none"
+    assert scored == (
+        set() if headless else {"7 tokens", "400 tokens"} | (set() if name == parity.TEXTS else {"packed"})
+    )
+
+
+def test_every_class_of_transformers_scores_as_a_whole(tmp_path):
+    """Public outputs of whole models, for heads whose modules `parity` calls one by one."""
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    for name in FORMS:
+        if table.ARCHITECTURES[name].head != "none" and name != parity.TEXTS:
+            folder = random_hf(tmp_path / name, SHAPES["base-like"], name)
+            judge = parity.judge(parity.read_side(folder), name, "float32")
+            case = Case("", *(np.ones((1, 90), np.int32),) * 2)
+            (score_NV,) = judge.scores(*case[1:], judge.outputs(*case[1:])[-1])
+            with torch.inference_mode():
+                whole = getattr(transformers, name).from_pretrained(folder).eval()(torch.ones((1, 90)).long())
+            spans = "start_logits" in whole
+            their_LV = torch.stack([whole.start_logits, whole.end_logits], -1)[0] if spans else whole.logits[0]
+            np.testing.assert_allclose(score_NV, their_LV.numpy(), atol=1e-4)
 
 
 def test_transformers_whole_forward_pass_agrees(tiny):
@@ -80,7 +112,9 @@ def test_transformers_whole_forward_pass_agrees(tiny):
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForMaskedLM
 
-    token_BL, segment_BL = parity.inputs(500, 150)
+    side = parity.read_side(tiny)
+    (case,) = (case for case in parity.cases(500, [0], 8192) if case.name == "129 tokens")
+    token_BL, segment_BL = case.token_BL, case.segment_BL
     model = AutoModelForMaskedLM.from_pretrained(tiny, attn_implementation="sdpa").eval()
     with torch.inference_mode():
         theirs = model(
@@ -88,31 +122,15 @@ def test_transformers_whole_forward_pass_agrees(tiny):
             attention_mask=torch.from_numpy(segment_BL).long(),
             output_hidden_states=True,
         )
-    judge = parity.judge(tiny)
+    judge = parity.judge(side, side.architecture, "float32")
     a_NBLD = judge.outputs(token_BL, segment_BL)
     real = segment_BL > 0
     hidden = [x.numpy() for x in theirs.hidden_states]  # the last one is final_norm's output
     for mine_BLD, their_BLD in zip([*a_NBLD[:-2], a_NBLD[-1]], hidden, strict=True):
         np.testing.assert_allclose(mine_BLD[real], their_BLD[real], atol=1e-4)
-    logits_BLV = judge.logits(a_NBLD[-1])
-    np.testing.assert_allclose(logits_BLV[real], theirs.logits.numpy()[real], atol=1e-3)
-
-
-def test_packed_documents_match_transformers_on_each_alone(tiny):
-    torch = pytest.importorskip("torch")
-    from transformers import AutoModelForMaskedLM
-
-    documents = [np.random.default_rng(n).integers(500, size=n) for n in (150, 3, 90)]
-    token_BL = np.concatenate([*documents, [0] * 13])[None].astype(np.int32)
-    segment_BL = np.repeat([1, 2, 3, 0], [150, 3, 90, 13])[None].astype(np.int32)
-    ours = parity.ours(*from_hf.load(tiny), backend="blockwise")
-    logits_BLV = ours.logits(ours.outputs(token_BL, segment_BL)[-1])
-    model = AutoModelForMaskedLM.from_pretrained(tiny).eval()
-    for number, document in enumerate(documents, start=1):
-        with torch.inference_mode():
-            alone_LV = model(input_ids=torch.from_numpy(document)[None]).logits[0].numpy()
-        mine_LV = logits_BLV[segment_BL == number]
-        assert np.abs(mine_LV - alone_LV).max() < parity.TOLERANCE * np.abs(alone_LV).max()
+    logits_NV = np.concatenate(list(judge.scores(token_BL, segment_BL, a_NBLD[-1])))
+    by_chunk = [theirs.logits.numpy()[:, i : i + 128][real[:, i : i + 128]] for i in (0, 128)]
+    np.testing.assert_allclose(logits_NV, np.concatenate(by_chunk), atol=1e-3)
 
 
 # The gate: it passes what is right, and each of these mistakes is caught.
@@ -178,13 +196,13 @@ MISTAKES = {
 
 
 def test_the_right_conversion_passes(tiny):
-    assert parity.compare(tiny, tiny, lengths=FAST)["passed"]
+    assert parity.compare(tiny, tiny, only=FAST)["passed"]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_wrong_conversion_is_caught(tiny, monkeypatch, mistake):
     MISTAKES[mistake](monkeypatch)
-    report = parity.compare(tiny, tiny, lengths=FAST)
+    report = parity.compare(tiny, tiny, only=FAST)
     assert report["judge"] == "transformers eager" and not report["passed"], report["worst"]
 
 
@@ -194,60 +212,84 @@ def test_a_leak_from_padding_is_caught(tiny, monkeypatch):
 
     right = ModernBert.__call__
     monkeypatch.setattr(ModernBert, "__call__", everything_is_one_document)
-    assert not parity.compare(tiny, tiny, lengths=(30,))["passed"]  # a length not compiled before
+    jax.clear_caches()
+    assert not parity.compare(tiny, tiny, only=FAST)["passed"]
+    jax.clear_caches()
+
+
+def test_rounding_beyond_the_judges_own_is_caught(tiny, monkeypatch):
+    """A candidate that is right in float32 and careless in bfloat16."""
+
+    def careless(*arguments, dtype, **options):
+        model = right(*arguments, dtype=dtype, **options)
+        if dtype == "float32":
+            return model
+        return model._replace(outputs=lambda *rows: model.outputs(*rows) * np.float32(1.01))
+
+    right = parity.ours
+    monkeypatch.setattr(parity, "ours", careless)
+    report = parity.compare(tiny, tiny, only=FAST)
+    assert report["worst"]["float32"] < parity.TOLERANCE and not report["passed"], report["worst"]
 
 
 def test_not_a_number_is_caught(tiny, monkeypatch):
-    def one_nan(hidden_BLD):
-        logits_BLV = judge.logits(hidden_BLD)
-        if hidden_BLD.shape[1] == parity.LOGITS_AT_ONCE:  # not in the last, shorter slice
-            logits_BLV[0, 0, 0] = np.nan
-        return logits_BLV
+    def one_nan(*rows):
+        for i, score_NV in enumerate(right.scores(*rows)):
+            score_NV[0, 0] += np.nan if i == 0 else 0.0  # not in the last slice
+            yield score_NV
 
-    judge = parity.judge(tiny)
-    monkeypatch.setattr(parity, "ours", lambda *_, backend: judge._replace(logits=one_nan))
-    report = parity.compare(tiny, tiny, lengths=FAST)
-    assert np.isnan(report["worst"]) and not report["passed"]
+    side = parity.read_side(tiny)
+    right = parity.judge(side, side.architecture, "float32")
+    monkeypatch.setattr(parity, "ours", lambda *_, **__: right._replace(scores=one_nan))
+    report = parity.compare(tiny, tiny, only=FAST)
+    assert np.isnan(report["worst"]["float32"]) and not report["passed"]
     assert "nan" in "".join(parity.table_lines(report))
 
 
 def test_the_inputs_can_expose_mistakes():
+    found = {case.name: case for case in parity.cases(500, [3, 7], 8192)}
     for length in (1, 7, 400):
-        token_BL, segment_BL = parity.inputs(500, length)
+        token_BL, segment_BL = found[f"{length} tokens"][1:]
         assert (segment_BL[0] == 1).all() and segment_BL[1, 0] == 1
         assert (segment_BL[1] == 0).sum() == length // 3
         assert (token_BL == 499).any(axis=1).all() and 0 <= token_BL.min()
-    assert max(parity.LENGTHS) > 2 * 128 + 1
     assert token_BL[segment_BL == 0].std() > 0  # padding that leaks is seen
+    assert max(parity.LENGTHS) > 2 * 128 + 1 and set(parity.BFLOAT16) < found.keys()
+    assert set(found["special tokens"].token_BL.flat) == {3, 7}
+    assert found["packed"].segment_BL.max() == len(parity.PACKED)
+    short = {case.name for case in parity.cases(500, [3], 128)}
+    assert "7 tokens" in short and "129 tokens" not in short
 
 
 def test_without_torch_the_dense_reference_judges(tiny, monkeypatch):
     monkeypatch.setattr(parity.importlib.util, "find_spec", lambda name: None)
-    report = parity.compare(tiny, tiny, lengths=FAST)
-    assert report["judge"] == "cptjax reference" and report["passed"] and report["worst"] > 0
+    report = parity.compare(tiny, tiny, only=FAST)
+    assert report["judge"] == "cptjax reference" and report["passed"] and report["worst"]["float32"] > 0
 
 
 def test_the_command_writes_its_verdict(tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(parity, "LENGTHS", FAST)
+    monkeypatch.setattr(parity, "LENGTHS", (400,))
     config, params = from_hf.load(tiny)
     to_hf.save(config, params, tmp_path / "same")
     assert main(["parity", str(tiny), str(tmp_path / "same")]) == 0
     report = json.loads((tmp_path / "same/parity.json").read_text())
     assert report["passed"] and report["versions"]["jax"] == jax.__version__
-    assert set(report["relative_difference"]["200"]) == {"embeddings", "final_norm", "logits"} | {
+    weights = tmp_path / "same" / from_hf.SINGLE
+    assert report["weights_sha256"] == {from_hf.SINGLE: hashlib.sha256(weights.read_bytes()).hexdigest()}
+    assert set(report["relative_difference"]["400 tokens"]["float32"]) == {"embeddings", "final_norm", "scores"} | {
         f"layer_{i}" for i in range(7)
     }
     params["decoder"]["bias"][3] += 1.0
     to_hf.save(config, params, tmp_path / "other")
     out = tmp_path / "verdict.json"
     assert main(["parity", str(tiny), str(tmp_path / "other"), "--out", str(out)]) == 1
-    row = json.loads(out.read_text())["relative_difference"]["200"]
-    assert row["logits"] > 1e-3 and row["final_norm"] < parity.TOLERANCE
+    row = json.loads(out.read_text())["relative_difference"]["400 tokens"]["float32"]
+    assert row["scores"] > 1e-3 and row["final_norm"] < parity.TOLERANCE
     assert "DIFFERENT" in capsys.readouterr().out
 
 
 def test_a_run_folder_is_compared_with_its_source(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(parity, "LENGTHS", FAST)
+    monkeypatch.setattr(parity, "LENGTHS", (400,))
     from_hf.convert_folder(tiny, tmp_path / "run")
     assert main(["parity", str(tiny), str(tmp_path / "run")]) == 0
     report = parity.compare(tmp_path / "run", tiny)
@@ -255,12 +297,32 @@ def test_a_run_folder_is_compared_with_its_source(tiny, tmp_path, monkeypatch):
     assert not (tmp_path / "run/parity.json").exists()
 
 
+def test_a_decoder_of_transformers_reads_one_key_less(tiny, tmp_path, capsys):
+    """65 keys as the authors trained, 64 after export; none less where the run was told to count as they do."""
+    run, decoder = tmp_path / "run", tmp_path / "decoder"
+    from_hf.convert_folder(tiny, run)
+    to_hf.convert_checkpoint(run, decoder, read_as="decoder")
+    report = parity.compare(decoder, run, only=("7 tokens", "400 tokens"))
+    assert report["architecture"] == "ModernBertDecoderForCausalLM" and report["local_keys"] == [64, 65]
+    assert "of A reads 64 keys, of B 65" in "\n".join(parity.table_lines(report)) and not report["passed"]
+    rows = report["relative_difference"]
+    assert max(rows["7 tokens"]["float32"].values()) < parity.TOLERANCE < rows["400 tokens"]["float32"]["scores"]
+
+    model = json.loads((run / "model.json").read_text()) | {"causal_window_counts_self": True}
+    (run / "model.json").write_text(json.dumps(model))
+    report = parity.compare(decoder, run, only=FAST)
+    assert report["passed"] and report["local_keys"] == [64, 64]
+    # Within the window nothing differs, token by token, whatever the run was told.
+    report = parity.compare(decoder, tiny, only=("7 tokens",))
+    assert report["passed"] and report["judge"] == "transformers eager"
+
+
 def test_models_of_unlike_shapes_are_refused(tiny, tmp_path, capsys):
     config = ModelConfig(**(vars(from_hf.load(tiny)[0]) | {"vocab_size": 501}))
-    params = jax.tree.map(np.zeros_like, from_hf.empty_params(config))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), parameter_shapes(config))
     to_hf.save(config, params, tmp_path / "b")
     assert main(["parity", str(tiny), str(tmp_path / "b")]) == 2
-    assert "vocab_size is 500" in capsys.readouterr().err
+    assert "vocab_size 500 and 501" in capsys.readouterr().err
 
 
 # Numbers from elsewhere: weights given by a rule, outputs by a plain PyTorch restatement.
@@ -286,16 +348,17 @@ def _ruled(name: str, shape: tuple[int, ...], scale: float, offset: float = 0.0)
 @pytest.mark.parametrize("backend", ["reference", "blockwise"])
 def test_golden_hidden_states_of_another_implementation(tmp_path, backend):
     golden = json.loads(GOLDEN.read_text())
-    raw = {"model_type": "modernbert"} | golden["config"]
+    name = "ModernBertModel"
+    raw = {"model_type": "modernbert", "architectures": [name]} | golden["config"]
     del raw["head_dim"]
     tensors = {}
-    for entry in table.entries(from_hf.read_config(raw)):
-        name = entry.hf_name.replace("model.", "encoder.")
-        if "norm" in name:
-            tensors[entry.hf_name] = _ruled(name, entry.hf_shape, 0.1, offset=1.0)
+    for entry in table.entries(from_hf.read_config(raw), name):
+        rule = f"encoder.{entry.hf_name}"
+        if "norm" in rule:
+            tensors[entry.hf_name] = _ruled(rule, entry.hf_shape, 0.1, offset=1.0)
         else:
-            scale = 0.5 if "tok_embeddings" in name else 0.3
-            tensors[entry.hf_name] = _ruled(name, entry.hf_shape, scale)
+            scale = 0.5 if "tok_embeddings" in rule else 0.3
+            tensors[entry.hf_name] = _ruled(rule, entry.hf_shape, scale)
     save_file(tensors, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(raw))
     config, params = from_hf.load(tmp_path)

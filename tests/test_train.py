@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from convert import from_hf, to_hf
 from cptjax import checkpoint, telemetry
 from cptjax import train as train_module
 from cptjax.__main__ import main as command_line
 from cptjax.config import Phase, Run, load_config, mlm_twin, override, to_dict
 from cptjax.corpus import prepare
 from cptjax.data import Data
-from cptjax.files import locked, write_json
-from cptjax.model import ModelConfig, Precision
+from cptjax.files import locked, read_json, write_json
+from cptjax.model import ModelConfig, ModernBert, Precision, init_params
 from cptjax.objectives import CLM, mlm
 from cptjax.schedules import Schedule
 from cptjax.sharding import Mesh
@@ -335,6 +336,37 @@ def test_a_started_run_keeps_its_own_model(store, tmp_path, two_devices):
     assert (folder / "model.json").read_text() == before
     shutil.rmtree(source)
     train(run, folder)
+
+
+def test_a_start_without_a_head_gets_a_new_one(store, tmp_path, two_devices, capsys):
+    """Such as a sentence encoder; its own weights are kept, and the run is told to count as a decoder does."""
+    # Broken by: params() in the place of loaded in `start`, and by a run that ignores causal_window_counts_self.
+    lm = train(small_run(store), tmp_path / "lm")
+    _, config, params = checkpoint.load_params(lm)
+    params = {name: value for name, value in params.items() if name not in ("head", "decoder")}
+    config = replace(config, head="none")
+    to_hf.save(config, params, tmp_path / "hf")
+    from_hf.convert_folder(tmp_path / "hf", tmp_path / "start")
+    run = small_run(store, model=None, init=str(tmp_path / "start"), causal_window_counts_self=True)
+    run = replace(run, phases=(replace(run.phases[0], frozen=("embeddings/", "layers/0/")), run.phases[1]))
+    capsys.readouterr()
+    folder = train(run, tmp_path / "run")
+    assert "has no language-model head: a new one is drawn (seed 17)" in capsys.readouterr().err
+    found = checkpoint.read_model(folder)
+    assert found.head == "lm" and found.causal_window_counts_self
+    after_clm = checkpoint.load_params(folder, 10)[2]
+    for name in ("embeddings", "layer_0"):
+        assert jax.tree.all(jax.tree.map(np.array_equal, after_clm[name], params[name]))
+    assert read_json(folder / checkpoint.ORIGIN) == {"source": str(tmp_path / "hf"), "revision": None}
+
+
+def test_a_classifier_is_no_start(store, tmp_path, two_devices):
+    config = replace(small_run(store).model, head="classifier", num_labels=3)
+    params = init_params(ModernBert(config), jax.random.key(0))
+    to_hf.save(config, params, tmp_path / "hf", architecture="ModernBertForTokenClassification")
+    from_hf.convert_folder(tmp_path / "hf", tmp_path / "start")
+    with pytest.raises(ValueError, match="is a fine-tuned classifier"):
+        train(small_run(store, model=None, init=str(tmp_path / "start")), tmp_path / "run")
 
 
 def test_stores_that_change_places_are_refused(store, tmp_path, two_devices):
