@@ -1,4 +1,4 @@
-"""The command line: `python -m convert from-hf | to-hf | parity`."""
+"""The command line: `python -m convert from-hf | to-hf | parity | release`."""
 
 import argparse
 import logging
@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import logging as absl_logging
 from safetensors import SafetensorError
 
-from convert import from_hf, parity, to_hf
+from convert import from_hf, parity, release, to_hf
 from cptjax import host
 
 
@@ -54,6 +54,23 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("b", metavar="B")
     sub.add_argument("--out", metavar="FILE", type=Path, help="default: B/parity.json")
     sub.set_defaults(run=lambda args: parity.main(args.a, args.b, args.out))
+
+    sub = commands.add_parser("release", help="a finished run -> a folder for the Hub, with its card")
+    sub.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
+    sub.add_argument("out", metavar="OUT", type=Path)
+    sub.add_argument("--license", dest="licence", metavar="ID", help="such as apache-2.0; needed")
+    sub.add_argument("--base-model", metavar="ID", help="needed where the run did not start from a Hub id")
+    sub.add_argument("--language", metavar="CODE", help="such as en")
+    sub.add_argument("--name", help="default: the name of OUT")
+    sub.add_argument("--example", metavar="TEXT", help="a sentence for the card's code, with one mask token")
+    sub.add_argument("--rows", metavar="FILE", type=Path, help="rows.jsonl of the evaluation")
+    sub.add_argument("--step", metavar="N", type=int, help="the end of a phase; default: the last one")
+    sub.add_argument("--as", dest="read_as", choices=sorted(to_hf.AS), help="default: as the run's source")
+    sub.add_argument("--dtype", choices=to_hf.DTYPES, default="float32", help="of the file; default: float32")
+    sub.add_argument("--push", dest="model_id", metavar="ID", help="upload it to this Hub id")
+    sub.add_argument("--private", action="store_true", help="with --push: make the repository private")
+    sub.add_argument("--overwrite", action="store_true", help="replace OUT")
+    sub.set_defaults(run=run_release)
     return top
 
 
@@ -76,6 +93,15 @@ def run_to_hf(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
     )
     print(f"wrote {args.out}: step {step} as {architecture}, {args.dtype}")
+    return 0
+
+
+def run_release(args: argparse.Namespace) -> int:
+    """release"""
+    told = {name: value for name, value in vars(args).items() if name not in ("run", "checkpoint", "out", "private")}
+    print(f"wrote {release.release(args.checkpoint, args.out, **told)}: read its README.md before you publish it")
+    if args.model_id is not None:
+        print(f"pushed: {release.push(args.out, args.model_id, private=args.private)}")
     return 0
 
 

@@ -66,12 +66,14 @@ class Case(NamedTuple):
     segment_BL: np.ndarray
 
 
-def compare(a: str | Path, b: str | Path, *, only: Collection[str] | None = None) -> dict:
+def compare(a: str | Path, b: str | Path, *, only: Collection[str] | None = None, step: int | None = None) -> dict:
     """Run both on the same inputs, all or those named; the report says whether every output agrees, and how well.
+
+    Where B is a run folder, `step` says which of its checkpoints; the last one by default.
 
     Raises ValueError when they are not of the same shape, and as `load` does.
     """
-    first, second = read_side(a), read_side(b)
+    first, second = read_side(a), read_side(b, step)
     unlike = [
         f"{name} {getattr(first.config, name)} and {getattr(second.config, name)}"
         for name in ("hidden_size", "num_hidden_layers", "vocab_size", "head", "num_labels")
@@ -125,11 +127,11 @@ def _local_keys(config: ModelConfig, architecture: str) -> int:
     return window * (1 if mode == "causal" else 2) + 1
 
 
-def read_side(source: str | Path) -> Side:
-    """A run folder's last step, or a Hugging Face folder or id."""
+def read_side(source: str | Path, step: int | None = None) -> Side:
+    """A run folder's step, the last one by default, or a Hugging Face folder or id."""
     folder = Path(source)
     if (folder / checkpoint.MODEL).is_file():
-        _, config, params = checkpoint.load_params(folder)
+        _, config, params = checkpoint.load_params(folder, step)
         known = folder / checkpoint.HF_CONFIG
         hf_config = read_json(known) if known.is_file() else {}
         return Side(folder, True, choose(config, hf_config), hf_config, config, params)

@@ -5,7 +5,6 @@ command gives the numbers of an undisturbed one.
 """
 
 import contextlib
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from cptjax.files import locked, read_json, write_json
 from cptjax.model import FULL, SLIDING, ModelConfig, ModernBert, init_params, parameter_names
 from cptjax.objectives import Vocabulary
 from cptjax.optim import freeze_mask, make_optimizer
+from cptjax.record import describe_run
 from cptjax.schedules import learning_rate
 from cptjax.step import TrainState, chunk_positions, eval_step, init_state, loss_and_counts, train_step
 
@@ -365,32 +365,29 @@ class Recorder:
         """What is kept beside a checkpoint."""
         return {"stores": self._setting.fingerprints, "spent": self.spent, "commit": telemetry.git_commit()}
 
-    def close(self, data: dict[str, Any]) -> None:
-        """Write the last event, run.json with what `data` says of the data, and the plot."""
+    def close(self, batches: Batches) -> None:
+        """Write the last event, run.json and the plot."""
         self.flush()
         self._bar.close()
         self._log.close()
         if self._first:
-            folder = self._setting.folder
-            write_json(folder / "run.json", {**self.facts(), **data, **describe(self._energy.method)})
+            run, folder = self._setting.run, self._setting.folder
+            found = describe_run(
+                run,
+                self._setting.model.config,
+                folder,
+                spent=self.spent,
+                epochs=batches.epochs(run.bounds[-1][1]),
+                fill=batches.fill,
+                energy_by=self._energy.method,
+            )
+            write_json(folder / "run.json", found)
             telemetry.plot(telemetry.read_events(folder / "events.jsonl"), folder / "plot.png")
 
     def abandon(self) -> None:
         """Leave a run that failed: keep what is written."""
         self._bar.close()
         self._log.close()
-
-
-def describe(energy_method: str) -> dict[str, Any]:
-    """Where a run took place, for run.json."""
-    return {
-        "energy_by": energy_method,
-        "versions": telemetry.versions(),
-        "python": platform.python_version(),
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-        "processes": jax.process_count(),
-    }
 
 
 def _train(setting: Setting) -> Path:
@@ -410,7 +407,7 @@ def _train(setting: Setting) -> Path:
     finally:
         stream.close()
         saver.close()
-    recorder.close({"epochs": batches.epochs(run.bounds[-1][1]), "packing_fill": batches.fill})
+    recorder.close(batches)
     return folder
 
 

@@ -52,6 +52,7 @@ FLOORS = (
     ("step", "heads"),
     ("checkpoint",),
     ("config",),
+    ("record",),
     ("train",),
     ("plan", "doctor", "demo"),
     ("__main__",),

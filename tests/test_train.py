@@ -19,7 +19,7 @@ from cptjax import checkpoint, telemetry
 from cptjax import train as train_module
 from cptjax.__main__ import main as command_line
 from cptjax.config import Phase, Run, load_config, mlm_twin, override, to_dict
-from cptjax.corpus import prepare
+from cptjax.corpus import Manifest, prepare
 from cptjax.data import Data
 from cptjax.files import locked, read_json, write_json
 from cptjax.model import ModelConfig, ModernBert, Precision, init_params
@@ -152,7 +152,19 @@ def test_a_run_writes_everything_it_promises(store, tmp_path, two_devices):
     assert all(set(event["held_out"]) == {"clm", "decay"} for event in evaluations)
     facts = json.loads((folder / "run.json").read_text())
     assert facts["spent"]["tokens"] == sum(event["tokens"] for event in steps)
-    assert facts["energy_by"] == "not measured" and facts["spent"]["joules"] is None
+    assert facts["cost"]["energy_by"] == "not measured" and facts["cost"]["kilowatt_hours"] is None
+    assert facts["cost"]["device_hours"] == pytest.approx(8 * facts["spent"]["seconds"] / 3600)
+    clm, decay = facts["phases"]
+    assert (clm["steps"], decay["last_step"]) == (10, 20) and clm["objective"]["kind"] == "clm"
+    assert clm["tokens"] + decay["tokens"] == facts["spent"]["tokens"]
+    assert decay["targets"] == sum(event["targets"] for event in steps[10:])
+    assert clm["held_out_before"] == evaluations[0]["held_out"] and decay["held_out"] == evaluations[-1]["held_out"]
+    weights = checkpoint.load_params(folder)[2]
+    assert facts["model"]["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(weights))
+    (data,) = facts["data"]
+    assert (data["name"], data["share"], data["documents"]) == ("store", 1.0, Manifest.read(store).documents)
+    assert data["epochs"] > 0 and 0.9 < data["packing_fill"] <= 1
+    assert str(tmp_path) not in json.dumps(facts)  # it travels with the model
     assert json.loads((folder / "config.json").read_text()) == to_dict(small_run(store))
     assert (folder / "plot.png").stat().st_size > 10_000
     assert any((folder / "tensorboard").iterdir())

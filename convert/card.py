@@ -1,0 +1,338 @@
+"""The model card of a release: every number in it is one of run.json, of the evaluation's rows or of parity.json.
+
+Its order follows the cards of arXiv:2605.12438's models. What a run cannot know (what the corpora are, who
+paid, how the name is written) is for its author to add; nothing is made up in their place.
+"""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from convert import table
+
+PAPER = "[arXiv:2605.12438](https://arxiv.org/abs/2605.12438)"
+CITATION = """@misc{touchent2026causallanguagemodelingdetour,
+  title={A Causal Language Modeling Detour Improves Encoder Continued Pretraining},
+  author={Rian Touchent and Eric de la Clergerie},
+  year={2026},
+  eprint={2605.12438},
+  archivePrefix={arXiv},
+  primaryClass={cs.CL},
+  url={https://arxiv.org/abs/2605.12438},
+}"""
+OBJECTIVES = {"clm": "Causal language modelling", "mlm": "Masked language modelling"}
+ROW_FIELDS = ("model", "task", "kind", "metric", "value", "seed")  # of a row; kind is the Hub's name of the task
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a release is called and what its author says of it."""
+
+    name: str  # heading, and the model's name in rows
+    model_id: str  # Hub id, or the name again
+    architecture: str
+    dtype: str
+    step: int
+    licence: str | None
+    base_model: str | None  # None: trained from random weights
+    language: str | None  # such as en
+    example: str  # a sentence for the usage; with the tokenizer's mask where the model fills masks
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether it reads causally."""
+        return table.ARCHITECTURES[self.architecture].model_type == table.DECODER
+
+
+def usage(release: Release) -> dict[str, str]:
+    """The code that the card shows, by heading."""
+    auto = "AutoModelForCausalLM" if release.is_decoder else "AutoModelForMaskedLM"
+    load = (
+        f"from transformers import {auto}, AutoTokenizer\n\n"
+        f"model_id = {release.model_id!r}\n"
+        "tokenizer = AutoTokenizer.from_pretrained(model_id)\n"
+        f"model = {auto}.from_pretrained(model_id)\n\n"
+        f"inputs = tokenizer({release.example!r}, return_tensors='pt')\n"
+    )
+    if release.is_decoder:
+        tokens = "tokens = model.generate(**inputs, max_new_tokens=16)\nprint(tokenizer.decode(tokens[0]))"
+        return {"Text generation": load + tokens}
+    return {
+        "Masked language modelling": load
+        + "logits = model(**inputs).logits\n"
+        + "masked = inputs['input_ids'][0].tolist().index(tokenizer.mask_token_id)\n"
+        + "print(tokenizer.decode(logits[0, masked].argmax()))",
+        "As a pipeline": (
+            "from transformers import pipeline\n\n"
+            f"fill = pipeline('fill-mask', model={release.model_id!r})\n"
+            f"print(fill({release.example!r}))"
+        ),
+        "Text representations, and fine-tuning": (
+            "from transformers import AutoModel, AutoTokenizer\n\n"
+            f"model_id = {release.model_id!r}\n"
+            "tokenizer = AutoTokenizer.from_pretrained(model_id)\n"
+            "model = AutoModel.from_pretrained(model_id)\n\n"
+            f"inputs = tokenizer({release.example!r}, return_tensors='pt')\n"
+            "hidden = model(**inputs).last_hidden_state  # [texts, tokens, width]\n"
+            "print(hidden.shape)"
+        ),
+    }
+
+
+def make_card(
+    release: Release, run: Mapping[str, Any], rows: Sequence[Row], parity: Mapping[str, Any], ran: str
+) -> ModelCard:
+    """The card of a release. `ran` says how the code of `usage` was tried."""
+    phases = [phase for phase in run["phases"] if phase["last_step"] <= release.step]
+    sections = [
+        f"# {release.name}",
+        *_summary(release, run, phases),
+        *_usage(release, ran),
+        *_training(run, phases),
+        *_evaluation(release, phases, rows),
+        *_conversion(release, parity),
+        *_cost(run, phases),
+        *_limitations(release, run, rows),
+        *_closing(release),
+    ]
+    return ModelCard(f"---\n{_metadata(release, rows).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
+
+
+def _metadata(release: Release, rows: Sequence[Row]) -> ModelCardData:
+    results = [
+        EvalResult(
+            task_type=kind,
+            dataset_type=task,
+            dataset_name=task,
+            metric_type=metric,
+            metric_value=round(percent(statistics.mean(values)), 1),
+        )
+        for (model, task, kind, metric), values in by_task(rows).items()
+        if model == release.name
+    ]
+    return ModelCardData(
+        model_name=release.name if results else None,
+        eval_results=results or None,
+        language=release.language,
+        license=release.licence,
+        base_model=release.base_model,
+        library_name="transformers",
+        pipeline_tag="text-generation" if release.is_decoder else "fill-mask",
+        tags=["modernbert", "decoder" if release.is_decoder else "encoder", "continued-pretraining", "cptjax"],
+        widget=[{"text": release.example}],
+    )
+
+
+def _summary(release: Release, run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[str]:
+    model, base = run["model"], release.base_model
+    names = " then ".join(OBJECTIVES[phase["objective"]["kind"]].lower() for phase in phases)
+    origin = f"[{base}](https://huggingface.co/{base})" if base and base.count("/") == 1 else base
+    start = f"made from {origin} by continued pretraining" if base else "trained from random weights"
+    facts = {
+        "Architecture": release.architecture,
+        "Parameters": count(model["parameters"]),
+        "Layers": model["num_hidden_layers"],
+        "Hidden size": model["hidden_size"],
+        "Attention heads": model["num_attention_heads"],
+        "Vocabulary": f"{model['vocab_size']:,}",
+        "Context length": f"{model['max_position_embeddings']:,} tokens",
+        "Weights": release.dtype,
+        "Language": release.language,
+        "Base model": origin,
+    }
+    return [
+        "## Model summary",
+        f"{release.name} is a ModernBERT {'decoder' if release.is_decoder else 'encoder'} {start}: {names}.",
+        _table(("", ""), [(f"**{name}**", value) for name, value in facts.items() if value is not None]),
+    ]
+
+
+def _usage(release: Release, ran: str) -> list[str]:
+    code = [f"### {title}\n\n```python\n{lines}\n```" for title, lines in usage(release).items()]
+    return ["## Usage", ran, *code]
+
+
+def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[str]:
+    data = [
+        (x["name"], f"{percent(x['share']):.1f} %", f"{x['documents']:,}", count(x["tokens"]), f"{x['epochs']:.2f}")
+        for x in run["data"]
+    ]
+    adam, precision = run["optimizer"], run["precision"]
+    clip = "no clipping" if adam["clip_norm"] is None else f"gradients clipped at norm {adam['clip_norm']:g}"
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    detour = [phase["objective"]["kind"] for phase in phases] == ["clm", "mlm"]
+    return [
+        "## Training",
+        "### Data",
+        _table(("Corpus", "Share of training tokens", "Documents", "Tokens", "Passes"), data),
+        "### Methodology",
+        *(
+            [
+                f"The recipe is the CLM detour of {PAPER}: causal training supervises every token, and a short masked "
+                "phase brings reading on both sides back."
+            ]
+            if detour
+            else []
+        ),
+        "\n".join(_phase(phase) for phase in phases),
+        f"A batch holds {run['global_batch_size']:,} rows of {run['sequence_length']:,} tokens "
+        f"({count(run['tokens_per_step'])} tokens). Decoupled AdamW (beta1 {adam['b1']:g}, beta2 {adam['b2']:g}, "
+        f"epsilon {adam['eps']:g}, weight decay {adam['weight_decay']:g}, {clip}); {precision['compute']} computation, "
+        f"{precision['params']} weights. Seeds: {run['seeds']['masks_and_weights']} for masks, "
+        f"{run['seeds']['data']} for the order of the data.",
+        f"Trained with cptjax at commit `{run['commit']}` ({versions}; Python {run['python']}).",
+    ]
+
+
+def _phase(phase: Mapping[str, Any]) -> str:
+    objective, schedule = phase["objective"], phase["schedule"]
+    what = OBJECTIVES[objective["kind"]]
+    if objective["kind"] == "mlm":
+        what += f" of {percent(objective['mask_rate']):g} % of the tokens"
+    warmup = f" after a warm-up over {count(schedule['warmup_tokens'])} tokens" if schedule["warmup_tokens"] else ""
+    rate = f"learning rate {schedule['peak']:g}{warmup}"
+    rate += (
+        ", constant"
+        if schedule["shape"] == "constant"
+        else (f", falling to {schedule['final_ratio']:g} of it as one minus a square root")
+    )
+    frozen = f"; frozen: {', '.join(f'`{name}`' for name in phase['frozen'])}" if phase["frozen"] else ""
+    return (
+        f"* **{phase['name']}**: {what}, {objective['mask_mode']} attention, {count(phase['tokens'])} tokens "
+        f"({count(phase['targets'])} predicted) in {phase['steps']:,} steps; {rate}{frozen}."
+    )
+
+
+def _evaluation(release: Release, phases: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
+    found = ["## Evaluation"]
+    moments = [("before", phases[0]["held_out_before"])] if phases else []
+    moments += [(f"after {phase['name']}", phase["held_out"]) for phase in phases]
+    if moments and all(values for _, values in moments):
+        held_out = [
+            (
+                f"{OBJECTIVES[phase['objective']['kind']]} ({phase['name']})",
+                *(f"{values[phase['name']]['loss']:.3f}" for _, values in moments),
+                *(f"{percent(values[phase['name']]['accuracy']):.1f} %" for _, values in moments),
+            )
+            for phase in phases
+        ]
+        head = [f"{what}, {when}" for what in ("loss", "accuracy") for when, _ in moments]
+        found += [
+            "On held-out text of the training corpora (loss in nats per predicted token):",
+            _table(("Objective", *head), held_out),
+        ]
+    return [*found, *(_tasks(release, rows) if rows else ["No downstream task was evaluated."])]
+
+
+def _tasks(release: Release, rows: Sequence[Row]) -> list[str]:
+    cells = by_task(rows)
+    tasks = list(dict.fromkeys((task, metric) for _, task, _, metric in cells))
+    models = sorted({model for model, *_ in cells}, key=lambda model: model != release.name)
+    found = []
+    for model in models:
+        scores = {(task, metric): values for (name, task, _, metric), values in cells.items() if name == model}
+        shown = [cell(scores[task]) if task in scores else "-" for task in tasks]
+        means = [statistics.mean(values) for values in scores.values()]
+        average = f"{percent(statistics.mean(means)):.1f}" if len(means) == len(tasks) else "-"
+        found.append((f"**{model}**" if model == release.name else model, *shown, average))
+    head = ("Model", *(f"{task} ({metric})" for task, metric in tasks), "Average")
+    return [
+        "On downstream tasks, in percent: mean and standard deviation over seeds, their number in brackets.",
+        _table(head, found),
+    ]
+
+
+def _conversion(release: Release, parity: Mapping[str, Any]) -> list[str]:
+    worst, tolerance = parity["worst"], parity["tolerance"]
+    other = "the model as it was trained" if release.dtype == "float32" else "the same files"
+    return [
+        "## Conversion",
+        f"These files, read by {parity['judge']}, were compared layer by layer with {other}, read by "
+        f"{parity['candidate']}. The largest difference in float32 is {worst['float32']:.1e} of the largest value "
+        f"(allowed: {tolerance['float32']:.0e}). The rounding error in bfloat16 is {worst['bfloat16']:.2f} times that "
+        f"of the former (allowed: {tolerance['bfloat16']:g}). Every number is in `parity.json`.",
+    ]
+
+
+def _cost(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[str]:
+    whole = len(phases) == len(run["phases"])
+    spent = run["cost"]
+    if not whole:
+        return ["## Cost", "Known only for the whole run, of which this model is a part."]
+    energy = (
+        f"Energy: {spent['kilowatt_hours']:.2f} kWh, by {spent['energy_by']}."
+        if spent["kilowatt_hours"] is not None
+        else f"Energy: {spent['energy_by']}."
+    )
+    return [
+        "## Cost",
+        f"{spent['hours']:.2f} hours in optimiser steps on {run['devices']} x {run['device']} "
+        f"({spent['device_hours']:.2f} device hours), by the clock of the training process; evaluation, checkpoints "
+        f"and data preparation come on top. {energy}",
+    ]
+
+
+def _limitations(release: Release, run: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    notes = [
+        "It knows the corpora above and what its base model knew; other domains and languages need a test of their own."
+        if release.base_model
+        else "It knows the corpora above only.",
+        "The training text was not searched for personal or sensitive content by the program that wrote this card; "
+        "who uses the model on clinical text is responsible for the rules that apply.",
+    ]
+    if release.is_decoder:
+        notes.append("It continues text, and may state what is false.")
+        if not run["model"]["causal_window_counts_self"]:
+            notes.append("It was trained with one key more in each local layer than this model class reads.")
+    else:
+        notes.append("It is an encoder: it represents text and fills masks, it does not generate.")
+    if not rows:
+        notes.append("Nothing is known of its quality on downstream tasks, nor of how it compares with other models.")
+    return ["## Limitations", "\n".join(f"* {note}" for note in notes)]
+
+
+def _closing(release: Release) -> list[str]:
+    return [
+        "## Licence",
+        str(release.licence),
+        "## Citation",
+        "The method:",
+        f"```bibtex\n{CITATION}\n```",
+    ]
+
+
+def by_task(rows: Iterable[Row]) -> dict[tuple[str, str, str, str], list[float]]:
+    """Values over seeds by (model, task, kind, metric), in the order of the rows."""
+    found: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        found[row["model"], row["task"], row["kind"], row["metric"]].append(row["value"])
+    return found
+
+
+def cell(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds in percent, and how many seeds."""
+    spread = f" ± {percent(statistics.stdev(values)):.1f}" if len(values) > 1 else ""
+    return f"{percent(statistics.mean(values)):.1f}{spread} ({len(values)})"
+
+
+def percent(share: float) -> float:
+    """Of a share."""
+    return 100 * share
+
+
+def count(number: float) -> str:
+    """A count as people read it: 438,128, 12.3M, 25.0B."""
+    for size, letter in ((1e9, "B"), (1e6, "M")):
+        if number >= size:
+            return f"{number / size:.1f}{letter}"
+    return f"{number:,.0f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(str(value).replace('|', '/') for value in line)} |" for line in lines)

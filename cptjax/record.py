@@ -1,0 +1,115 @@
+"""run.json: what a finished run was, complete enough to write its model card from nothing else.
+
+It names stores by their folder's last name and holds no other path, so it can travel with the model.
+"""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cptjax import telemetry
+from cptjax.checkpoint import ORIGIN, parameter_shapes
+from cptjax.config import Run
+from cptjax.corpus import Manifest
+from cptjax.files import read_json
+from cptjax.model import ModelConfig
+
+JOULES_PER_KWH = 3.6e6
+
+
+def describe_run(
+    run: Run,
+    model: ModelConfig,
+    folder: Path,
+    *,
+    spent: Mapping[str, Any],
+    epochs: Mapping[str, float],
+    fill: Mapping[str, float],
+    energy_by: str,
+) -> dict[str, Any]:
+    """The content of run.json. `spent` are the run's totals; `epochs` and `fill` are by store folder."""
+    events = telemetry.read_events(folder / "events.jsonl")
+    origin = folder / ORIGIN
+    return {
+        "name": run.name,
+        "origin": read_json(origin) if origin.is_file() else None,
+        "model": {**asdict(model), "parameters": parameter_count(model)},
+        "phases": [
+            describe_phase(run, i, [event for event in events if event["phase"] == phase.name])
+            for i, phase in enumerate(run.phases)
+        ],
+        "data": [
+            {
+                "name": Path(store).resolve().name,
+                "share": share,
+                "epochs": epochs[store],
+                "packing_fill": fill[store],
+                **_of_manifest(Manifest.read(store)),
+            }
+            for store, share in run.data.shares.items()
+        ],
+        "sequence_length": run.data.sequence_length,
+        "global_batch_size": run.data.global_batch_size,
+        "tokens_per_step": run.tokens_per_step,
+        "optimizer": asdict(run.optimizer),
+        "precision": asdict(run.precision),
+        "seeds": {"masks_and_weights": run.seed, "data": run.data.seed},
+        "spent": dict(spent),
+        "cost": cost(spent, energy_by),
+        "commit": telemetry.git_commit(),
+        "versions": telemetry.versions(),
+        "python": platform.python_version(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+    }
+
+
+def describe_phase(run: Run, index: int, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a phase was told and what its events count; `held_out` is the last evaluation made in it."""
+    phase, (first, last) = run.phases[index], run.bounds[index]
+    steps = [event for event in events if "loss" in event]
+    evaluated = [event["held_out"] for event in events if "held_out" in event]
+    return {
+        "name": phase.name,
+        "objective": asdict(phase.objective),
+        "schedule": asdict(phase.schedule),
+        "frozen": list(phase.frozen),
+        "optimizer_state": phase.optimizer_state,
+        "steps": last - first,
+        "last_step": last,
+        **{name: sum(event[name] for event in steps) for name in ("tokens", "targets", "seconds")},
+        "held_out_before": evaluated[0] if index == 0 and evaluated else None,
+        "held_out": evaluated[-1] if evaluated else None,
+    }
+
+
+def cost(spent: Mapping[str, Any], energy_by: str) -> dict[str, Any]:
+    """Hours in optimiser steps, device hours with the devices there are now, and energy where it was read."""
+    hours, joules = spent["seconds"] / 3600, spent["joules"]
+    return {
+        "hours": hours,
+        "device_hours": hours * jax.device_count(),
+        "kilowatt_hours": None if joules is None else joules / JOULES_PER_KWH,
+        "energy_by": energy_by,
+    }
+
+
+def parameter_count(model: ModelConfig) -> int:
+    """Numbers in a model, a tied table counted once."""
+    return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(model)))
+
+
+def _of_manifest(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "documents": manifest.documents,
+        "tokens": manifest.tokens,
+        "text_bytes": manifest.text_bytes,
+        "dropped": manifest.dropped,
+        "sources": [source.name for source in manifest.sources],
+        "fingerprint": manifest.fingerprint,
+    }
