@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
     sub.add_argument("out", metavar="OUT", type=Path)
     sub.add_argument("--license", dest="licence", metavar="ID", help="such as apache-2.0; needed")
-    sub.add_argument("--base-model", metavar="ID", help="needed where the run did not start from a Hub id")
+    sub.add_argument("--base-model", metavar="ID", help="needed where the run did not start from a Hub id; or none")
     sub.add_argument("--language", metavar="CODE", help="such as en")
     sub.add_argument("--name", help="default: the name of OUT")
     sub.add_argument("--example", metavar="TEXT", help="a sentence for the card's code, with one mask token")

@@ -39,7 +39,7 @@ class Release:
     dtype: str
     step: int
     licence: str | None
-    base_model: str | None  # None: trained from random weights
+    base_model: str | None  # its Hub id; None: it has none
     language: str | None  # such as en
     example: str  # a sentence for the usage; with the tokenizer's mask where the model fills masks
 
@@ -95,7 +95,7 @@ def make_card(
         *_usage(release, ran),
         *_training(run, phases),
         *_evaluation(release, phases, rows),
-        *_conversion(release, parity),
+        *_conversion(parity),
         *_cost(run, phases),
         *_limitations(release, run, rows),
         *_closing(release),
@@ -131,8 +131,12 @@ def _metadata(release: Release, rows: Sequence[Row]) -> ModelCardData:
 def _summary(release: Release, run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[str]:
     model, base = run["model"], release.base_model
     names = " then ".join(OBJECTIVES[phase["objective"]["kind"]].lower() for phase in phases)
-    origin = f"[{base}](https://huggingface.co/{base})" if base and base.count("/") == 1 else base
-    start = f"made from {origin} by continued pretraining" if base else "trained from random weights"
+    origin = f"[{base}](https://huggingface.co/{base})" if base else None
+    start = f"made by continued pretraining of {origin or 'a model that is not published'}"
+    if base is None and run["origin"] is None:
+        start = "trained from random weights"
+    elif base and run["origin"] and run["origin"]["revision"]:
+        origin = f"{origin}, commit `{run['origin']['revision']}`"
     facts = {
         "Architecture": release.architecture,
         "Parameters": count(model["parameters"]),
@@ -247,12 +251,11 @@ def _tasks(release: Release, rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _conversion(release: Release, parity: Mapping[str, Any]) -> list[str]:
+def _conversion(parity: Mapping[str, Any]) -> list[str]:
     worst, tolerance = parity["worst"], parity["tolerance"]
-    other = "the model as it was trained" if release.dtype == "float32" else "the same files"
     return [
         "## Conversion",
-        f"These files, read by {parity['judge']}, were compared layer by layer with {other}, read by "
+        f"These files, read by {parity['judge']}, were compared layer by layer with {parity['compared_with']}, read by "
         f"{parity['candidate']}. The largest difference in float32 is {worst['float32']:.1e} of the largest value "
         f"(allowed: {tolerance['float32']:.0e}). The rounding error in bfloat16 is {worst['bfloat16']:.2f} times that "
         f"of the former (allowed: {tolerance['bfloat16']:g}). Every number is in `parity.json`.",
@@ -280,7 +283,7 @@ def _cost(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[s
 def _limitations(release: Release, run: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     notes = [
         "It knows the corpora above and what its base model knew; other domains and languages need a test of their own."
-        if release.base_model
+        if run["origin"] is not None
         else "It knows the corpora above only.",
         "The training text was not searched for personal or sensitive content by the program that wrote this card; "
         "who uses the model on clinical text is responsible for the rules that apply.",

@@ -256,6 +256,7 @@ def _transformers(folder: Path, architecture: str, dtype: str) -> Model:
     import torch
     import transformers
 
+    transformers.logging.disable_progress_bar()
     kind = getattr(transformers, architecture)
     model = kind.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="eager").eval()
 

@@ -19,6 +19,8 @@ from cptjax import checkpoint
 from cptjax.files import new_folder, read_json, write_json
 
 EXAMPLES = {"en": "The patient was given {} and went home.", "fr": "Le patient a reçu {} avant de rentrer."}
+UNPUBLISHED = "none"  # what --base-model says of a model that is not on the Hub
+WITHIN = ("1 tokens", "7 tokens")  # parity's cases that no window cuts
 PROMPTS = {"en": "The patient was", "fr": "Le patient"}  # of a decoder
 
 
@@ -67,8 +69,7 @@ def release(
             language=language,
             example=choose_example(example, language, mask, architecture),
         )
-        report = parity.compare(partial, run if dtype == "float32" else partial, step=step)
-        report |= {"a": named.model_id, "b": run.name if dtype == "float32" else named.model_id}
+        report = certify(partial, run, named)
         write_json(partial / "parity.json", report)
         if not report["passed"]:
             reasons.append("parity fails: " + parity.table_lines(report)[-1])
@@ -81,6 +82,21 @@ def release(
             (partial / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found_rows))
         card.make_card(named, record, found_rows, report, ran).save(partial / "README.md")
     return out
+
+
+def certify(folder: Path, run: Path, named: card.Release) -> dict[str, Any]:
+    """The parity of a release with the run, or with itself where the two must differ.
+
+    They must where the files are rounded, and where transformers' decoder reads one key less than the run
+    did: then texts within the window have to agree with the run, and all others with the same files.
+    """
+    local = checkpoint.read_model(run).causal_window_counts_self
+    if named.dtype == "float32" and (local or not named.is_decoder):
+        report = parity.compare(folder, run, step=named.step)
+        return report | {"a": named.name, "b": run.name, "compared_with": "the model as it was trained"}
+    within = parity.compare(folder, run, only=WITHIN, step=named.step) if named.dtype == "float32" else None
+    report = within if within is not None and not within["passed"] else parity.compare(folder, folder)
+    return report | {"a": named.name, "b": named.name, "compared_with": "the same files"}
 
 
 def read_record(run: Path, step: int) -> tuple[dict[str, Any], list[str]]:
@@ -111,10 +127,11 @@ def name_base(record: dict[str, Any], told: str | None) -> tuple[str | None, lis
     """The base model's name, as told or as the run's origin knows it, and why it is not known."""
     origin = record.get("origin")
     if told or not record or origin is None:
-        return told, []
+        return None if told == UNPUBLISHED else told, []
     if origin["revision"] is not None:
         return origin["source"], []
-    return None, [f"no base model: the run started from the folder {origin['source']}, give --base-model"]
+    why = f"no base model: the run started from the folder {origin['source']}, give --base-model with its Hub id"
+    return None, [f"{why}, or {UNPUBLISHED} if it has none"]
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:

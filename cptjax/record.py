@@ -33,10 +33,9 @@ def describe_run(
 ) -> dict[str, Any]:
     """The content of run.json. `spent` are the run's totals; `epochs` and `fill` are by store folder."""
     events = telemetry.read_events(folder / "events.jsonl")
-    origin = folder / ORIGIN
     return {
         "name": run.name,
-        "origin": read_json(origin) if origin.is_file() else None,
+        "origin": _origin(folder / ORIGIN),
         "model": {**asdict(model), "parameters": parameter_count(model)},
         "phases": [
             describe_phase(run, i, [event for event in events if event["phase"] == phase.name])
@@ -102,6 +101,14 @@ def cost(spent: Mapping[str, Any], energy_by: str) -> dict[str, Any]:
 def parameter_count(model: ModelConfig) -> int:
     """Numbers in a model, a tied table counted once."""
     return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(model)))
+
+
+def _origin(path: Path) -> dict[str, Any] | None:
+    """A Hub id and its commit, or the last name of a local folder and no commit."""
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    return found if found["revision"] is not None else {**found, "source": Path(found["source"]).name}
 
 
 def _of_manifest(manifest: Manifest) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from convert import from_hf, parity, table, to_hf
 from convert.__main__ import main
 from convert.parity import Case
+from cptjax import model as model_file
 from cptjax.checkpoint import parameter_shapes
 from cptjax.model import FULL, SLIDING, ModelConfig, ModernBert, Precision
 
@@ -59,6 +60,12 @@ def random_hf(folder: Path, shape: dict, name: str = "ModernBertForMaskedLM") ->
 def tiny(tmp_path_factory) -> Path:
     """One folder for the tests of the gate."""
     return random_hf(tmp_path_factory.mktemp("tiny"), SHAPES["base-like"])
+
+
+@pytest.fixture(scope="module")
+def biased(tmp_path_factory) -> Path:
+    """One with every bias."""
+    return random_hf(tmp_path_factory.mktemp("biased"), SHAPES["nine-layers"])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -167,6 +174,18 @@ def _reshape(**changes):
     return mutate
 
 
+def _norm_before_layer_0(monkeypatch):
+    """Give layer 0 the attn_norm that it has not, as new as a norm can be."""
+    layer, ours = model_file.Layer, parity.ours
+    monkeypatch.setattr(model_file, "Layer", lambda *parts, first=False, **named: layer(*parts, **named))
+
+    def with_norm(config, params, *arguments, **options):
+        one_more = params["layer_0"] | {"attn_norm": {"scale": np.ones(config.hidden_size, np.float32)}}
+        return ours(config, params | {"layer_0": one_more}, *arguments, **options)
+
+    monkeypatch.setattr(parity, "ours", with_norm)
+
+
 def _transposed(ours, entry):
     return entry.to_hf(ours).T.reshape(ours.shape)
 
@@ -192,7 +211,9 @@ MISTAKES = {
     "global layers one late": _reshape(layer_types=lambda c: c.layer_types[-1:] + (SLIDING,) * 6),
     "tanh-like activation": _reshape(hidden_activation=lambda c: "silu"),
     "norm epsilon": _reshape(norm_eps=lambda c: 1e-2),
+    "norm of layer 0 invented": _norm_before_layer_0,
 }
+BIASES = ("embeddings.norm.bias", "Wqkv.bias", "attn.Wo.bias", "mlp.Wi.bias", "mlp.Wo.bias", "head.dense.bias")
 
 
 def test_the_right_conversion_passes(tiny):
@@ -204,6 +225,23 @@ def test_a_wrong_conversion_is_caught(tiny, monkeypatch, mistake):
     MISTAKES[mistake](monkeypatch)
     report = parity.compare(tiny, tiny, only=FAST)
     assert report["judge"] == "transformers eager" and not report["passed"], report["worst"]
+
+
+@pytest.mark.parametrize("bias", BIASES)
+def test_a_forgotten_bias_is_caught(biased, monkeypatch, bias):
+    _reread(bias, lambda b, _: np.zeros_like(b))(monkeypatch)
+    assert not parity.compare(biased, biased, only=("7 tokens",))["passed"]
+
+
+@pytest.mark.parametrize("one", range(3))
+def test_a_decoder_whose_projections_are_swapped_is_caught(tmp_path, monkeypatch, one):
+    """The only form in which query, key and value are apart: a round trip alone would not see it."""
+    folder = random_hf(tmp_path, SHAPES["untied-irregular"], "ModernBertDecoderForCausalLM")
+    rows = list(table.QKV[table.DECODER])
+    other = (one + 1) % 3
+    rows[one], rows[other] = (rows[i]._replace(path=rows[j].path) for i, j in ((one, other), (other, one)))
+    monkeypatch.setitem(table.QKV, table.DECODER, tuple(rows))
+    assert not parity.compare(folder, folder, only=("7 tokens",))["passed"]
 
 
 def test_a_leak_from_padding_is_caught(tiny, monkeypatch):

@@ -1,0 +1,334 @@
+"""A release: what the card says is what is known, and nothing is released that does not hold."""
+
+import json
+import re
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from safetensors.numpy import load_file, save_file
+
+from convert import card, from_hf, parity, release
+from convert.__main__ import main
+from cptjax import checkpoint
+from cptjax.config import Phase, Run
+from cptjax.corpus import prepare
+from cptjax.data import Data
+from cptjax.model import ModelConfig, Precision
+from cptjax.objectives import CLM, mlm
+from cptjax.schedules import Schedule
+from cptjax.sharding import Mesh
+from cptjax.train import train
+from tests.fixtures_text import make_tokenizer
+
+WORDS = "the patient was given aspirin and went home with a lighter heart than she had come with".split()
+ROWS = [
+    {"model": model, "task": task, "kind": "token-classification", "metric": "f1", "value": value, "seed": seed}
+    for model, task, value, seed in (
+        ("released", "ncbi", 0.8123, 0),
+        ("released", "ncbi", 0.8377, 1),
+        ("released", "jnlpba", 0.7011, 0),
+        ("other", "ncbi", 0.79, 0),
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A tiny run, CLM then MLM, from a Hugging Face folder, with held-out text."""
+    folder = tmp_path_factory.mktemp("release")
+    texts = [" ".join(WORDS[i % 5 : 4 + i % 11]) for i in range(120)]
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    make_tokenizer(folder / "tokenizer")
+    prepare([folder / "text.jsonl"], folder / "tokenizer", folder / "letters", held_out=0.2)
+    tokens = 4 * 8 * 32
+    run = Run(
+        name="small",
+        data=Data(((str(folder / "letters"), 1.0),), sequence_length=32, global_batch_size=8),
+        phases=(
+            Phase("clm", CLM, tokens, Schedule(1e-3, warmup_tokens=tokens // 4)),
+            Phase("decay", mlm(0.3), tokens, Schedule(1e-3, shape="one_minus_sqrt"), frozen=("layers/0/",)),
+        ),
+        model=ModelConfig(
+            vocab_size=320, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+        ),
+        precision=Precision(compute="float32"),
+        held_out=str(folder / "letters" / "held_out"),
+        held_out_rows=8,
+        device_batch_size=1,
+        mesh=Mesh(8, 1, 1),
+    )
+    train(run, folder / "start")
+    assert main(["to-hf", str(folder / "start"), str(folder / "hf")]) == 0
+    assert main(["from-hf", str(folder / "hf"), str(folder / "init")]) == 0
+    return train(replace(run, model=None, init=str(folder / "init")), folder / "run")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_cases():
+    """Parity on short inputs only: it has its own tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "LENGTHS", (7,))
+        yield
+
+
+@pytest.fixture(scope="module")
+def released(finished, tmp_path_factory) -> Path:
+    """Its release, with rows."""
+    out = tmp_path_factory.mktemp("out") / "released"
+    rows = out.parent / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    told = ["--license", "apache-2.0", "--base-model", "someone/base", "--language", "en", "--rows", str(rows)]
+    assert main(["release", str(finished), str(out), *told]) == 0
+    return out
+
+
+# What is released
+
+
+def test_a_release_opens_in_transformers(released):
+    pytest.importorskip("torch")
+    import transformers
+
+    names = ["README.md", "config.json", "model.safetensors", "parity.json", "rows.jsonl", "run.json"]
+    assert sorted(x.name for x in released.iterdir() if not x.name.startswith("tokenizer")) == names
+    model, info = transformers.AutoModelForMaskedLM.from_pretrained(released, output_loading_info=True)
+    assert not any(info.values())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(released)
+    found = transformers.pipeline("fill-mask", model=model, tokenizer=tokenizer)("the [MASK] was")
+    assert len(found) == 5 and all(0 <= answer["score"] <= 1 for answer in found)
+
+
+def test_the_card_parses_and_its_index_is_the_mean_of_the_rows(released):
+    found = ModelCard.load(released / "README.md").data
+    assert (found.license, found.language, found.base_model) == ("apache-2.0", "en", "someone/base")
+    assert (found.library_name, found.pipeline_tag) == ("transformers", "fill-mask")
+    index = {(x.dataset_name, x.task_type, x.metric_type): x.metric_value for x in found.eval_results}
+    assert index == {("ncbi", "token-classification", "f1"): 82.5, ("jnlpba", "token-classification", "f1"): 70.1}
+    assert found.model_name == "released"
+
+
+def test_the_card_says_all_that_a_run_knows(released):
+    """What the cards of the published models state, where a run can know it."""
+    text = (released / "README.md").read_text()
+    run = json.loads((released / "run.json").read_text())
+    assert f"| **Parameters** | {run['model']['parameters']:,} |" in text
+    for fact in (
+        "made by continued pretraining of [someone/base](https://huggingface.co/someone/base):",
+        "causal language modelling then masked language modelling",
+        "| **Architecture** | ModernBertForMaskedLM |",
+        "| **Layers** | 2 |",
+        "| **Hidden size** | 16 |",
+        "| **Attention heads** | 2 |",
+        "| **Context length** | 8,192 tokens |",
+        "| **Language** | en |",
+        "| letters | 100.0 % |",
+        "* **clm**: Causal language modelling, causal attention,",
+        "learning rate 0.001 after a warm-up over 256 tokens, constant.",
+        "* **decay**: Masked language modelling of 30 % of the tokens, bidirectional attention,",
+        "falling to 0.1 of it as one minus a square root; frozen: `layers/0/`.",
+        "A batch holds 8 rows of 32 tokens (256 tokens).",
+        "Decoupled AdamW (beta1 0.9, beta2 0.98, epsilon 1e-06, weight decay 1e-05, gradients clipped at norm 1)",
+        "| **released** | 82.5 ± 1.8 (2) | 70.1 (1) | 76.3 |",
+        "| other | 79.0 (1) | - | - |",
+        "Energy: not measured.",
+        "hours in optimiser steps on 8 x cpu",
+        "This code ran on these files",
+        "AutoModelForMaskedLM.from_pretrained(model_id)",
+        "it does not generate",
+        "## Licence\n\napache-2.0",
+        "eprint={2605.12438}",
+    ):
+        assert fact in text, fact
+    for heading in ("Model summary", "Usage", "Training", "Evaluation", "Conversion", "Cost", "Limitations"):
+        assert f"## {heading}\n" in text
+
+
+# A number: not part of a word, a name or a file name.
+NUMBER = re.compile(r"(?<![\w./:`-])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?([MB])?(?![\w/`]|\.\d)")
+
+
+def test_every_number_of_the_card_is_in_its_sources(released):
+    # Broken by: "about 100 % of positions" in a sentence of card.py.
+    text = (released / "README.md").read_text()
+    sources = [json.loads((released / name).read_text()) for name in ("run.json", "parity.json")]
+    known = {value for source in sources for value in numbers(source)}
+    groups = {}
+    for row in ROWS:
+        groups.setdefault((row["model"], row["task"]), []).append(row["value"])
+    for values in groups.values():
+        known |= {statistics.mean(values), len(values), *([statistics.stdev(values)] if values[1:] else [])}
+    known.add(statistics.mean(statistics.mean(groups["released", task]) for task in ("ncbi", "jnlpba")))
+    found = list(stated(text))
+    assert len(found) > 40
+    for written, value, half in found:
+        assert any(abs(value - x * scale) <= half for x in known for scale in (1, 100)), written
+    invented = text.replace("## Limitations", "## Limitations\n\nTrained for 77 days.")
+    assert [x for x, value, _ in stated(invented) if value == 77.0] == ["77"]
+
+
+def stated(text: str):
+    """The numbers of a card: as written, their value, and half a unit of their last digit.
+
+    Code (which was run), versions, the citation, names of models and of the paper are no claims.
+    """
+    text = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|arXiv:[\d.]+|\(jax [^)]*\)", " ", text, flags=re.S)
+    for match in NUMBER.finditer(text):
+        written = match[0].replace(",", "")
+        digits, scale = written.rstrip("MB"), {"M": 1e6, "B": 1e9}.get(match[1], 1.0)
+        mantissa, _, exponent = digits.partition("e")
+        unit = 10.0 ** (-len(mantissa.partition(".")[2]) + int(exponent or 0)) * scale
+        yield match[0], float(digits) * scale, unit / 2 * 1.0001
+
+
+def numbers(value):
+    """Every number of a JSON value; words made of numbers count too."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+def test_the_run_that_is_released_names_no_folder_of_its_machine(released, tmp_path):
+    for path in ("run.json", "parity.json", "README.md", "rows.jsonl"):
+        assert str(tmp_path.parent.parent) not in (released / path).read_text()
+
+
+def test_the_clm_phase_is_released_as_a_decoder(finished, tmp_path):
+    """Its cost alone is not known and is not given; the key that it lacks is said."""
+    pytest.importorskip("torch")
+    import transformers
+
+    told = ["--license", "mit", "--base-model", "someone/base", "--language", "fr", "--as", "decoder", "--step", "4"]
+    out = tmp_path / "decoder"
+    assert main(["release", str(finished), str(out), *told]) == 0
+    text = (out / "README.md").read_text()
+    assert ModelCard.load(out / "README.md").data.pipeline_tag == "text-generation"
+    assert "Known only for the whole run" in text and "one key more" in text and "Masked language" not in text
+    assert "No downstream task was evaluated" in text and "model.generate" in text
+    assert isinstance(transformers.AutoModelForCausalLM.from_pretrained(out), transformers.ModernBertDecoderForCausalLM)
+
+
+def test_bfloat16_is_compared_with_its_own_files(finished, tmp_path):
+    told = ["--license", "mit", "--base-model", "none", "--dtype", "bfloat16"]
+    assert main(["release", str(finished), str(tmp_path / "half"), *told]) == 0
+    text = (tmp_path / "half" / "README.md").read_text()
+    assert "continued pretraining of a model that is not published:" in text and "Base model" not in text
+    assert ModelCard.load(tmp_path / "half" / "README.md").data.base_model is None
+    assert "| **Weights** | bfloat16 |" in text and "layer by layer with the same files" in text
+
+
+# What is refused
+
+
+def test_every_reason_is_named_at_once(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(parity, "TOLERANCE", 1e-12)
+    monkeypatch.setattr(card, "usage", lambda named: {"Broken": "raise SystemExit('no such class')"})
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"model": "x", "task": "t"}\nhello\n' + json.dumps(ROWS[0] | {"value": 81.2}) + "\n")
+    out = tmp_path / "out"
+    assert main(["release", str(finished), str(out), "--step", "4", "--rows", str(rows)]) == 2
+    message = capsys.readouterr().err
+    for reason in (
+        "no licence: give --license",
+        "no base model: the run started from the folder",
+        "parity fails: DIFFERENT",
+        "rows.jsonl line 1 has no kind, metric, value, seed",
+        "rows.jsonl line 2 is no row",
+        "line 3: value 81.2 is not a share from 0 to 1",
+        "the card's code fails (Broken): no such class",
+    ):
+        assert reason in message, reason
+    assert message.count("\n") == 1 and not out.exists() and not list(tmp_path.glob(".*"))
+
+
+def test_what_is_not_known_is_not_released(finished, tmp_path, capsys):
+    def refused(run: Path, *more: str) -> str:
+        capsys.readouterr()
+        told = ["--license", "mit", "--base-model", "someone/base", *more]
+        assert main(["release", str(run), str(tmp_path / "out"), *told]) == 2
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err
+
+    start = finished.parent / "init"
+    assert "run.json is missing: the run has not ended" in refused(start)
+    assert "is not a run folder" in refused(finished.parent / "hf")
+    assert "--example must hold [MASK] once" in refused(finished, "--example", "no blank")
+    record = json.loads((finished / "run.json").read_text())
+    broken = tmp_path / "run"
+    broken.symlink_to(finished)  # its checkpoints, another run.json
+    record["phases"][1]["held_out"]["clm"]["loss"] = float("nan")
+    read = release.read_json
+
+    def read_json(path: Path) -> dict:
+        return record if path.name == "run.json" else read(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(release, "read_json", read_json)
+        assert "run.json holds numbers that are not finite" in refused(broken)
+        record["phases"] = []
+        assert "step 8 is no end of a phase" in refused(broken)
+
+
+def test_a_changed_weight_is_noticed(finished, tmp_path, capsys, monkeypatch):
+    """Whatever wrote it: parity reads the very files that are released."""
+    right = release.to_hf.convert_checkpoint
+
+    def wrong(run, out, **options):
+        found = right(run, out, **options)
+        tensors = load_file(out / from_hf.SINGLE)
+        tensors["decoder.bias"] = tensors["decoder.bias"] + np.float32(0.5)
+        save_file(tensors, out / from_hf.SINGLE, metadata={"format": "pt"})
+        return found
+
+    monkeypatch.setattr(release.to_hf, "convert_checkpoint", wrong)
+    told = ["--license", "mit", "--base-model", "someone/base"]
+    assert main(["release", str(finished), str(tmp_path / "out"), *told]) == 2
+    assert "parity fails: DIFFERENT" in capsys.readouterr().err
+
+
+def test_the_base_model_of_a_hub_start_is_known():
+    origin = {"source": "answerdotai/ModernBERT-base", "revision": "0123abc"}
+    assert release.name_base({"origin": origin}, None) == ("answerdotai/ModernBERT-base", [])
+    assert release.name_base({"origin": None}, None) == (None, [])  # from random weights
+    assert release.name_base({"origin": origin}, "a/b") == ("a/b", [])
+
+
+# To the Hub
+
+
+def test_push_uses_the_users_token_and_says_where(finished, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    class Hub:
+        def create_repo(self, repo_id, **options):
+            asked.append((repo_id, options))
+
+        def upload_folder(self, *, folder_path, repo_id, commit_message):
+            asked.append(sorted(path.name for path in Path(folder_path).iterdir())[:2])
+            return f"https://huggingface.co/{repo_id}"
+
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    out = tmp_path / "out"
+    told = ["--license", "mit", "--base-model", "someone/base", "--push", "me/model", "--private"]
+    assert main(["release", str(finished), str(out), *told]) == 0
+    assert asked == [("me/model", {"private": True, "exist_ok": True}), ["README.md", "config.json"]]
+    printed = capsys.readouterr()
+    assert "pushed: https://huggingface.co/me/model" in printed.out and "hf_secret" not in printed.out + printed.err
+    assert "model_id = 'me/model'" in (out / "README.md").read_text()
+
+    def refuse(self, *_, **__):
+        raise huggingface_hub.errors.LocalTokenNotFoundError("no token: log in")
+
+    monkeypatch.setattr(Hub, "create_repo", refuse)
+    assert main(["release", str(finished), str(out), *told, "--overwrite"]) == 2
+    assert capsys.readouterr().err == "error: no token: log in\n"
+    assert checkpoint.MODEL not in [path.name for path in out.iterdir()] and (out / "README.md").is_file()
