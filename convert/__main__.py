@@ -1,4 +1,4 @@
-"""The command line: `python -m convert from-hf | to-hf | parity | release`."""
+"""The command line: `python -m convert from-hf | to-hf | parity | release | resize-vocab`."""
 
 import argparse
 import logging
@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import logging as absl_logging
 from safetensors import SafetensorError
 
-from convert import from_hf, parity, release, to_hf
+from convert import from_hf, parity, release, to_hf, vocab
 from cptjax import host
 
 
@@ -71,6 +71,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--private", action="store_true", help="with --push: make the repository private")
     sub.add_argument("--overwrite", action="store_true", help="replace OUT")
     sub.set_defaults(run=run_release)
+
+    sub = commands.add_parser("resize-vocab", help="words of a domain as tokens of a Hugging Face folder or Hub id")
+    sub.add_argument("source", metavar="SRC")
+    sub.add_argument("out", metavar="OUT", type=Path)
+    sub.add_argument("--tokens", metavar="FILE", type=Path, required=True, help="one new token per line")
+    sub.add_argument("--revision", metavar="R", help="branch, tag or commit of the Hub id")
+    sub.add_argument("--overwrite", action="store_true", help="replace OUT")
+    sub.set_defaults(run=run_resize_vocab)
     return top
 
 
@@ -102,6 +110,16 @@ def run_release(args: argparse.Namespace) -> int:
     print(f"wrote {release.release(args.checkpoint, args.out, **told)}: read its README.md before you publish it")
     if args.model_id is not None:
         print(f"pushed: {release.push(args.out, args.model_id, private=args.private)}")
+    return 0
+
+
+def run_resize_vocab(args: argparse.Namespace) -> int:
+    """resize-vocab"""
+    done = vocab.resize_vocab(args.source, args.out, args.tokens, revision=args.revision, overwrite=args.overwrite)
+    print(
+        f"wrote {args.out}: {done.in_slots} tokens in unused slots, {done.appended} appended; "
+        f"vocab_size {done.old_size} before, {done.new_size} after"
+    )
     return 0
 
 
