@@ -19,6 +19,18 @@ from cptjax import checkpoint
 from cptjax.files import new_folder, read_json, write_json
 
 EXAMPLES = {"en": "The patient was given {} and went home.", "fr": "Le patient a reçu {} avant de rentrer."}
+FAILED = "failed: "
+TRY_ALL = f"""
+import json, sys
+failed = False
+for title, code in json.load(sys.stdin).items():
+    try:
+        exec(code, {{}})
+    except BaseException as error:
+        failed = True
+        print("{FAILED}" + title + ": " + " ".join(str(error).split()), file=sys.stderr)
+sys.exit(failed)
+"""  # one process for all: importing torch takes longer than the rest
 UNPUBLISHED = "none"  # what --base-model says of a model that is not on the Hub
 WITHIN = ("1 tokens", "7 tokens")  # parity's cases that no window cuts
 PROMPTS = {"en": "The patient was", "fr": "Le patient"}  # of a decoder
@@ -180,12 +192,12 @@ def try_usage(named: card.Release, folder: Path) -> tuple[str, list[str]]:
     """Run the card's code on `folder`: what the card says of it, and what failed."""
     if importlib.util.find_spec("torch") is None:
         return "This code was not tried when the card was written: PyTorch was not installed.", []
-    failed = []
-    for title, code in card.usage(named).items():
-        local = code.replace(repr(named.model_id), repr(str(folder)))
-        done = subprocess.run([sys.executable, "-c", local], capture_output=True, text=True)
-        if done.returncode:
-            failed.append(f"the card's code fails ({title}): {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    code = {title: text.replace(repr(named.model_id), repr(str(folder))) for title, text in card.usage(named).items()}
+    done = subprocess.run([sys.executable, "-c", TRY_ALL], input=json.dumps(code), capture_output=True, text=True)
+    failed = [line.removeprefix(FAILED) for line in done.stderr.splitlines() if line.startswith(FAILED)]
+    if done.returncode and not failed:
+        failed = [f"it ended with {done.returncode}: {done.stderr.strip()[-200:]}"]
+    failed = [f"the card's code fails: {what}" for what in failed]
     return "This code ran on these files, with PyTorch and transformers, before the card was written.", failed
 
 

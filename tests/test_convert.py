@@ -352,6 +352,43 @@ def test_the_form_of_transformers_4_is_understood_and_exported_as_5(tmp_path):
     assert back["architectures"] == ["ModernBertForMaskedLM"]
 
 
+FAMILY = {  # what differs from ModernBERT in its relatives' config.json, as published, and how we must read it
+    "ettin decoder": (
+        {
+            "architectures": ["ModernBertDecoderForCausalLM"],
+            "model_type": "modernbert-decoder",
+            "global_rope_theta": 160000.0,
+            "local_rope_theta": 160000.0,
+            "max_position_embeddings": 7999,
+        },
+        {"local_rope_theta": 160000.0, "causal_window_counts_self": True, "max_position_embeddings": 7999},
+    ),
+    "mmBERT": (
+        {"vocab_size": 256000, "local_rope_theta": 160000.0, "global_rope_theta": 160000.0, "mask_token_id": 4},
+        {"vocab_size": 256000, "local_rope_theta": 160000.0},
+    ),
+    "GTE": ({"architectures": ["ModernBertModel"], "classifier_pooling": "mean"}, {"head": "none"}),
+    "a reranker": (
+        {"architectures": ["ModernBertForSequenceClassification"], "id2label": {"0": "LABEL_0"}, "label2id": {}},
+        {"head": "classifier", "num_labels": 1, "classifier_pooling": "mean"},
+    ),
+    "pools its first token": (
+        {"architectures": ["ModernBertForSequenceClassification"], "classifier_pooling": "cls"},
+        {"classifier_pooling": "cls", "num_labels": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("member", FAMILY)
+def test_what_differs_in_the_family_is_read_and_not_assumed(member, tmp_path):
+    published, expected = FAMILY[member]
+    config = from_hf.read_config(V4 | published)
+    assert {name: getattr(config, name) for name in expected} == expected
+    small = replace(config, vocab_size=40)
+    to_hf.save(small, random_params(small), tmp_path / "b", hf_config=V4 | published)
+    assert from_hf.load(tmp_path / "b")[0] == small
+
+
 def test_a_null_local_theta_of_transformers_4_means_the_global_one():
     assert from_hf.read_config(V4 | {"local_rope_theta": None}).local_rope_theta == 80000.0
 

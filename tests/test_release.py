@@ -243,7 +243,7 @@ def test_every_reason_is_named_at_once(finished, tmp_path, capsys, monkeypatch):
         "rows.jsonl line 1 has no kind, metric, value, seed",
         "rows.jsonl line 2 is no row",
         "line 3: value 81.2 is not a share from 0 to 1",
-        "the card's code fails (Broken): no such class",
+        "the card's code fails: Broken: no such class",
     ):
         assert reason in message, reason
     assert message.count("\n") == 1 and not out.exists() and not list(tmp_path.glob(".*"))
