@@ -50,4 +50,4 @@ def test_freed_memory_is_given_back():
         how: int(subprocess.run([sys.executable, "-c", FREE_A_BLOCK, how], capture_output=True, check=True).stdout)
         for how in ("return", "leave")
     }
-    assert faults["return"] > 900 > faults["leave"], faults
+    assert faults["return"] > 400 > faults["leave"], faults  # 1024 pages, fewer faults where they are large

@@ -70,11 +70,12 @@ def biased(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_layer_and_the_scores_match_transformers(shape, tmp_path):
-    """Every case in float32 and, where it is tried, in bfloat16: 2,100 tokens, padded, packed, ..."""
-    report = parity.compare(*[random_hf(tmp_path / "hf", SHAPES[shape])] * 2)
+    """In float32 and bfloat16; every case (2,100 tokens, padded, of one token, ...) for two of the shapes."""
+    only = None if shape in ("base-like", "untied-irregular") else ("129 tokens", "400 tokens", "packed")
+    report = parity.compare(*[random_hf(tmp_path / "hf", SHAPES[shape])] * 2, only=only)
     assert report["judge"] == "transformers eager" and report["passed"], report["worst"]
     rows = report["relative_difference"]
-    assert {"1 tokens", "2100 tokens", "packed", "special tokens"} < rows.keys()
+    assert only is not None or {"1 tokens", "2100 tokens", "packed", "special tokens"} < rows.keys()
     assert all(len(row["float32"]) == SHAPES[shape]["num_hidden_layers"] + 3 for row in rows.values())
     assert 0 < report["worst"]["bfloat16"] < parity.BFLOAT16_TOLERANCE
 
@@ -327,7 +328,8 @@ def test_the_command_writes_its_verdict(tiny, tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_folder_is_compared_with_its_source(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(parity, "LENGTHS", (400,))
+    monkeypatch.setattr(parity, "LENGTHS", (129,))
+    monkeypatch.setattr(parity, "BFLOAT16", ())
     from_hf.convert_folder(tiny, tmp_path / "run")
     assert main(["parity", str(tiny), str(tmp_path / "run")]) == 0
     report = parity.compare(tmp_path / "run", tiny)
