@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer
 
 from convert import table
 from cptjax import checkpoint
 from cptjax.checkpoint import parameter_shapes, path_keys
+from cptjax.corpus import load_tokenizer
 from cptjax.files import TOKENIZER_FILES, copy_tokenizer, new_folder, read_json
 from cptjax.model import FULL, SLIDING, ModelConfig
 
@@ -252,11 +252,7 @@ def _equal(a: Stored, b: Stored) -> bool:
 def check_tokenizer(folder: Path, vocab_size: int) -> None:
     """Raise ValueError when the tokenizer of a folder, if it has one, makes ids that the model has not."""
     if (folder / "tokenizer.json").is_file():
-        try:
-            found = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises Exception itself
-            raise ValueError(f"{folder / 'tokenizer.json'} is no tokenizer: {error}") from error
-        last = max(found.get_vocab(with_added_tokens=True).values(), default=-1)
+        last = max(load_tokenizer(folder).get_vocab(with_added_tokens=True).values(), default=-1)
         if last >= vocab_size:
             raise ValueError(
                 f"{folder}: the tokenizer has ids up to {last}, but vocab_size is {vocab_size}: "

@@ -11,11 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from convert import card, parity, table, to_hf
 from convert.from_hf import INDEX, SINGLE, check_tokenizer
 from cptjax import checkpoint
+from cptjax.corpus import load_tokenizer, special_tokens
 from cptjax.files import new_folder, read_json, write_json
 
 EXAMPLES = {"en": "The patient was given {} and went home.", "fr": "Le patient a reçu {} avant de rentrer."}
@@ -169,11 +168,9 @@ def mask_token(folder: Path) -> str | None:
     """How the tokenizer of a folder writes a mask. Raises ValueError for a folder without tokenizer."""
     if not (folder / "tokenizer.json").is_file():
         raise ValueError("the run holds no tokenizer: a release needs one")
-    names = folder / "tokenizer_config.json"
-    token = read_json(names).get("mask_token") if names.is_file() else None
-    token = token["content"] if isinstance(token, dict) else token
-    known = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return token if token is not None and known.token_to_id(token) is not None else None
+    tokenizer = load_tokenizer(folder)
+    mask = special_tokens(folder, tokenizer).mask
+    return None if mask is None else tokenizer.id_to_token(mask)
 
 
 def choose_example(told: str | None, language: str | None, mask: str | None, architecture: str) -> str:

@@ -19,6 +19,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from convert import from_hf, table
 from convert.from_hf import INDEX, SINGLE, full_name, opened
+from cptjax.corpus import load_tokenizer
 from cptjax.files import copy_tokenizer, new_folder, read_json, write_json
 
 SLOT = re.compile(r"\[unused\d+\]|<unused\d+>")
@@ -55,7 +56,7 @@ def resize_vocab(
         from_hf.check_tokenizer(folder, size)
         if not (folder / TOKENIZER).is_file():
             raise ValueError(f"{folder} has no {TOKENIZER}: there is nothing to add tokens to")
-        old = _tokenizer(folder)
+        old = load_tokenizer(folder)
         pieces = {token: old.encode(token, add_special_tokens=False).ids for token in read_tokens(tokens)}
         _refuse(old, pieces, where=str(tokens))
         ids = dict(zip(pieces, _places(folder, old, size, len(pieces)), strict=True))
@@ -63,7 +64,7 @@ def resize_vocab(
         new_size = -(-(size + appended) // MULTIPLE) * MULTIPLE if appended else size
         copy_tokenizer(folder, partial)
         _add_tokens(partial, old, ids)
-        _verify(old, _tokenizer(partial), ids)
+        _verify(old, load_tokenizer(partial), ids)
         for _ in weights.parameters():  # raises where the tensors do not fit the config
             pass
         raw = read_json(folder / "config.json")
@@ -104,13 +105,6 @@ def resize_rows(old_VD: np.ndarray, pieces: dict[int, list[int]], size: int) -> 
     for i, parts in pieces.items():
         new_WD[i] = old_VD[parts].astype(np.float32).mean(axis=0)
     return new_WD
-
-
-def _tokenizer(folder: Path) -> Tokenizer:
-    found = Tokenizer.from_file(str(folder / TOKENIZER))
-    found.no_padding()  # else padding would count among the pieces
-    found.no_truncation()
-    return found
 
 
 def _listed(tokens: list[str]) -> str:

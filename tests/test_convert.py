@@ -532,7 +532,7 @@ def test_a_tokenizer_of_another_model_is_refused(tiny, tmp_path, capsys):
     message = refused(capsys, tiny, out=tmp_path / "run")
     assert "the tokenizer has ids up to 40, but vocab_size is 40" in message
     (tiny / "tokenizer.json").write_text("{}")
-    assert "tokenizer.json is no tokenizer" in refused(capsys, tiny, out=tmp_path / "run")
+    assert "tokenizer.json is not a tokenizer" in refused(capsys, tiny, out=tmp_path / "run")
 
 
 def test_usage_errors_exit_with_2(capsys):
