@@ -44,7 +44,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--as", dest="read_as", choices=sorted(to_hf.AS), help="default: as the run's source")
     sub.add_argument("--dtype", choices=to_hf.DTYPES, default="float32", help="of the file; default: float32")
     sub.add_argument(
-        "--max-shard-size", metavar="SIZE", default=to_hf.SHARD_SIZE, help=f"of a file; default: {to_hf.SHARD_SIZE}"
+        "--max-shard-size",
+        metavar="SIZE",
+        type=to_hf.parse_size,
+        default=to_hf.SHARD_SIZE,
+        help=f"of a file; default: {to_hf.SHARD_SIZE}",
     )
     sub.add_argument("--overwrite", action="store_true", help="replace OUT")
     sub.set_defaults(run=run_to_hf)

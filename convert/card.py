@@ -135,7 +135,7 @@ def _summary(release: Release, run: Mapping[str, Any], phases: Sequence[Mapping[
     start = f"made by continued pretraining of {origin or 'a model that is not published'}"
     if base is None and run["origin"] is None:
         start = "trained from random weights"
-    elif base and run["origin"] and run["origin"]["revision"]:
+    elif base and run["origin"] and base == run["origin"]["source"] and run["origin"]["revision"]:
         origin = f"{origin}, commit `{run['origin']['revision']}`"
     facts = {
         "Architecture": release.architecture,
@@ -166,6 +166,8 @@ def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> li
         (x["name"], f"{percent(x['share']):.1f} %", f"{x['documents']:,}", count(x["tokens"]), f"{x['epochs']:.2f}")
         for x in run["data"]
     ]
+    head = ("Corpus", "Share of training tokens", "Documents", "Tokens", "Passes")
+    known = len(head) if len(phases) == len(run["phases"]) else len(head) - 1  # passes are of the whole run
     adam, precision = run["optimizer"], run["precision"]
     clip = "no clipping" if adam["clip_norm"] is None else f"gradients clipped at norm {adam['clip_norm']:g}"
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
@@ -173,11 +175,11 @@ def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> li
     return [
         "## Training",
         "### Data",
-        _table(("Corpus", "Share of training tokens", "Documents", "Tokens", "Passes"), data),
+        _table(head[:known], [line[:known] for line in data]),
         "### Methodology",
         *(
             [
-                f"The recipe is the CLM detour of {PAPER}: causal training supervises every token, and a short masked "
+                f"The recipe is the CLM detour of {PAPER}: causal training supervises every token, and a masked "
                 "phase brings reading on both sides back."
             ]
             if detour
@@ -294,7 +296,7 @@ def _limitations(release: Release, run: Mapping[str, Any], rows: Sequence[Row]) 
             notes.append("It was trained with one key more in each local layer than this model class reads.")
     else:
         notes.append("It is an encoder: it represents text and fills masks, it does not generate.")
-    if not rows:
+    if not any(row["model"] == release.name for row in rows):
         notes.append("Nothing is known of its quality on downstream tasks, nor of how it compares with other models.")
     return ["## Limitations", "\n".join(f"* {note}" for note in notes)]
 

@@ -63,7 +63,7 @@ def convert_folder(
         check_tokenizer(folder, weights.config.vocab_size)
         sums = {path: checkpoint.host_checksum(array) for path, array in weights.parameters()}
         copy_tokenizer(folder, partial / checkpoint.TOKENIZER)
-        origin = {"source": str(source), "revision": folder.name if folder.parent.name == "snapshots" else None}
+        origin = {"source": str(source), "revision": None if Path(source).is_dir() else folder.name}
         hf_config = read_json(folder / "config.json")
         checkpoint.save_start(partial, weights.config, weights.parameter, sums, hf_config=hf_config, origin=origin)
     return weights.config
@@ -87,18 +87,20 @@ def find(source: str | Path, *, revision: str | None = None) -> Path:
         reason = str(error).strip().split("\n")[0]
         raise FileNotFoundError(f"{source} is no folder here and no Hub model: {reason}") from error
     if not any(found.glob("*.safetensors")):
-        with suppress(OSError):  # not cached and no network: what the repository holds stays unknown
-            _refuse_pickles(str(source), huggingface_hub.list_repo_files(str(source), revision=revision))
+        names: list[str] = []
+        with suppress(Exception):  # no network, in the words of whichever library: what the Hub holds stays unknown
+            names = huggingface_hub.list_repo_files(str(source), revision=revision)
+        _refuse_pickles(str(source), names)
     return found
 
 
 def architecture_of(raw: dict, *, where: str = "config.json") -> str:
     """The model class that a config.json names. Raises ValueError unless it is one in `table.ARCHITECTURES`."""
-    kinds = {form.model_type for form in table.ARCHITECTURES.values()}
+    kinds = sorted({form.model_type for form in table.ARCHITECTURES.values()})
     if raw.get("model_type") not in kinds:
-        raise ValueError(f"{where}: model_type is {raw.get('model_type')!r}, expected one of {sorted(kinds)}")
+        raise ValueError(f"{where}: model_type is {raw.get('model_type')!r}, expected one of {kinds}")
     named = raw.get("architectures")
-    name = named[0] if isinstance(named, list) and len(named) == 1 else None
+    name = str(named[0]) if isinstance(named, list) and len(named) == 1 else ""
     if name not in table.ARCHITECTURES or table.ARCHITECTURES[name].model_type != raw["model_type"]:
         known = [name for name, form in table.ARCHITECTURES.items() if form.model_type == raw["model_type"]]
         raise ValueError(f"{where}: architectures is {named}, expected one of {', '.join(known)}")
@@ -123,6 +125,8 @@ def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
     bad = [name for name in NEEDED if type(raw.get(name)) is not int or raw[name] < 1]
     if bad:
         raise ValueError(f"{where}: needed and not a positive whole number: {', '.join(bad)}")
+    if type(pad := raw.get("pad_token_id")) is int and not 0 <= pad < raw["vocab_size"]:
+        raise ValueError(f"{where}: pad_token_id {pad} is no id of a vocabulary of {raw['vocab_size']}")
     raw = dict(raw)
     if "local_rope_theta" in raw and raw["local_rope_theta"] is None:  # transformers 4: as global
         raw["local_rope_theta"] = raw.get("global_rope_theta", ModelConfig.global_rope_theta)
@@ -274,7 +278,10 @@ def weight_files(folder: Path) -> list[Path]:
         weight_map = read_json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ValueError(f"{folder / INDEX} has no weight_map")
-        files = [folder / Path(str(name)).name for name in sorted(set(weight_map.values()))]
+        named = sorted(set(map(str, weight_map.values())))
+        if strange := [name for name in named if Path(name).name != name or not name.endswith(".safetensors")]:
+            raise ValueError(f"{folder / INDEX} names what is no shard beside it: {', '.join(strange)}")
+        files = [folder / name for name in named]
         if absent := [path.name for path in files if not path.is_file()]:
             raise FileNotFoundError(f"{folder} lacks the shards {', '.join(absent)}")
         return files

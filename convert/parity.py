@@ -143,8 +143,8 @@ def read_side(source: str | Path, step: int | None = None) -> Side:
 
 def special_ids(side: Side) -> list[int]:
     """The ids of special tokens that a config.json names; the first of the vocabulary where it names none."""
-    named = {value for name, value in side.hf_config.items() if name.endswith("_token_id") and isinstance(value, int)}
-    return sorted(named) or [0]
+    named = {value for name, value in side.hf_config.items() if name.endswith("_token_id") and type(value) is int}
+    return sorted(named & set(range(side.config.vocab_size))) or [0]
 
 
 def cases(vocab_size: int, special: list[int], longest: int) -> Iterator[Case]:

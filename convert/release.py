@@ -8,8 +8,13 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from convert import card, parity, table, to_hf
 from convert.from_hf import INDEX, SINGLE, check_tokenizer
@@ -30,6 +35,7 @@ for title, code in json.load(sys.stdin).items():
         print("{FAILED}" + title + ": " + " ".join(str(error).split()), file=sys.stderr)
 sys.exit(failed)
 """  # one process for all: importing torch takes longer than the rest
+RECORDED = {"origin", "model", "phases", "data", "optimizer", "precision", "seeds", "cost", "commit", "versions"}
 UNPUBLISHED = "none"  # what --base-model says of a model that is not on the Hub
 WITHIN = ("1 tokens", "7 tokens")  # parity's cases that no window cuts
 PROMPTS = {"en": "The patient was", "fr": "Le patient"}  # of a decoder
@@ -57,18 +63,25 @@ def release(
     `new_folder` does.
     """
     run, out = Path(run), Path(out)
+    reasons: list[str] = []
+
+    def known(default: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What `function` answers; where it raises, one more reason and `default`."""
+        try:
+            return function(*arguments)
+        except (ValueError, OSError) as error:
+            reasons.append(str(error))
+            return default
+
     with new_folder(out, markers=(SINGLE, INDEX), overwrite=overwrite) as partial:
-        step, architecture = to_hf.convert_checkpoint(run, partial / "model", step=step, read_as=read_as, dtype=dtype)
-        for path in (partial / "model").iterdir():
+        model = partial / "model"
+        step, architecture = to_hf.convert_checkpoint(run, model, step=step, read_as=read_as, dtype=dtype)
+        for path in model.iterdir():
             path.rename(partial / path.name)
-        (partial / "model").rmdir()
-        record, reasons = read_record(run, step)
+        model.rmdir()
         if not licence:
             reasons.append("no licence: give --license, such as apache-2.0")
-        base, problem = name_base(record, base_model)
-        found_rows, bad_rows = read_rows(rows) if rows is not None else ([], [])
-        mask = mask_token(partial)
-        check_tokenizer(partial, checkpoint.read_model(run).vocab_size)
+        record = known({}, read_record, run, step)
         named = card.Release(
             name=name or out.name,
             model_id=model_id or name or out.name,
@@ -76,23 +89,45 @@ def release(
             dtype=dtype,
             step=step,
             licence=licence,
-            base_model=base,
+            base_model=known(None, name_base, record, base_model),
             language=language,
-            example=choose_example(example, language, mask, architecture),
+            example=known("", choose_example, example, language, partial, architecture),
         )
+        known(None, check_names, named, model_id)
+        found_rows = known([], read_rows, rows, named.name) if rows is not None else []
+        known(None, check_tokenizer, partial, checkpoint.read_model(run).vocab_size)
         report = certify(partial, run, named)
-        write_json(partial / "parity.json", report)
         if not report["passed"]:
             reasons.append("parity fails: " + parity.table_lines(report)[-1])
-        ran, failures = try_usage(named, partial)
-        reasons += [*problem, *bad_rows, *failures]
+        ran = known("", try_usage, named, partial) if named.example else ""
         if reasons:
             raise ValueError(f"{run} cannot be released: {'; '.join(reasons)}")
+        write_json(partial / "parity.json", report)
         write_json(partial / "run.json", record)
         if found_rows:
             (partial / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found_rows))
+        _forget_paths(partial / "tokenizer_config.json")
         card.make_card(named, record, found_rows, report, ran).save(partial / "README.md")
     return out
+
+
+def check_names(named: card.Release, model_id: str | None) -> None:
+    """Raise ValueError for names that the Hub or a card cannot hold."""
+    for what, text in (("--name", named.name), ("--license", named.licence), ("--language", named.language)):
+        if text is not None and (not text.isprintable() or "|" in text):
+            raise ValueError(f"{what} {text!r} must be plain text on one line")
+    for what, text in (("--base-model", named.base_model), ("--push", model_id)):
+        if text is not None:
+            try:
+                validate_repo_id(text)
+            except HFValidationError as error:
+                raise ValueError(f"{what}: {error}") from error
+
+
+def _forget_paths(settings: Path) -> None:
+    """A tokenizer remembers the folder it was loaded from, which is nobody else's business."""
+    if settings.is_file():
+        write_json(settings, {key: value for key, value in read_json(settings).items() if key != "name_or_path"})
 
 
 def certify(folder: Path, run: Path, named: card.Release) -> dict[str, Any]:
@@ -110,20 +145,20 @@ def certify(folder: Path, run: Path, named: card.Release) -> dict[str, Any]:
     return report | {"a": named.name, "b": named.name, "compared_with": "the same files"}
 
 
-def read_record(run: Path, step: int) -> tuple[dict[str, Any], list[str]]:
-    """run.json, and why it does not tell all about this step."""
-    if not (run / "run.json").is_file():
-        return {}, [f"{run / 'run.json'} is missing: the run has not ended, so its numbers are not known"]
-    record = read_json(run / "run.json")
-    if "phases" not in record:
-        return {}, [f"{run / 'run.json'} is of an older version: give the train command again to renew it"]
+def read_record(run: Path, step: int) -> dict[str, Any]:
+    """run.json. Raises ValueError where it does not tell all about this step."""
+    path = run / "run.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: the run has not ended, so its numbers are not known")
+    record = read_json(path)
+    if missing := sorted(RECORDED - record.keys()):
+        raise ValueError(f"{path} does not say {', '.join(missing)}: it is not of this version")
     ends = [phase["last_step"] for phase in record["phases"]]
-    reasons = []
     if step not in ends:
-        reasons.append(f"step {step} is no end of a phase (they end at {ends}): its numbers are not known")
+        raise ValueError(f"step {step} is no end of a phase (they end at {ends}): its numbers are not known")
     if not _finite(record):
-        reasons.append("run.json holds numbers that are not finite")
-    return record, reasons
+        raise ValueError(f"{path} holds numbers that are not finite")
+    return record
 
 
 def _finite(value: Any) -> bool:
@@ -134,74 +169,91 @@ def _finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def name_base(record: dict[str, Any], told: str | None) -> tuple[str | None, list[str]]:
-    """The base model's name, as told or as the run's origin knows it, and why it is not known."""
+def name_base(record: dict[str, Any], told: str | None) -> str | None:
+    """The base model's name, as told or as the run's origin knows it; None for one that has none.
+
+    Raises ValueError where it is not known.
+    """
     origin = record.get("origin")
-    if told or not record or origin is None:
-        return None if told == UNPUBLISHED else told, []
-    if origin["revision"] is not None:
-        return origin["source"], []
-    why = f"no base model: the run started from the folder {origin['source']}, give --base-model with its Hub id"
-    return None, [f"{why}, or {UNPUBLISHED} if it has none"]
+    if told or origin is None:
+        return None if told == UNPUBLISHED else told
+    if origin["revision"] is None:
+        raise ValueError(
+            f"no base model: the run started from {origin['source']}, give --base-model with its Hub id, or "
+            f"{UNPUBLISHED} if it has none"
+        )
+    return origin["source"]
 
 
-def read_rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The evaluation's rows, and what is wrong with them."""
-    found, wrong = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            missing = [name for name in card.ROW_FIELDS if name not in row]
-            good = not missing and isinstance(row["value"], int | float) and 0 <= row["value"] <= 1
-        except (ValueError, TypeError):
-            wrong.append(f"{path} line {number} is no row")
+def read_rows(path: Path, name: str) -> list[dict[str, Any]]:
+    """The evaluation's rows, no more of each than a row has. Raises ValueError for all that is wrong with them."""
+    found: dict[tuple, dict[str, Any]] = {}
+    wrong = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
             continue
-        if missing:
-            wrong.append(f"{path} line {number} has no {', '.join(missing)}")
-        elif not good:
-            wrong.append(f"{path} line {number}: value {row['value']!r} is not a share from 0 to 1")
-        found.append(row)
-    return found, wrong
+        try:
+            row = {field: json.loads(line)[field] for field in card.ROW_FIELDS}
+            texts = all(isinstance(row[field], str) for field in card.ROW_FIELDS if field not in ("value", "seed"))
+            good = texts and type(row["seed"]) is int and type(row["value"]) in (int, float) and 0 <= row["value"] <= 1
+        except (ValueError, TypeError):
+            wrong.append(f"line {number} is no row")
+            continue
+        except KeyError as error:
+            wrong.append(f"line {number} has no {error.args[0]}")
+            continue
+        which = tuple(row[field] for field in card.ROW_FIELDS if field != "value")
+        if not good:
+            wrong.append(f"line {number}: names are texts, seed a whole number, value a share from 0 to 1")
+        elif which in found:
+            wrong.append(f"line {number} repeats another row's model, task, metric and seed")
+        else:
+            found[which] = row
+    if not any(row["model"] == name for row in found.values()):
+        wrong.append(f"no row is of a model called {name}: give --name")
+    if wrong:
+        raise ValueError(f"{path}: {', '.join(wrong)}")
+    return list(found.values())
 
 
-def mask_token(folder: Path) -> str | None:
-    """How the tokenizer of a folder writes a mask. Raises ValueError for a folder without tokenizer."""
+def choose_example(told: str | None, language: str | None, folder: Path, architecture: str) -> str:
+    """The sentence of the usage. Raises ValueError for one that the model cannot answer."""
     if not (folder / "tokenizer.json").is_file():
         raise ValueError("the run holds no tokenizer: a release needs one")
-    tokenizer = load_tokenizer(folder)
-    mask = special_tokens(folder, tokenizer).mask
-    return None if mask is None else tokenizer.id_to_token(mask)
-
-
-def choose_example(told: str | None, language: str | None, mask: str | None, architecture: str) -> str:
-    """The sentence of the usage. Raises ValueError for one that the model cannot answer."""
     spoken = language if language in EXAMPLES else "en"
     if table.ARCHITECTURES[architecture].model_type == table.DECODER:
         return told or PROMPTS[spoken]
+    tokenizer = load_tokenizer(folder)
+    mask = special_tokens(folder, tokenizer).mask
     if mask is None:
         raise ValueError("the tokenizer names no mask token, which a masked language model needs")
-    if told is not None and told.count(mask) != 1:
-        raise ValueError(f"--example must hold {mask} once: {told!r}")
-    return told or EXAMPLES[spoken].format(mask)
+    written = str(tokenizer.id_to_token(mask))
+    if told is not None and told.count(written) != 1:
+        raise ValueError(f"--example must hold {written} once: {told!r}")
+    return told or EXAMPLES[spoken].format(written)
 
 
-def try_usage(named: card.Release, folder: Path) -> tuple[str, list[str]]:
-    """Run the card's code on `folder`: what the card says of it, and what failed."""
+def try_usage(named: card.Release, folder: Path) -> str:
+    """Run the card's code on `folder`: what the card says of that. Raises ValueError naming what failed."""
     if importlib.util.find_spec("torch") is None:
-        return "This code was not tried when the card was written: PyTorch was not installed.", []
-    code = {title: text.replace(repr(named.model_id), repr(str(folder))) for title, text in card.usage(named).items()}
-    done = subprocess.run([sys.executable, "-c", TRY_ALL], input=json.dumps(code), capture_output=True, text=True)
+        return "This code was not tried when the card was written: PyTorch was not installed."
+    code = json.dumps(card.usage(replace(named, model_id=str(folder))))
+    done = subprocess.run([sys.executable, "-c", TRY_ALL], input=code, capture_output=True, text=True)
     failed = [line.removeprefix(FAILED) for line in done.stderr.splitlines() if line.startswith(FAILED)]
     if done.returncode and not failed:
         failed = [f"it ended with {done.returncode}: {done.stderr.strip()[-200:]}"]
-    failed = [f"the card's code fails: {what}" for what in failed]
-    return "This code ran on these files, with PyTorch and transformers, before the card was written.", failed
+    if failed:
+        raise ValueError(f"the card's code fails: {', '.join(failed)}")
+    return "This code ran on these files, with PyTorch and transformers, before the card was written."
 
 
 def push(folder: Path, model_id: str, *, private: bool) -> str:
-    """Upload a release with the user's own token; returns its address. Raises OSError where the Hub refuses."""
+    """Upload a release with the user's own token; returns its address. Raises OSError where that fails."""
     import huggingface_hub
 
     hub = huggingface_hub.HfApi()
-    hub.create_repo(model_id, private=private, exist_ok=True)
-    return str(hub.upload_folder(folder_path=folder, repo_id=model_id, commit_message="Add the model"))
+    try:
+        hub.create_repo(model_id, private=private, exist_ok=True)
+        return str(hub.upload_folder(folder_path=folder, repo_id=model_id, commit_message="Add the model"))
+    except Exception as error:  # the Hub's own errors, or those of whichever library carries them
+        raise OSError(f"{folder} is written, but not pushed to {model_id}: {error}") from error

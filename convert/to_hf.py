@@ -1,5 +1,6 @@
 """A trained model as a folder that transformers loads as it is; config.json as version 5 has it."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -35,6 +36,7 @@ DROPPED = (
     "repad_logits_with_grad",
     "torch_dtype",
     "auto_map",
+    "_name_or_path",
 )
 # config.json's name of each id, and the tokens it may come from, first found
 SPECIAL_TOKENS = {
@@ -99,6 +101,13 @@ def convert_checkpoint(
     return step, architecture
 
 
+def parse_size(text: str) -> str:
+    """A file size such as 400MB, as it is. Raises ValueError for anything else."""
+    if not re.fullmatch(r"[1-9]\d*[KMG]B", text):
+        raise ValueError(f"{text!r} is no size such as 400MB or 5GB")
+    return text
+
+
 def choose(config: ModelConfig, hf_config: dict | None, read_as: str | None = None) -> str:
     """The model class to export as. Raises ValueError where the weights do not tell or do not fit."""
     if read_as is not None:
@@ -106,8 +115,12 @@ def choose(config: ModelConfig, hf_config: dict | None, read_as: str | None = No
             raise ValueError(f"a model with a {config.head} head is exported as what it was, not as a {read_as}")
         return AS[read_as][config.head]
     named = ((hf_config or {}).get("architectures") or [""])[0]
-    if named in table.ARCHITECTURES and table.ARCHITECTURES[named].head == config.head:
-        return named
+    if named in table.ARCHITECTURES:
+        form = table.ARCHITECTURES[named]
+        if form.head == config.head:
+            return named
+        if form.model_type == table.DECODER and config.head in AS["decoder"]:  # a head that came with training
+            return AS["decoder"][config.head]
     if config.head not in NAMES:
         raise ValueError("a classifier needs the name of its model class, which hf_config.json does not give")
     return NAMES[config.head]

@@ -234,7 +234,7 @@ def _write_weights(folder: Path, out: Path, resized: set[str], pieces: dict[int,
         save_file(arrays, out / file.name, metadata=metadata)
     if not (folder / SINGLE).is_file():
         index = read_json(folder / INDEX)
-        sizes = index.get("metadata", {})
+        sizes = index.get("metadata") or {}
         if "total_size" in sizes:
             sizes["total_size"] += grown
         if grown:

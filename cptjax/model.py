@@ -76,6 +76,9 @@ class ModelConfig:
                 f"hidden_size {self.hidden_size} must be num_attention_heads "
                 f"{self.num_attention_heads} times an even head width"
             )
+        for name in ("global_rope_theta", "local_rope_theta", "norm_eps", "local_attention"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)} must be a positive number")
         for name in ("hidden_activation", "classifier_activation"):
             if getattr(self, name) not in ACTIVATIONS:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not one of {sorted(ACTIVATIONS)}")

@@ -82,19 +82,20 @@ def describe_phase(run: Run, index: int, events: Sequence[Mapping[str, Any]]) ->
         "steps": last - first,
         "last_step": last,
         **{name: sum(event[name] for event in steps) for name in ("tokens", "targets", "seconds")},
-        "held_out_before": evaluated[0] if index == 0 and evaluated else None,
+        "held_out_before": next((x["held_out"] for x in events if "held_out" in x and x["step"] == 0), None),
         "held_out": evaluated[-1] if evaluated else None,
     }
 
 
 def cost(spent: Mapping[str, Any], energy_by: str) -> dict[str, Any]:
-    """Hours in optimiser steps, device hours with the devices there are now, and energy where it was read."""
+    """Hours in optimiser steps, device hours, and energy where all of it was read: in every step, on one host."""
     hours, joules = spent["seconds"] / 3600, spent["joules"]
+    whole = spent["metered_seconds"] >= spent["seconds"] and jax.process_count() == 1
     return {
         "hours": hours,
-        "device_hours": hours * jax.device_count(),
-        "kilowatt_hours": None if joules is None else joules / JOULES_PER_KWH,
-        "energy_by": energy_by,
+        "device_hours": spent["device_seconds"] / 3600,
+        "kilowatt_hours": joules / JOULES_PER_KWH if whole and joules is not None else None,
+        "energy_by": energy_by if whole and joules is not None else "not measured",
     }
 
 
@@ -104,7 +105,7 @@ def parameter_count(model: ModelConfig) -> int:
 
 
 def _origin(path: Path) -> dict[str, Any] | None:
-    """A Hub id and its commit, or the last name of a local folder and no commit."""
+    """A Hub id and its commit, or the last name of a local folder and no commit; None: from random weights."""
     if not path.is_file():
         return None
     found = read_json(path)

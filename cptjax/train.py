@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cptjax import checkpoint, sharding, telemetry
-from cptjax.config import Phase, Run, incompatible_fields, to_dict
+from cptjax.config import Phase, Run, incompatible_fields, to_dict, upgraded
 from cptjax.corpus import Manifest
 from cptjax.data import Batches, fingerprint, held_out_batches
 from cptjax.files import locked, read_json, write_json
@@ -29,6 +29,16 @@ from cptjax.optim import freeze_mask, make_optimizer
 from cptjax.record import describe_run
 from cptjax.schedules import learning_rate
 from cptjax.step import TrainState, chunk_positions, eval_step, init_state, loss_and_counts, train_step
+
+NOTHING_SPENT: dict[str, float | None] = {
+    "seconds": 0.0,
+    "device_seconds": 0.0,
+    "tokens": 0.0,
+    "targets": 0.0,
+    "overflow": 0.0,
+    "joules": None,
+    "metered_seconds": 0.0,  # of `seconds`, those whose energy was read
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ def set_up(run: Run, folder: Path) -> Setting:
     """
     started = (folder / "config.json").is_file()
     if started:
-        if changed := incompatible_fields(read_json(folder / "config.json"), to_dict(run)):
+        if changed := incompatible_fields(upgraded(read_json(folder / "config.json")), to_dict(run)):
             raise ValueError(
                 f"{folder} holds a run with another config ({'; '.join(changed)}): "
                 "give the old values, or another --workdir"
@@ -132,12 +142,23 @@ def write_own_files(setting: Setting) -> None:
         own = origin / checkpoint.TOKENIZER
         store = Path(next(iter(run.data.shares)))
         tokenizer = own if run.init and own.is_dir() else store / checkpoint.TOKENIZER
-        known = {
-            name: read_json(origin / file) if run.init and (origin / file).is_file() else None
-            for name, file in (("hf_config", checkpoint.HF_CONFIG), ("origin", checkpoint.ORIGIN))
-        }
-        checkpoint.write_model(folder, setting.model.config, tokenizer=tokenizer, **known)
+        hf_config = origin / checkpoint.HF_CONFIG
+        checkpoint.write_model(
+            folder,
+            setting.model.config,
+            tokenizer=tokenizer,
+            hf_config=read_json(hf_config) if run.init and hf_config.is_file() else None,
+            origin=_origin(run, origin),
+        )
     write_json(folder / "config.json", to_dict(run))
+
+
+def _origin(run: Run, folder: Path) -> dict[str, Any] | None:
+    """Where the first weights come from: what `folder`, the start, was converted from, or another run."""
+    if run.init is None:
+        return None
+    converted = checkpoint.latest_step(folder) == 0 and (folder / checkpoint.ORIGIN).is_file()
+    return read_json(folder / checkpoint.ORIGIN) if converted else {"source": run.init, "revision": None}
 
 
 def starting_folder(run: Run, folder: Path) -> Path:
@@ -186,7 +207,7 @@ def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
                 f"the token stores of {setting.folder} changed since step {step}: bring the old ones back, "
                 "or use another --workdir"
             )
-        return state, facts["spent"]
+        return state, NOTHING_SPENT | facts["spent"]
     if run.init:
         origin = starting_folder(run, setting.folder)
         whole = checkpoint.parameter_shapes(setting.model.config)
@@ -195,14 +216,15 @@ def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
         _, _, loaded = checkpoint.load_params(origin, shardings=known)
         if drawn and jax.process_index() == 0:
             print(f"{run.init} has no language-model head: a new one is drawn (seed {run.seed})", file=sys.stderr)
-        state = jax.jit(
-            lambda loaded: init_state({name: loaded.get(name, params()[name]) for name in whole}, tx),
-            out_shardings=shardings,
-            donate_argnums=0,
-        )(loaded)
+
+        def complete(loaded):
+            fresh = params() if drawn else {}
+            return init_state({name: loaded[name] if name in loaded else fresh[name] for name in whole}, tx)
+
+        state = jax.jit(complete, out_shardings=shardings, donate_argnums=0)(loaded)
     else:
         state = jax.jit(lambda: init_state(params(), tx), out_shardings=shardings)()
-    return state, {"seconds": 0.0, "tokens": 0.0, "targets": 0.0, "overflow": 0.0, "joules": None}
+    return state, dict(NOTHING_SPENT)
 
 
 def compile_phase(setting: Setting, phase: Phase, first: int, last: int, tx) -> Callable:
@@ -313,6 +335,7 @@ class Recorder:
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
         self.spent["seconds"] += seconds
+        self.spent["device_seconds"] += seconds * self._setting.mesh.size
         self.spent["tokens"] += values["tokens"]
         self.spent["targets"] += values["targets"]
         if values["overflow"] and not self.spent["overflow"] and self._first:
@@ -322,6 +345,7 @@ class Recorder:
         self.spent["overflow"] += values["overflow"]
         if (joules := self._energy.joules()) is not None:
             self.spent["joules"] = (self._before["joules"] or 0.0) + joules
+            self.spent["metered_seconds"] += seconds
         event = {"step": step, "phase": phase.name, **values, "seconds": seconds}
         event |= {"tokens_per_s": values["tokens"] / seconds, **self._speed(values, phase, seconds)}
         del event["keys"]
@@ -370,8 +394,9 @@ class Recorder:
         self.flush()
         self._bar.close()
         self._log.close()
-        if self._first:
-            run, folder = self._setting.run, self._setting.folder
+        run, folder = self._setting.run, self._setting.folder
+        again = self.spent == self._before and (folder / "run.json").is_file()  # the run had ended before
+        if self._first and not again:
             found = describe_run(
                 run,
                 self._setting.model.config,

@@ -51,6 +51,8 @@ def finished(tmp_path_factory) -> Path:
     to_hf.save(config, params, folder / "hf", tokenizer=folder / "letters" / "tokenizer")
     assert main(["from-hf", str(folder / "hf"), str(folder / "init")]) == 0
     tokens = 4 * 8 * 32
+    settings = folder / "init" / "tokenizer" / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"name_or_path": str(folder)}))
     run = Run(
         name="small",
         data=Data(((str(folder / "letters"), 1.0),), sequence_length=32, global_batch_size=8),
@@ -93,7 +95,7 @@ def certified(released, monkeypatch):
     """The slow checks, which other tests see to, have passed."""
     report = json.loads((released / "parity.json").read_text())
     monkeypatch.setattr(release, "certify", lambda *_: dict(report))
-    monkeypatch.setattr(release, "try_usage", lambda *_: ("This code ran.", []))
+    monkeypatch.setattr(release, "try_usage", lambda *_: "This code ran.")
 
 
 # What is released
@@ -206,8 +208,10 @@ def numbers(value):
 
 
 def test_the_run_that_is_released_names_no_folder_of_its_machine(released, tmp_path):
-    for path in ("run.json", "parity.json", "README.md", "rows.jsonl"):
-        assert str(tmp_path.parent.parent) not in (released / path).read_text()
+    settings = json.loads((released / "tokenizer_config.json").read_text())
+    assert "name_or_path" not in settings and settings["mask_token"] == "[MASK]"
+    for path in released.iterdir():
+        assert str(tmp_path.parent.parent).encode() not in path.read_bytes(), path.name
 
 
 def test_the_clm_phase_is_released_as_a_decoder(finished, tmp_path):
@@ -222,6 +226,12 @@ def test_the_clm_phase_is_released_as_a_decoder(finished, tmp_path):
     assert ModelCard.load(out / "README.md").data.pipeline_tag == "text-generation"
     assert "Known only for the whole run" in text and "one key more" in text and "Masked language" not in text
     assert "No downstream task was evaluated" in text and "model.generate" in text
+    assert "Passes" not in text  # known only for the whole run
+    sources = [json.loads((out / name).read_text()) for name in ("run.json", "parity.json")]
+    known = {value for source in sources for value in numbers(source)}
+    assert not [
+        x for x, value, half in stated(text) if not any(abs(value - y * z) <= half for y in known for z in (1, 100))
+    ]
     assert isinstance(transformers.AutoModelForCausalLM.from_pretrained(out), transformers.ModernBertDecoderForCausalLM)
 
 
@@ -241,17 +251,18 @@ def test_every_reason_is_named_at_once(finished, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(parity, "TOLERANCE", 1e-12)
     monkeypatch.setattr(card, "usage", lambda named: {"Broken": "raise SystemExit('no such class')"})
     rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"model": "x", "task": "t"}\nhello\n' + json.dumps(ROWS[0] | {"value": 81.2}) + "\n")
+    lines = [{"model": "x", "task": "t"}, None, "hello", ROWS[0] | {"value": 81.2}, ROWS[0], ROWS[0]]
+    rows.write_text("\n".join(json.dumps(line) if line else "" for line in lines))
     out = tmp_path / "out"
-    assert main(["release", str(finished), str(out), "--step", "4", "--rows", str(rows)]) == 2
+    assert main(["release", str(finished), str(out), "--rows", str(rows)]) == 2
     message = capsys.readouterr().err
     for reason in (
         "no licence: give --license",
-        "no base model: the run started from the folder",
+        "no base model: the run started from hf, give --base-model",
         "parity fails: DIFFERENT",
-        "rows.jsonl line 1 has no kind, metric, value, seed",
-        "rows.jsonl line 2 is no row",
-        "line 3: value 81.2 is not a share from 0 to 1",
+        "rows.jsonl: line 1 has no kind, line 3 is no row, line 4: names are texts",
+        "line 6 repeats another row's",
+        "no row is of a model called out: give --name",
         "the card's code fails: Broken: no such class",
     ):
         assert reason in message, reason
@@ -282,6 +293,10 @@ def test_what_is_not_known_is_not_released(finished, tmp_path, capsys, certified
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(release, "read_json", read_json)
         assert "run.json holds numbers that are not finite" in refused(broken)
+        record["phases"][1]["held_out"] = None
+        told = ("--push", "a b/c")
+        assert "--push: Repo id must" in refused(broken, *told)
+        assert "--name 'a\\nb' must be plain text" in refused(broken, "--name", "a\nb")
         record["phases"] = []
         assert "step 8 is no end of a phase" in refused(broken)
 
@@ -305,9 +320,9 @@ def test_a_changed_weight_is_noticed(finished, tmp_path, capsys, monkeypatch):
 
 def test_the_base_model_of_a_hub_start_is_known():
     origin = {"source": "answerdotai/ModernBERT-base", "revision": "0123abc"}
-    assert release.name_base({"origin": origin}, None) == ("answerdotai/ModernBERT-base", [])
-    assert release.name_base({"origin": None}, None) == (None, [])  # from random weights
-    assert release.name_base({"origin": origin}, "a/b") == ("a/b", [])
+    assert release.name_base({"origin": origin}, None) == "answerdotai/ModernBERT-base"
+    assert release.name_base({"origin": None}, None) is None  # from random weights
+    assert release.name_base({"origin": origin}, "a/b") == "a/b"
 
 
 # To the Hub
@@ -339,5 +354,5 @@ def test_push_uses_the_users_token_and_says_where(finished, tmp_path, capsys, mo
 
     monkeypatch.setattr(Hub, "create_repo", refuse)
     assert main(["release", str(finished), str(out), *told, "--overwrite"]) == 2
-    assert capsys.readouterr().err == "error: no token: log in\n"
+    assert "but not pushed to me/model: no token: log in" in capsys.readouterr().err
     assert checkpoint.MODEL not in [path.name for path in out.iterdir()] and (out / "README.md").is_file()
