@@ -58,7 +58,18 @@ def attend_blockwise(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.
     return out_BHLK[:, :, :num_tokens].swapaxes(1, 2)
 
 
-BACKENDS: dict[str, Callable] = {"reference": attend_reference, "blockwise": attend_blockwise}
+def attend_splash(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.Array:
+    """jax's kernel for TPUs, see `splash.py`."""
+    from cptjax import splash  # here, for it loads Pallas, which only TPUs need
+
+    return splash.attend_splash(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL)
+
+
+BACKENDS: dict[str, Callable] = {
+    "reference": attend_reference,
+    "blockwise": attend_blockwise,
+    "splash": attend_splash,
+}
 
 
 # One tile: some queries [..., L, K] against some keys [..., M, K] under a mask [..., L, M]. The gradients

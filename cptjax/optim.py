@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -72,7 +73,7 @@ def freeze_mask(names: Any, patterns: Sequence[str]) -> Any:
             hits = {pattern for pattern in patterns if re.match(pattern, name)}
             matched.update(hits)
             frozen.append(bool(hits))
-        return jnp.asarray(frozen, jnp.float32) if len(frozen) > 1 else jnp.float32(frozen[0])
+        return np.asarray(frozen if len(frozen) > 1 else frozen[0], np.float32)
 
     frozen = jax.tree.map(one, names, is_leaf=lambda leaf: isinstance(leaf, tuple))
     if unmatched := [pattern for pattern in patterns if pattern not in matched]:

@@ -11,6 +11,7 @@ from cptjax.masks import MaskMode, MaskSpec
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
+ANYWHERE = sorted(set(BACKENDS) - {"splash"})  # the others are kernels of one kind of device
 SPECS = [MaskSpec(mode, window) for mode in MaskMode for window in (None, 3, 20, 64)]
 
 
@@ -19,7 +20,7 @@ def arrays(tokens: int, dtype=jnp.float32):
     return [jax.random.normal(key, (2, tokens, 3, 16), dtype) for key in keys]
 
 
-@pytest.mark.parametrize("backend", sorted(set(BACKENDS) - {"reference"}))
+@pytest.mark.parametrize("backend", sorted(set(ANYWHERE) - {"reference"}))
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 @pytest.mark.parametrize("tokens", [5, 200, QUERY_BLOCK + 44])
 def test_backend_equals_reference_with_gradients(backend, spec, tokens):
@@ -36,7 +37,7 @@ def test_backend_equals_reference_with_gradients(backend, spec, tokens):
         np.testing.assert_allclose(ours, theirs, atol=5e-6)
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", ANYWHERE)
 def test_bfloat16_stays_near_float32(backend):
     *qkv, _ = arrays(100)
     spec, segment_BL = MaskSpec(MaskMode.BIDIRECTIONAL, 20), jnp.ones((2, 100), jnp.int32)
@@ -46,7 +47,7 @@ def test_bfloat16_stays_near_float32(backend):
     np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=0.05)
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", ANYWHERE)
 @pytest.mark.parametrize(
     ("spec", "first", "last"),
     [
