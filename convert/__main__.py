@@ -110,6 +110,8 @@ def run_to_hf(args: argparse.Namespace) -> int:
 
 def run_release(args: argparse.Namespace) -> int:
     """release"""
+    if args.private and args.model_id is None:
+        raise ValueError("--private says how to --push: give the Hub id too")
     told = {name: value for name, value in vars(args).items() if name not in ("run", "checkpoint", "out", "private")}
     print(f"wrote {release.release(args.checkpoint, args.out, **told)}: read its README.md before you publish it")
     if args.model_id is not None:

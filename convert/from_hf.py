@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from convert import table
 from cptjax import checkpoint
 from cptjax.checkpoint import parameter_shapes, path_keys
-from cptjax.corpus import load_tokenizer
 from cptjax.files import TOKENIZER_FILES, copy_tokenizer, new_folder, read_json
 from cptjax.model import FULL, SLIDING, ModelConfig
+from cptjax.tokenizer import load_tokenizer
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NEEDED = (

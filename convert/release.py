@@ -19,8 +19,8 @@ from huggingface_hub.utils import validate_repo_id
 from convert import card, parity, table, to_hf
 from convert.from_hf import INDEX, SINGLE, check_tokenizer
 from cptjax import checkpoint
-from cptjax.corpus import load_tokenizer, special_tokens
 from cptjax.files import new_folder, read_json, write_json
+from cptjax.tokenizer import load_tokenizer, special_tokens
 
 EXAMPLES = {"en": "The patient was given {} and went home.", "fr": "Le patient a reçu {} avant de rentrer."}
 FAILED = "failed: "

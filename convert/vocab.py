@@ -19,8 +19,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from convert import from_hf, table
 from convert.from_hf import INDEX, SINGLE, full_name, opened
-from cptjax.corpus import load_tokenizer
 from cptjax.files import copy_tokenizer, new_folder, read_json, write_json
+from cptjax.tokenizer import load_tokenizer
 
 SLOT = re.compile(r"\[unused\d+\]|<unused\d+>")
 MULTIPLE = 64  # of a table that grows: a size that matrix units like

@@ -1,6 +1,7 @@
-"""The commands: python -m cptjax demo | prepare | train."""
+"""The commands: python -m cptjax demo | prepare | data-report | train."""
 
 import argparse
+import functools
 import logging
 import os
 import subprocess
@@ -18,15 +19,38 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--workdir", type=Path, default=Path("runs/demo"))
     demo.add_argument("--text", nargs="+", type=Path, default=None, help="your own text instead of the demo's")
 
-    prepare = commands.add_parser("prepare", help="text -> token store")
-    prepare.add_argument("--source", required=True, help="files or folders, separated by commas")
-    prepare.add_argument("--tokenizer", required=True, help="folder with tokenizer.json, or Hub id")
-    prepare.add_argument("--out", required=True, type=Path)
-    prepare.add_argument("--text-field", default="text", help="field of a JSON line that holds the text")
-    prepare.add_argument("--txt-documents", choices=("file", "paragraph"), default="file")
-    prepare.add_argument("--errors", choices=("strict", "replace"), default="strict", help="bytes that are not UTF-8")
-    prepare.add_argument("--held-out", type=float, default=0.0, help="share of documents kept in OUT/held_out")
-    prepare.add_argument("--overwrite", action="store_true")
+    prepare = commands.add_parser(
+        "prepare",
+        help="text -> token store",
+        epilog="With --runner, options that are not listed go to Apache Beam.",
+    )
+    add = prepare.add_argument
+    add("--source", required=True, help="files, folders, patterns, hf:ID@SPLIT, tfds:NAME@SPLIT; separated by commas")
+    add("--tokenizer", required=True, help="folder with tokenizer.json, or Hub id")
+    add("--out", required=True, type=Path)
+    add("--text-field", default="text", help="column that holds the text")
+    add("--id-field", help="column that names a document; a name met again is an error")
+    add("--weight-field", help="column that says how often a pass shows a document")
+    add("--weight-steps", help="SCORE:WEIGHT,...: the weight column is a score, and each step of it has a weight")
+    add("--txt-documents", choices=("file", "paragraph"), default="file")
+    add("--errors", choices=("strict", "replace"), default="strict", help="characters that are none: refuse or replace")
+    add("--on-error", choices=("stop", "skip"), default="stop", help="rows that cannot be read")
+    add("--keep-if", action="append", default=[], help="COLUMN>=NUMBER, COLUMN==WORD, ...; may be repeated")
+    add("--min-tokens", type=int, default=0)
+    add("--max-tokens", type=int, help="longer documents are dropped; without it they are kept whole")
+    add("--duplicates", choices=("keep", "exact", "near"), default="keep", help="which repetitions to drop")
+    add("--near-threshold", type=float, default=0.8, help="Jaccard similarity of near-duplicates")
+    add("--evaluation", help="files and folders that must not be trained on, separated by commas")
+    add("--drop-contaminated", action="store_true", help="drop what shares 13 words in a row with them")
+    add("--count-fields", help="columns to count by value, such as licence,source")
+    add("--held-out", type=float, default=0.0, help="share of documents kept in OUT/held_out")
+    add("--workers", type=int, help="processes; one per core unless given")
+    add("--runner", help="work through Apache Beam: DirectRunner, FlinkRunner, SparkRunner, DataflowRunner, ...")
+    add("--overwrite", action="store_true")
+
+    report = commands.add_parser("data-report", help="what is in a token store, printed and as a page")
+    report.add_argument("stores", nargs="+", type=Path)
+    report.add_argument("--out", type=Path, help="folder for report.json and report.html; else in the store itself")
 
     train = commands.add_parser(
         "train",
@@ -39,24 +63,70 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _prepare(arguments: argparse.Namespace) -> None:
-    from cptjax import corpus
+def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
+    from cptjax import beam, cleaning, corpus, pool, report, sources
 
+    if arguments.runner is not None and arguments.workers is not None:
+        raise ValueError("--workers is not for --runner: each runner has options of its own")
+    if arguments.workers is not None and arguments.workers < 1:
+        raise ValueError(f"--workers is {arguments.workers}: at least 1 process does the work")
+    if arguments.runner is None:
+        engine = functools.partial(pool.spread, workers=arguments.workers)
+    else:
+        engine = beam.engine([f"--runner={arguments.runner}", *rest])
     manifest = corpus.prepare(
-        arguments.source.split(","),
+        _paths(arguments.source),
         arguments.tokenizer,
         arguments.out,
-        text_field=arguments.text_field,
-        errors=arguments.errors,
-        txt_documents=arguments.txt_documents,
+        reading=sources.Reading(
+            text_field=arguments.text_field,
+            id_field=arguments.id_field,
+            weight_field=arguments.weight_field,
+            errors=arguments.errors,
+            txt_documents=arguments.txt_documents,
+        ),
+        cleaning=cleaning.Cleaning(
+            keep_if=tuple(map(cleaning.parse_condition, arguments.keep_if)),
+            min_tokens=arguments.min_tokens,
+            max_tokens=arguments.max_tokens,
+            duplicates=arguments.duplicates,
+            near_threshold=arguments.near_threshold,
+            evaluation=tuple(_paths(arguments.evaluation)),
+            drop_contaminated=arguments.drop_contaminated,
+            weight_steps=cleaning.parse_steps(arguments.weight_steps or ""),
+        ),
         held_out=arguments.held_out,
+        on_error=arguments.on_error,
+        count_fields=tuple(arguments.count_fields.split(",")) if arguments.count_fields else (),
         overwrite=arguments.overwrite,
+        engine=engine,
     )
+    print(report.text(report.write(arguments.out)))
     print(
-        f"{arguments.out}: {manifest.documents:,} documents, {manifest.tokens:,} tokens, "
-        f"{manifest.text_bytes / manifest.tokens:.2f} bytes a token, "
-        + ", ".join(f"{count:,} {why} left out" for why, count in manifest.dropped.items())
+        f"{arguments.out}: {manifest.documents:,} documents, {manifest.tokens:,} tokens; "
+        f"this report is {arguments.out / 'report.html'} too"
     )
+
+
+def _paths(text: str | None) -> list[str]:
+    """What stands between commas; a name with a comma is taken whole where it exists."""
+    if not text:
+        return []
+    names = [text] if Path(text).exists() else text.split(",")
+    if "" in names:
+        raise ValueError(f"{text!r} names nothing between two commas or at an end: take the comma out")
+    return names
+
+
+def _data_report(arguments: argparse.Namespace) -> None:
+    from cptjax import report
+    from cptjax.store import Store
+
+    if arguments.out is not None and len(arguments.stores) > 1:
+        raise ValueError("--out is for the report of one store: without it each is written into its store")
+    for path in arguments.stores:
+        Store(path).verify()
+        print(report.text(report.write(path, arguments.out)))
 
 
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -97,10 +167,12 @@ def main() -> int:
     try:
         if arguments.command == "train":
             _train(arguments, rest)
-        elif rest:
+        elif rest and getattr(arguments, "runner", None) is None:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         elif arguments.command == "prepare":
-            _prepare(arguments)
+            _prepare(arguments, rest)
+        elif arguments.command == "data-report":
+            _data_report(arguments)
         else:
             from cptjax.demo import demo
 
@@ -109,7 +181,8 @@ def main() -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped" + "; the run goes on with the same command" * (arguments.command == "train"), file=sys.stderr)
+        goes_on = "; the same command goes on" * (arguments.command in ("train", "prepare"))
+        print(f"stopped{goes_on}", file=sys.stderr)
         return 130
     except subprocess.CalledProcessError as error:
         return error.returncode  # the command said on stderr what was wrong

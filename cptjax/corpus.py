@@ -1,664 +1,468 @@
 """Text in, token store out: done once, offline, nothing truncated and nothing lost silently.
 
-A token store is a folder: `manifest.json` (what it is made of), `tokens-*.array_record` (one record
-per document: the little-endian bytes of its ids), `length_N.npy` (tokens per document, in the same
-order) and `tokenizer/` (the tokenizer that made it). It appears whole and at once, or not at all.
+Three stages, so that the work can be interrupted, and spread over processes or machines:
+1. Files are cut into chunks; each chunk is read, filtered and tokenised by itself, into a part:
+   one .npz of ids and of facts about its documents.
+2. The facts of all parts, in order, decide which documents stay.
+3. The shards of the store are copied together from the parts.
+Parts and shards lie in a work folder beside the store, `.NAME.work`, until the store is whole.
 
-N documents, L tokens of one document.
+D documents of a part, N documents of all parts, L tokens of one document.
 """
 
-import array
-import codecs
 import dataclasses
-import gzip
+import functools
 import hashlib
 import json
-import os
-import re
 import shutil
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
-import grain
-import huggingface_hub
 import numpy as np
-import tokenizers
-import zstandard
-from array_record.python.array_record_module import ArrayRecordWriter
 
-from cptjax.files import TOKENIZER_FILES, copy_tokenizer, sha256, write_json
-
-STORE_VERSION = 1
-SHARD_BYTES = 256 * 2**20  # ids per shard file before a new one is begun
-BATCH_BYTES = 2**20  # text given to the tokenizer at once: it spreads a batch over its threads
-CHUNK_BYTES = 2**20  # compressed bytes read at once
-
-# How each role is called in tokenizer_config.json, then how its token is usually written.
-ROLES = {
-    "bos": (("bos_token", "cls_token"), ("[CLS]", "<s>", "<bos>", "[BOS]")),
-    "eos": (
-        ("eos_token", "sep_token"),
-        ("[SEP]", "</s>", "<eos>", "[EOS]", "<|endoftext|>", "<|end_of_text|>"),
-    ),
-    "pad": (("pad_token",), ("[PAD]", "<pad>", "<|padding|>")),
-    "mask": (("mask_token",), ("[MASK]", "<mask>")),
-    "unk": (("unk_token",), ("[UNK]", "<unk>")),
-}
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file or directory the user named. `sha256` covers names and bytes of all its files."""
-
-    name: str
-    sha256: str
-    files: int
-    documents: int
-    text_bytes: int
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One ArrayRecord file of a store."""
-
-    file: str
-    sha256: str
-    documents: int
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a token store holds and what it was made from.
-
-    Every document ends with `eos_token_id`, and begins with `bos_token_id` unless that is None.
-    `vocab_size` is the largest id of the tokenizer + 1. `text_bytes` are UTF-8 bytes of kept text.
-    `dropped` counts documents without text ("empty") and files of other kinds met in a source
-    directory ("other_files"). `sources` and `dropped` are of the whole run: a store and its
-    held-out store share them.
-    """
-
-    version: int
-    documents: int
-    tokens: int
-    text_bytes: int
-    dtype: str
-    vocab_size: int
-    tokenizer_sha256: str
-    bos_token_id: int | None
-    eos_token_id: int
-    pad_token_id: int | None
-    mask_token_id: int | None
-    special_token_ids: tuple[int, ...]
-    sources: tuple[Source, ...]
-    dropped: dict[str, int]
-    shards: tuple[Shard, ...]
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the content: equal for equal tokens made by an equal tokenizer. Hexadecimal."""
-        parts = [self.tokenizer_sha256, *(shard.sha256 for shard in self.shards)]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-    @classmethod
-    def read(cls, store: Path | str) -> "Manifest":
-        """The manifest of a store folder. ValueError when it is not a store of this version."""
-        path = Path(store) / "manifest.json"
-        try:
-            fields = json.loads(path.read_bytes())
-            version = fields.get("version")
-        except OSError:
-            raise ValueError(
-                f"{store} is not a token store (it holds no manifest.json): make one with `python -m cptjax prepare`"
-            ) from None
-        except (ValueError, AttributeError):
-            raise ValueError(f"{path} is not a manifest: prepare the store again") from None
-        if version != STORE_VERSION:
-            raise ValueError(
-                f"{store} is a token store of version {version}, this program reads version "
-                f"{STORE_VERSION}: prepare it again"
-            )
-        try:
-            fields["special_token_ids"] = tuple(fields["special_token_ids"])
-            fields["sources"] = tuple(Source(**source) for source in fields["sources"])
-            fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
-            return cls(**fields)
-        except (TypeError, KeyError):
-            raise ValueError(f"{path} is not a manifest: prepare the store again") from None
-
-
-class Store:
-    """A token store opened for random access.
-
-    ValueError when the folder is not a store, or a file of it is missing, cut or of another store.
-    """
-
-    def __init__(self, path: Path | str):
-        self.path = Path(path)
-        self.manifest = Manifest.read(path)
-        for name in ("length_N.npy", *(shard.file for shard in self.manifest.shards)):
-            if not (self.path / name).is_file():
-                raise ValueError(f"{self.path / name} is missing: copy the whole store again")
-        self.length_N: np.ndarray = np.load(self.path / "length_N.npy", allow_pickle=False)
-        totals = (len(self.length_N), int(self.length_N.sum()))
-        if totals != (self.manifest.documents, self.manifest.tokens):
-            raise ValueError(
-                f"{self.path / 'length_N.npy'} counts {totals[0]} documents and {totals[1]} "
-                f"tokens, the manifest {self.manifest.documents} and {self.manifest.tokens}: "
-                "copy the whole store again"
-            )
-        self._source = _open_shards(self.path, self.manifest.shards)
-
-    def tokens(self, documents: Sequence[int]) -> list[np.ndarray]:
-        """The ids of each of these documents, int32 [L], special tokens included."""
-        dtype = np.dtype(self.manifest.dtype).newbyteorder("<")
-        return [np.frombuffer(self._source[d], dtype).astype(np.int32) for d in documents]
-
-
-def _open_shards(folder: Path, shards: Sequence[Shard]) -> grain.sources.ArrayRecordDataSource:
-    # ArrayRecord may open a cut file without complaint and find 0 records: the counts tell.
-    for shard in shards:
-        try:
-            source: Any = grain.sources.ArrayRecordDataSource(str(folder / shard.file))
-            found = len(source)
-        except RuntimeError:
-            found = 0
-        if found != shard.documents:
-            raise ValueError(
-                f"{folder / shard.file} holds {found} documents instead of {shard.documents}: "
-                "the file is damaged, copy the store again"
-            )
-    return grain.sources.ArrayRecordDataSource([str(folder / shard.file) for shard in shards])
-
-
-# ---- the tokenizer
-
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    """Ids of a tokenizer's special tokens by role (None: it has none), and all of them, sorted."""
-
-    bos: int | None
-    eos: int | None
-    pad: int | None
-    mask: int | None
-    unk: int | None
-    all: tuple[int, ...]
-
-
-def tokenizer_folder(path_or_id: Path | str) -> Path:
-    """The folder holding `tokenizer.json`: a local one, or one fetched from the Hugging Face Hub.
-
-    ValueError when it cannot be had.
-    """
-    folder = Path(path_or_id)
-    if not folder.exists():
-        name = str(path_or_id)
-        if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
-            raise ValueError(f"tokenizer folder {name} does not exist")
-        try:
-            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(TOKENIZER_FILES)))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"tokenizer {name} is no local folder and cannot be fetched from the Hugging Face Hub ({reason})"
-            ) from None
-    if not (folder / "tokenizer.json").is_file():
-        raise ValueError(
-            f"{path_or_id} holds no tokenizer.json: a folder with the file of the Hugging Face "
-            "`tokenizers` library is needed"
-        )
-    return folder
-
-
-def load_tokenizer(path_or_id: Path | str) -> tokenizers.Tokenizer:
-    """The tokenizer of a folder or Hub id; it never truncates or pads. ValueError if unreadable.
-
-    In text given to it "[MASK]" is the mask token; `prepare` turns that off for corpus text.
-    """
-    path = tokenizer_folder(path_or_id) / "tokenizer.json"
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 (the library raises the bare class)
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is not a tokenizer ({reason})") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def special_tokens(folder: Path | str, tokenizer: tokenizers.Tokenizer) -> SpecialTokens:
-    """Special tokens as the folder's JSON files name them, else under their usual names."""
-    named: dict[str, Any] = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        path = Path(folder) / file
-        if path.is_file():
-            try:
-                named |= json.loads(path.read_bytes())
-            except (ValueError, TypeError):
-                raise ValueError(f"{path} is not a JSON object") from None
-    ids: dict[str, int | None] = {}
-    for role, (keys, usual) in ROLES.items():
-        values = [named.get(key) for key in keys]
-        written = [value["content"] if isinstance(value, dict) else value for value in values]
-        found = [tokenizer.token_to_id(token) for token in (*written, *usual) if token]
-        ids[role] = next((i for i in found if i is not None), None)
-    added = tokenizer.get_added_tokens_decoder().items()
-    every = {i for i, token in added if token.special} | {i for i in ids.values() if i is not None}
-    return SpecialTokens(**ids, all=tuple(sorted(every)))
-
-
-class _Encoder:
-    """Text to ids, with what the tokenizer puts around a document; always ends with `eos`."""
-
-    def __init__(self, folder: Path):
-        self.tokenizer = load_tokenizer(folder)
-        self.tokenizer.encode_special_tokens = True  # "[MASK]" in a user's text stays text
-        self.special = special_tokens(folder, self.tokenizer)
-        self.vocab_size = max(self.tokenizer.get_vocab().values()) + 1
-        self.dtype = "uint16" if self.vocab_size <= 2**16 else "uint32"
-        probe = self.tokenizer.encode("a")
-        self.bos = probe.ids[0] if probe.ids and probe.special_tokens_mask[0] else None
-        self.suffix: list[int] = []
-        if self.tokenizer.encode("").ids and probe.special_tokens_mask[-1]:
-            self.eos = probe.ids[-1]
-        elif self.special.eos is not None:
-            self.eos = self.special.eos
-            self.suffix = [self.eos]
-        else:
-            raise ValueError(
-                f"the tokenizer of {folder} ends no document and names no eos_token or sep_token: "
-                "add one to tokenizer_config.json"
-            )
-
-    def encode(self, texts: list[str]) -> list[np.ndarray]:
-        little_endian = np.dtype(self.dtype).newbyteorder("<")
-        encodings = self.tokenizer.encode_batch_fast(texts)
-        return [np.array(encoding.ids + self.suffix, little_endian) for encoding in encodings]
-
-    def write(self, source: Path, target: Path) -> None:
-        """Copy the tokenizer, adding the tokenizer_config.json that AutoTokenizer wants."""
-        copy_tokenizer(source, target)
-        if not (target / "tokenizer_config.json").is_file():
-            tokens = {
-                key: self.tokenizer.id_to_token(getattr(self.special, role))
-                for role, (keys, _) in ROLES.items()
-                for key in keys
-                if getattr(self.special, role) is not None
-            }
-            write_json(
-                target / "tokenizer_config.json",
-                {
-                    "tokenizer_class": "PreTrainedTokenizerFast",
-                    "model_input_names": ["input_ids", "attention_mask"],
-                    **tokens,
-                },
-            )
-
-
-# ---- reading text: one function per kind of file
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How text files are read: see `prepare`."""
-
-    text_field: str = "text"
-    errors: Literal["strict", "replace"] = "strict"
-    txt_documents: Literal["file", "paragraph"] = "file"
-
-
-def _decode(data: bytes, offset: int, path: Path, reading: Reading) -> str:
-    try:
-        return data.decode("utf-8", reading.errors)
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 at byte {offset + error.start} "
-            f"(0x{data[error.start]:02x}): convert it, or give --errors replace"
-        ) from None
-
-
-def _lines(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Lines with their byte offsets, split on newline bytes only, without a byte order mark."""
-    offset = 0
-    for line in stream:
-        mark = len(codecs.BOM_UTF8) if offset == 0 and line.startswith(codecs.BOM_UTF8) else 0
-        yield offset + mark, line[mark:]
-        offset += len(line)
-
-
-def _read_txt(path: Path, reading: Reading) -> Iterator[str]:
-    with open(path, "rb") as stream:
-        if reading.txt_documents == "file":
-            data = stream.read()
-            mark = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
-            yield _decode(data[mark:], mark, path, reading)
-            return
-        paragraph = bytearray()
-        start = 0
-        for offset, line in _lines(stream):
-            if line.strip():
-                start = start if paragraph else offset
-                paragraph += line
-            elif paragraph:
-                yield _decode(bytes(paragraph), start, path, reading).rstrip("\r\n")
-                paragraph.clear()
-        if paragraph:
-            yield _decode(bytes(paragraph), start, path, reading).rstrip("\r\n")
-
-
-def _read_jsonl(path: Path, stream: Iterable[bytes], reading: Reading) -> Iterator[str]:
-    for number, (offset, line) in enumerate(_lines(stream), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(_decode(line, offset, path, reading))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where} is not JSON ({error.msg}): one object a line") from None
-        except RecursionError:
-            raise ValueError(f"{where} is not JSON this deep: one flat object a line") from None
-        if not isinstance(row, dict):
-            raise ValueError(  # noqa: TRY004 (the file is wrong, not the call)
-                f"{where} is not a JSON object: one object a line is needed"
-            )
-        if reading.text_field not in row:
-            raise ValueError(
-                f"{where} has no field {reading.text_field!r}: it has {', '.join(row) or 'none'}; "
-                "name yours with --text-field"
-            )
-        text = row[reading.text_field]
-        if not isinstance(text, str):
-            raise ValueError(  # noqa: TRY004
-                f"{where} field {reading.text_field!r} is {type(text).__name__}, not a string"
-            )
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            if reading.errors == "strict":
-                raise ValueError(
-                    f"{where} holds half a surrogate pair at character {error.start} of "
-                    f"{reading.text_field!r}: correct it, or give --errors replace"
-                ) from None
-            text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-        yield text
-
-
-def _read_plain_jsonl(path: Path, reading: Reading) -> Iterator[str]:
-    with open(path, "rb") as stream:
-        yield from _read_jsonl(path, stream, reading)
-
-
-def _read_gz_jsonl(path: Path, reading: Reading) -> Iterator[str]:
-    with gzip.open(path, "rb") as stream:
-        try:
-            yield from _read_jsonl(path, stream, reading)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path} is cut or damaged ({error}): get it again") from None
-
-
-class _ZstStream:
-    """Lines of a zst file. The library's own reader takes a cut file for a finished one."""
-
-    def __init__(self, stream: IO[bytes]):
-        self.stream = stream
-
-    def __iter__(self) -> Iterator[bytes]:
-        tail: list[bytes] = []
-        for data in self._chunks():
-            *ended, rest = data.split(b"\n")
-            for line in ended:
-                yield b"".join((*tail, line, b"\n"))
-                tail.clear()
-            tail.append(rest)
-        if any(tail):
-            yield b"".join(tail)
-
-    def _chunks(self) -> Iterator[bytes]:
-        frame = None
-        while data := self.stream.read(CHUNK_BYTES):
-            while data:
-                frame = frame or zstandard.ZstdDecompressor().decompressobj()
-                yield frame.decompress(data)
-                data = frame.unused_data if frame.eof else b""
-                frame = None if frame.eof else frame
-        if frame is not None:
-            raise EOFError("it ends inside a frame")
-
-
-def _read_zst_jsonl(path: Path, reading: Reading) -> Iterator[str]:
-    with open(path, "rb") as stream:
-        try:
-            yield from _read_jsonl(path, _ZstStream(stream), reading)
-        except (EOFError, zstandard.ZstdError) as error:
-            raise ValueError(f"{path} is cut or damaged ({error}): get it again") from None
-
-
-READERS: dict[str, Callable[[Path, Reading], Iterator[str]]] = {
-    ".txt": _read_txt,
-    ".jsonl": _read_plain_jsonl,
-    ".jsonl.gz": _read_gz_jsonl,
-    ".jsonl.zst": _read_zst_jsonl,
-}
-
-
-def _suffix(path: Path) -> str | None:
-    """The suffix in READERS that says how to read this file, None for a file of another kind."""
-    return next((suffix for suffix in READERS if path.name.lower().endswith(suffix)), None)
-
-
-def _read(path: Path, reading: Reading) -> Iterator[str]:
-    suffix = _suffix(path)
-    if suffix is None:
-        raise ValueError(f"{path} has an unknown suffix: known are {', '.join(READERS)}")
-    return READERS[suffix](path, reading)
-
-
-def _files(source: Path, out: Path) -> tuple[list[Path], int]:
-    """The files to read of one source, sorted, and how many others a directory holds."""
-    if not source.exists():
-        raise FileNotFoundError(f"source {source} does not exist")
-    if not source.is_dir():
-        if _suffix(source) is None:
-            raise ValueError(f"{source} has an unknown suffix: known are {', '.join(READERS)}")
-        return [source], 0
-    inside = [path for path in sorted(source.rglob("*")) if path.is_file()]
-    inside = [path for path in inside if not path.resolve().is_relative_to(out.resolve())]
-    files = [path for path in inside if _suffix(path)]
-    if not files:
-        raise ValueError(f"{source} holds no files of a known kind ({', '.join(READERS)})")
-    return files, len(inside) - len(files)
-
-
-def read_documents(source: Path, reading: Reading) -> Iterator[str]:
-    """Every document of a file or directory, in order, empty ones too.
-
-    ValueError or FileNotFoundError for what `prepare` refuses.
-    """
-    for path in _files(source, out=source / "nothing")[0]:
-        yield from _read(path, reading)
-
-
-# ---- writing a store
-
-
-class _Writer:
-    """Writes the documents of one store into a folder that exists."""
-
-    def __init__(self, folder: Path, dtype: str):
-        self.folder = folder
-        self.itemsize = np.dtype(dtype).itemsize
-        self.length_N = array.array("q")
-        self.text_bytes = 0
-        self.shards: list[Shard] = []
-        self._open()
-
-    def _open(self) -> None:
-        self.file = f"tokens-{len(self.shards):05d}.array_record"
-        self.first = len(self.length_N)
-        self.tokens = 0
-        self.records = ArrayRecordWriter(str(self.folder / self.file), "group_size:1")
-
-    def add(self, token_L: np.ndarray, text_bytes: int) -> None:
-        if self.tokens * self.itemsize >= SHARD_BYTES:
-            self._close_shard()
-            self._open()
-        self.records.write(token_L.tobytes())
-        self.length_N.append(len(token_L))
-        self.text_bytes += text_bytes
-        self.tokens += len(token_L)
-
-    def _close_shard(self) -> None:
-        try:
-            self.records.close()  # a full disk is told here, not by write()
-        except RuntimeError as error:
-            raise OSError(f"cannot write {self.file}: {str(error).splitlines()[0]}") from None
-        documents = len(self.length_N) - self.first
-        self.shards.append(Shard(self.file, sha256(self.folder / self.file), documents, self.tokens))
-
-    def finish(self) -> None:
-        self._close_shard()
-        np.save(self.folder / "length_N.npy", np.array(self.length_N, np.int64))
-
-
-def _is_held_out(text: str, share: float) -> bool:
-    # By content: a document's copies stay together, and it never changes sides between corpora.
-    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
-    return number < share * 2**64
+from cptjax import pool, sources
+from cptjax.cleaning import (
+    SIGNATURE,
+    Cleaning,
+    Evaluation,
+    exact_duplicates,
+    near_duplicates,
+    read_evaluation,
+)
+from cptjax.files import TOKENIZER_FILES, check_free, locked, put_in_place, read_json, sha256, write_json
+from cptjax.parts import (
+    DROPPED,
+    EMPTY,
+    HELD_OUT,
+    TRAIN,
+    Job,
+    Parts,
+    Unit,
+    chunks,
+    make_part,
+    read_meta,
+)
+from cptjax.sources import File, Reading
+from cptjax.store import (
+    SHARD_TOKENS,
+    STORE_VERSION,
+    Contamination,
+    Duplicates,
+    Manifest,
+    Shard,
+    Source,
+    write_shard,
+)
+from cptjax.tokenizer import Encoder, tokenizer_folder
+
+MARKERS = ("manifest.json",)  # of a folder that may be replaced by a store
+MOST_VALUES = 1000  # of a counted field: one with more is no class of documents
+
+# How work is spread: engine(split, work, items) calls work(task) for every task of split(item), wherever it likes.
+Engine = Callable[[Callable[[Any], Iterator[Any]], Callable[[Any], None], Sequence[Any]], None]
 
 
 def prepare(
-    sources: Sequence[Path | str],
+    source: Sequence[Path | str],
     tokenizer: Path | str,
     out: Path | str,
     *,
-    text_field: str = "text",
-    errors: Literal["strict", "replace"] = "strict",
-    txt_documents: Literal["file", "paragraph"] = "file",
+    reading: Reading | None = None,
+    cleaning: Cleaning | None = None,
     held_out: float = 0.0,
+    on_error: Literal["stop", "skip"] = "stop",
+    count_fields: tuple[str, ...] = (),
     overwrite: bool = False,
+    engine: Engine = pool.spread,
 ) -> Manifest:
-    """Tokenise files and directories of text into a token store; returns its manifest.
+    """Tokenise text into a token store; returns its manifest.
 
-    `sources`: .txt (one document a file, or paragraphs between blank lines), .jsonl, .jsonl.gz and
-    .jsonl.zst (the text is in `text_field`); directories are searched recursively. `tokenizer`: a
-    folder with tokenizer.json, or a Hugging Face Hub id. `errors`: how bytes that are not
-    UTF-8 are met, refused or replaced by U+FFFD.
-    `held_out`: share of documents, in [0, 1), that go to a second store, OUT/held_out.
-    `overwrite`: replace the store at `out`, once the new one is complete.
+    `source`: files, folders, patterns and data sets, as `sources.find` takes them. `tokenizer`: a folder
+    with tokenizer.json, or a Hugging Face Hub id. `reading`, `cleaning`: which column is what, and
+    which documents stay. `held_out`: share of documents, in [0, 1), that go to a second store,
+    OUT/held_out. `on_error`: whether a row that cannot be read ends the work, or is left out, counted and
+    listed. `count_fields`: columns by whose values documents and tokens are counted. `overwrite`:
+    replace the store at `out`, once the new one is whole. `engine`: what does the work.
 
-    ValueError or FileNotFoundError, one line, when a source, the tokenizer or `out` will not do;
-    OSError when it cannot be written. Nothing is left at `out` then, or what was there before.
+    The same call goes on with an interrupted one. ValueError, FileNotFoundError or FileExistsError, one line, when a
+    source, the tokenizer or `out` will not do; OSError when it cannot be written. `out` is then absent
+    or what it was before, and parts that are done wait in the work folder.
     """
-    out = Path(out)
-    reading = Reading(text_field, errors, txt_documents)
-    _check_arguments(sources, reading, out, held_out, overwrite)
-    files_of = {Path(source): _files(Path(source), out) for source in sources}
-    folder = tokenizer_folder(tokenizer)
-    encoder = _Encoder(folder)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    try:
-        temporary.mkdir(parents=True)
-        manifest = _write_stores(files_of, encoder, folder, temporary, reading, held_out)
-        if out.exists():
-            out.rename(old)
-        temporary.rename(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    return manifest
-
-
-def _check_arguments(
-    sources: Sequence[Path | str], reading: Reading, out: Path, held_out: float, overwrite: bool
-) -> None:
-    if not sources:
-        raise ValueError("no source is given: name at least one file or directory")
-    if reading.errors not in ("strict", "replace"):
-        raise ValueError(f"errors is {reading.errors!r}: it is strict or replace")
-    if reading.txt_documents not in ("file", "paragraph"):
-        raise ValueError(f"txt_documents is {reading.txt_documents!r}: it is file or paragraph")
+    out = Path(out).absolute()
+    reading, cleaning = reading or Reading(), cleaning or Cleaning()
     if not 0 <= held_out < 1:
         raise ValueError(f"held_out is {held_out}: it is a share from 0 to below 1")
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists already: choose another folder, or give --overwrite")
-    if out.exists() and not (out / "manifest.json").is_file():
-        raise ValueError(f"{out} is not a token store and will not be overwritten: remove it first")
+    if on_error not in ("stop", "skip"):
+        raise ValueError(f"on_error is {on_error!r}: it is stop or skip")
+    if cleaning.weight_steps and reading.weight_field is None:
+        raise ValueError("weight_steps turn the values of the weight field into weights: name that field too")
+    check_free(out, markers=MARKERS, overwrite=overwrite)
+    wanted = (*reading.fields, *(condition.field for condition in cleaning.keep_if), *count_fields)
+    reading = dataclasses.replace(reading, fields=tuple(dict.fromkeys(wanted)))
+    job = Job(out.with_name(f".{out.name}.work"), reading, cleaning, held_out, on_error, count_fields)
+    names, units, other_files = _units(source, (out, job.work))
+    folder = tokenizer_folder(tokenizer)
+    encoder = Encoder(folder)
+    evaluation = read_evaluation(cleaning.evaluation) if cleaning.evaluation else None
+    job = dataclasses.replace(job, key=_key(job, folder, evaluation))
+    with locked(job.work):
+        try:
+            check_free(out, markers=MARKERS, overwrite=overwrite)  # another prepare may just have made it
+            _begin(job, folder, encoder, evaluation)
+            engine(functools.partial(chunks, job), functools.partial(make_part, job), units)
+            _finish(job, names, units, other_files, encoder, evaluation, engine)
+            put_in_place(job.work / "store", out)
+            shutil.rmtree(job.work)
+        finally:  # what is done is kept for the next call; a call that did nothing leaves nothing
+            if not any(job.work.glob("parts/*/*.npz")):
+                shutil.rmtree(job.work, ignore_errors=True)
+    return Manifest.read(out)
 
 
-def _write_stores(
-    files_of: dict[Path, tuple[list[Path], int]],
-    encoder: _Encoder,
-    tokenizer: Path,
-    folder: Path,
-    reading: Reading,
-    held_out: float,
-) -> Manifest:
-    """Write the store, and the held-out one inside it if asked for; the manifest of the first."""
-    folders = {False: folder} | ({True: folder / "held_out"} if held_out else {})
-    for side in folders.values():
-        side.mkdir(exist_ok=True)
-    writers = {held: _Writer(side, encoder.dtype) for held, side in folders.items()}
-    empty = 0
-    records = []
-    batch: list[str] = []
+def _units(source: Sequence[Path | str], avoid: tuple[Path, ...]) -> tuple[list[str], list[Unit], int]:
+    """Names of the sources, their files in order as units, and how many files of other kinds there are."""
+    if not source:
+        raise ValueError("no source is given: name at least one file or directory")
+    names, files, others = [], [], 0
+    for number, name in enumerate(map(str, source)):
+        found, passed = sources.find(name, avoid)
+        names.append(Path(name).resolve().name if Path(name).exists() else name)
+        files += [(number, file) for file in found]
+        others += passed
+    groups: list[list[tuple[int, File]]] = []
+    size = 0
+    for entry in files:
+        size += entry[1].size
+        if not groups or size > sources.PIECE_BYTES:
+            groups.append([])
+            size = entry[1].size
+        groups[-1].append(entry)
+    return names, [Unit(number, tuple(group)) for number, group in enumerate(groups)], others
 
-    def flush() -> None:
-        for text, token_L in zip(batch, encoder.encode(batch), strict=True):
-            writers[_is_held_out(text, held_out)].add(token_L, len(text.encode()))
-        batch.clear()
 
-    for source, (files, _) in files_of.items():
-        digest = hashlib.sha256()
-        documents = text_bytes = pending = 0
-        for path in files:
-            name = path.relative_to(source) if source.is_dir() else path.name
-            digest.update(f"{name}\n{sha256(path)}\n".encode())
-            for text in _read(path, reading):
-                if not text.strip():
-                    empty += 1
-                    continue
-                batch.append(text)
-                documents += 1
-                text_bytes += len(text.encode())
-                pending += len(text.encode())
-                if pending >= BATCH_BYTES:
-                    flush()
-                    pending = 0
-        flush()
-        if not documents:
-            raise ValueError(f"{source} holds no text")
-        records.append(Source(source.resolve().name, digest.hexdigest(), len(files), documents, text_bytes))
-    manifests = {}
-    for held, writer in writers.items():
-        if not writer.length_N:
-            side = "no document is held out" if held else "every document is held out"
-            raise ValueError(f"{side} at held_out {held_out}: change the share or add documents")
-        writer.finish()
-        encoder.write(tokenizer, folders[held] / "tokenizer")
-        manifests[held] = Manifest(
-            version=STORE_VERSION,
-            documents=len(writer.length_N),
-            tokens=sum(writer.length_N),
-            text_bytes=writer.text_bytes,
-            dtype=encoder.dtype,
-            vocab_size=encoder.vocab_size,
-            tokenizer_sha256=sha256(tokenizer / "tokenizer.json"),
-            bos_token_id=encoder.bos,
-            eos_token_id=encoder.eos,
-            pad_token_id=encoder.special.pad,
-            mask_token_id=encoder.special.mask,
-            special_token_ids=encoder.special.all,
-            sources=tuple(records),
-            dropped={"empty": empty, "other_files": sum(others for _, others in files_of.values())},
-            shards=tuple(writer.shards),
-        )
-        write_json(folders[held] / "manifest.json", dataclasses.asdict(manifests[held]))
-    return manifests[False]
+def _key(job: Job, tokenizer: Path, evaluation: Evaluation | None) -> str:
+    tokens = {name: sha256(tokenizer / name) for name in TOKENIZER_FILES if (tokenizer / name).is_file()}
+    searched = None
+    if evaluation is not None:
+        ngrams = hashlib.sha256(evaluation.ngram_G.tobytes() + evaluation.file_G.tobytes()).hexdigest()
+        searched = [ngrams, evaluation.files]
+    decides = [STORE_VERSION, sources.PIECE_BYTES, tokens, searched, job.settings]
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+
+
+def _begin(job: Job, tokenizer: Path, encoder: Encoder, evaluation: Evaluation | None) -> None:
+    """Fill the work folder with what the workers need; parts of other settings are thrown away."""
+    path = job.work / "job.json"
+    try:
+        begun = read_json(path)["key"] if path.exists() else job.key
+    except (ValueError, KeyError):  # cut by a loss of power
+        begun = None
+    if begun != job.key:
+        print(f"{job.work.name} was begun with other options or another tokenizer: it is begun anew", file=sys.stderr)
+        for folder in ("parts", "shards"):
+            shutil.rmtree(job.work / folder, ignore_errors=True)
+    for folder in ("parts", "shards", "tokenizer", "evaluation"):
+        (job.work / folder).mkdir(exist_ok=True)
+    encoder.write(tokenizer, job.work / "tokenizer")
+    if evaluation is not None:
+        np.save(job.work / "evaluation" / "ngram_G.npy", evaluation.ngram_G)
+        np.save(job.work / "evaluation" / "file_G.npy", evaluation.file_G)
+    write_json(path, {"key": job.key})
+
+
+# ---- which documents stay
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of each document: its side, why it is left out ("" when it is not), and what it is like.
+
+    `like_N` is the number of an earlier document, or, for "contaminated", of an evaluation file.
+    """
+
+    side_N: np.ndarray
+    why_N: np.ndarray
+    like_N: np.ndarray
+    duplicates: Duplicates
+
+
+def _decide(job: Job, parts: Parts) -> Decision:
+    """Contaminated documents go first, then repetitions; of several equal documents the first stays."""
+    side_N = parts.fact("side")
+    why_N = np.full(len(side_N), "", "U16")
+    like_N = np.full(len(side_N), -1)
+    if job.cleaning.drop_contaminated:
+        by_N = parts.fact("contaminated_by")
+        why_N[by_N >= 0] = "contaminated"
+        like_N[by_N >= 0] = by_N[by_N >= 0]
+
+    def repetitions(why: str, first_M: np.ndarray, of_M: np.ndarray, drop: bool) -> int:
+        """Documents `of_M` are like others of `of_M`, the first of each kind at `first_M`."""
+        again_M = np.flatnonzero(first_M != np.arange(len(first_M)))
+        if drop:
+            why_N[of_M[again_M]] = why
+            like_N[of_M[again_M]] = of_M[first_M[again_M]]
+        return len(again_M)
+
+    if job.reading.id_field is not None:
+        of_M = np.flatnonzero(why_N == "")
+        repetitions("repeated id", exact_duplicates(parts.fact("id")[of_M]), of_M, drop=True)
+        repeated = np.flatnonzero(why_N == "repeated id").tolist()
+        if repeated and job.on_error == "stop":
+            second, first = parts.where(repeated[0]), parts.where(like_N[repeated[0]])
+            raise ValueError(
+                f"{second} has the id of {first}: make ids differ, or give --on-error skip to leave it out"
+            )
+    policy = job.cleaning.duplicates
+    of_M = np.flatnonzero(why_N == "")
+    first_M = exact_duplicates(parts.fact("digest")[of_M])
+    exact = repetitions("exact duplicate", first_M, of_M, drop=policy != "keep")
+    near = None
+    if policy == "near":
+        of_M = np.flatnonzero(why_N == "")
+        first_M = near_duplicates(_signatures(job, parts, of_M), job.cleaning.near_threshold)
+        near = repetitions("near duplicate", first_M, of_M, drop=True)
+    side_N[why_N != ""] = DROPPED
+    return Decision(side_N, why_N, like_N, Duplicates(exact, near))
+
+
+def _signatures(job: Job, parts: Parts, of_M: np.ndarray) -> np.ndarray:
+    """The signatures of some documents, on the disk: they are the largest facts, half a kilobyte each."""
+    path = job.work / "signature_MP.npy"
+    signature_MP = np.lib.format.open_memmap(path, "w+", np.uint32, (len(of_M), SIGNATURE))
+    is_wanted_N = np.zeros(parts.first[-1], bool)
+    is_wanted_N[of_M] = True
+    document = written = 0
+    for signature_DP in parts.facts("signature"):
+        wanted_DP = signature_DP[is_wanted_N[document : document + len(signature_DP)]]
+        signature_MP[written : written + len(wanted_DP)] = wanted_DP
+        document, written = document + len(signature_DP), written + len(wanted_DP)
+    return signature_MP
+
+
+# ---- shards copied together from parts, in any order, by any process
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard of one side: those of the documents first_document to last_document (excluded) that are on it."""
+
+    side: int
+    file: str
+    first: int
+    last: int
+    key: str
+
+
+def _folder(job: Job, side: int) -> Path:
+    return job.work / "store" / "held_out" if side == HELD_OUT else job.work / "store"
+
+
+def _shard(job: Job, task: ShardTask) -> Path:
+    return job.work / "shards" / f"{task.side}-{task.file}"
+
+
+def _shard_tasks(side_N: np.ndarray, length_N: np.ndarray, side: int, key: str) -> Iterator[ShardTask]:
+    before_N = np.where(side_N == side, length_N, 0).cumsum()
+    shard_N = np.maximum(before_N - 1, 0) // SHARD_TOKENS  # by the last token of a document
+    starts = np.flatnonzero(np.diff(shard_N, prepend=-1))
+    for number, (first, last) in enumerate(zip(starts, [*starts[1:], len(shard_N)], strict=True)):
+        yield ShardTask(side, f"tokens-{number:05d}.array_record", int(first), int(last), key)
+
+
+def _record(job: Job, task: ShardTask) -> Path:
+    return _shard(job, task).with_suffix(".json")
+
+
+def make_shard(job: Job, task: ShardTask) -> None:
+    """Write a shard, and then, beside it in the work folder, what it holds; a shard that is done is left alone."""
+    record, path = _record(job, task), _shard(job, task)
+    if path.exists() and record.exists() and read_json(record)["key"] == task.key:
+        return
+    made = dataclasses.replace(write_shard(path, _copied(job, task)), file=task.file)
+    write_json(record, {"key": task.key, "shard": dataclasses.asdict(made)})
+
+
+def _copied(job: Job, task: ShardTask) -> Iterator[np.ndarray]:
+    side_N = np.load(job.work / "side_N.npy", mmap_mode="r")
+    index = read_json(job.work / "parts.json")
+    first = np.array(index["first"])
+    for number in range(np.searchsorted(first, task.first, "right") - 1, np.searchsorted(first, task.last, "left")):
+        start, stop = first[number], first[number + 1]
+        wanted_D = np.array(side_N[start:stop]) == task.side
+        wanted_D[: max(0, task.first - start)] = False
+        wanted_D[max(0, task.last - start) :] = False
+        if wanted_D.any():
+            with np.load(job.work / index["paths"][number], allow_pickle=False) as arrays:
+                ids, end_D = arrays["ids"], arrays["length"].cumsum()
+            for d in np.flatnonzero(wanted_D):
+                yield ids[end_D[d - 1] if d else 0 : end_D[d]]
+
+
+def _finish(
+    job: Job,
+    names: Sequence[str],
+    units: Sequence[Unit],
+    other_files: int,
+    encoder: Encoder,
+    evaluation: Evaluation | None,
+    engine: Engine,
+) -> None:
+    """Make the store, and the held-out one inside it if asked for, in the work folder."""
+    parts = Parts(job, units)
+    for number, name in enumerate(names):
+        if not parts.texts[number]:
+            raise ValueError(f"{name} holds no text")
+    decision = _decide(job, parts) if parts.first[-1] else None
+    sides = (TRAIN, HELD_OUT) if job.held_out else (TRAIN,)
+    for side in sides:
+        if decision is None or not (decision.side_N == side).any():
+            raise ValueError(_nothing_left(job, parts, decision, side))
+    assert decision is not None
+    np.save(job.work / "side_N.npy", decision.side_N)
+    paths = [str(path.relative_to(job.work)) for path in parts.paths]
+    write_json(job.work / "parts.json", {"paths": paths, "first": parts.first.tolist()})
+    shared = _summary(job, names, parts, decision, other_files, evaluation)
+    length_N = parts.fact("length")
+    key = hashlib.sha256(decision.side_N.tobytes() + parts.key.encode()).hexdigest()
+    tasks = {side: list(_shard_tasks(decision.side_N, length_N, side, key)) for side in sides}
+    engine(_itself, functools.partial(make_shard, job), [task for side in sides for task in tasks[side]])
+    shutil.rmtree(job.work / "store", ignore_errors=True)  # of a call that was interrupted, perhaps with other options
+    for side in sides:
+        _folder(job, side).mkdir(parents=True)
+        shards = [Shard(**read_json(_record(job, task))["shard"]) for task in tasks[side]]
+        _describe(job, side, parts, decision.side_N == side, encoder, shards, shared)
+        for task in tasks[side]:
+            _shard(job, task).rename(_folder(job, side) / task.file)
+    (job.work / "dropped.jsonl").rename(job.work / "store" / "dropped.jsonl")
+
+
+def _itself(task: Any) -> Iterator[Any]:
+    yield task
+
+
+def _nothing_left(job: Job, parts: Parts, decision: Decision | None, side: int) -> str:
+    whys = parts.dropped + Counter(() if decision is None else decision.why_N[decision.why_N != ""].tolist())
+    if decision is None or not decision.side_N.any():
+        return f"no document is left: {', '.join(f'{count:,} dropped as {why}' for why, count in whys.items())}"
+    state = "no document is held out" if side == HELD_OUT else "every document is held out"
+    return f"{state} at held_out {job.held_out}: change the share or add documents"
+
+
+def _summary(
+    job: Job,
+    names: Sequence[str],
+    parts: Parts,
+    decision: Decision,
+    other_files: int,
+    evaluation: Evaluation | None,
+) -> dict[str, Any]:
+    """The fields of the manifest that a store and its held-out store share; also writes dropped.jsonl."""
+    kept_N = decision.side_N != DROPPED
+    source_N = np.array([source for source, _ in parts.files])[parts.file_N]
+
+    def by_source(name: str) -> list[int]:
+        return np.bincount(source_N[kept_N], parts.fact(name)[kept_N], len(names)).astype(int).tolist()
+
+    kept = [by_source(name) for name in ("length", "text_bytes", "words", "unknown")]
+    documents = np.bincount(source_N[kept_N], minlength=len(names)).tolist()
+    hashes = [hashlib.sha256() for _ in names]
+    for (source, file), digest in zip(parts.files, parts.digests, strict=True):
+        hashes[source].update(f"{file.name}\n{digest}\n".encode())
+    contamination = None
+    if evaluation is not None:
+        by_N = parts.fact("contaminated_by")
+        found = Counter(evaluation.files[file] for file in by_N[by_N >= 0])
+        total = int((by_N >= 0).sum())
+        contamination = Contamination(len(evaluation.files), evaluation.texts, evaluation.short, total, dict(found))
+    fields: dict[str, dict[str, dict[str, int]]] = {field: {} for field in job.count_fields}
+    with open(job.work / "dropped.jsonl", "w", encoding="utf-8") as stream:
+        for path, start, stop, first_file in zip(
+            parts.paths, parts.first[:-1], parts.first[1:], parts.first_file, strict=True
+        ):
+            meta = read_meta(path)
+            for drop in meta["dropped"]:
+                file = parts.files[first_file + drop.pop("file")][1].name
+                stream.write(json.dumps({"where": f"{file}:{drop.pop('row')}", **drop}, ensure_ascii=False) + "\n")
+            for document in (start + np.flatnonzero(~kept_N[start:stop])).tolist():
+                why, like = str(decision.why_N[document]), int(decision.like_N[document])
+                other = evaluation.files[like] if why == "contaminated" and evaluation else parts.where(like)
+                drop = {"where": parts.where(document), "why": why, "like": other}
+                stream.write(json.dumps(drop, ensure_ascii=False) + "\n")
+            _count_values(job, fields, meta["values"], kept_N[start:stop], path)
+    dropped = parts.dropped + Counter(decision.why_N[~kept_N].tolist())
+    return {
+        "sources": tuple(
+            Source(name, sha.hexdigest(), sum(source == number for source, _ in parts.files), *counts)
+            for number, (name, sha, *counts) in enumerate(zip(names, hashes, documents, *kept, strict=True))
+        ),
+        "dropped": {EMPTY: dropped.pop(EMPTY, 0), "other_files": other_files, **dict(sorted(dropped.items()))},
+        "duplicates": decision.duplicates,
+        "contamination": contamination,
+        "fields": fields,
+        "settings": {**job.settings, "on_error": job.on_error},
+    }
+
+
+def _count_values(job: Job, fields: dict, values: dict[str, list[str]], kept_D: np.ndarray, part: Path) -> None:
+    if not (values and kept_D.any()):
+        return
+    with np.load(part, allow_pickle=False) as arrays:
+        length_D = arrays["length"]
+    for field, counted in fields.items():
+        for d in np.flatnonzero(kept_D):
+            count = counted.setdefault(values[field][d], {"documents": 0, "tokens": 0})
+            count["documents"] += 1
+            count["tokens"] += int(length_D[d])
+        if len(counted) > MOST_VALUES:
+            raise ValueError(f"field {field!r} has more than {MOST_VALUES} values: it cannot be counted by value")
+
+
+def _describe(
+    job: Job,
+    side: int,
+    parts: Parts,
+    is_in_N: np.ndarray,
+    encoder: Encoder,
+    shards: Sequence[Shard],
+    shared: dict[str, Any],
+) -> None:
+    """Write all of a store but its shards."""
+    folder = _folder(job, side)
+    totals = {name: int(parts.fact(name)[is_in_N].sum()) for name in ("length", "text_bytes", "words", "unknown")}
+    np.save(folder / "length_N.npy", parts.fact("length")[is_in_N])
+    weight_N = parts.fact("weight")[is_in_N]
+    weighted = side == TRAIN and bool((weight_N != 1).any())  # a held-out text is asked once
+    if weighted:
+        np.save(folder / "weight_N.npy", weight_N)
+    np.savez(folder / "origin.npz", file_N=parts.file_N[is_in_N], row_N=parts.row_N[is_in_N])
+    files = [
+        {"source": source, "name": file.name, "sha256": digest}
+        for (source, file), digest in zip(parts.files, parts.digests, strict=True)
+    ]
+    write_json(folder / "files.json", {"files": files})
+    encoder.write(job.work / "tokenizer", folder / "tokenizer")
+    manifest = Manifest(
+        version=STORE_VERSION,
+        documents=int(is_in_N.sum()),
+        tokens=totals["length"],
+        text_bytes=totals["text_bytes"],
+        words=totals["words"],
+        unknown_tokens=totals["unknown"],
+        dtype=encoder.dtype.name,
+        vocab_size=encoder.vocab_size,
+        tokenizer_sha256=sha256(folder / "tokenizer" / "tokenizer.json"),
+        bos_token_id=encoder.bos,
+        eos_token_id=encoder.eos,
+        pad_token_id=encoder.special.pad,
+        mask_token_id=encoder.special.mask,
+        special_token_ids=encoder.special.all,
+        weights_sha256=hashlib.sha256(weight_N.tobytes()).hexdigest() if weighted else None,
+        shards=tuple(shards),
+        **shared,
+    )
+    write_json(folder / "manifest.json", dataclasses.asdict(manifest))

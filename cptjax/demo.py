@@ -19,9 +19,11 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from cptjax import checkpoint, grammar, telemetry
-from cptjax.corpus import Reading, Store, load_tokenizer, read_documents
 from cptjax.files import write_json
 from cptjax.model import ModernBert, Precision, encode
+from cptjax.sources import Reading, read_documents
+from cptjax.store import Store
+from cptjax.tokenizer import load_tokenizer
 
 DOCUMENTS: dict[grammar.Domain, int] = {"general": 8000, "clinical": 6000}
 VOCABULARY = 4096
@@ -86,17 +88,20 @@ def _say(what: str) -> None:
     print(f"\n== {what}", flush=True)
 
 
-def _run(module: str, *arguments: object) -> None:
-    """Run one of our commands as a user would, and show it."""
+def _run(module: str, *arguments: object, lines: int | None = None) -> None:
+    """Run one of our commands as a user would, and show it, with the last `lines` of what it prints."""
     words = ["-m", module, *map(str, arguments)]
     print("$ python", *words, flush=True)
-    subprocess.run([sys.executable, *words], check=True)
+    done = subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE if lines else None, text=True)
+    if lines:
+        print(*done.stdout.splitlines()[-lines:], sep="\n", flush=True)
 
 
 def _prepare(path: Path, tokenizer: Path, store: Path) -> None:
     with open(path) as stream:
         share = max(HELD_OUT, min(0.2, FEW * HELD_OUT / sum(1 for _ in stream)))
-    _run("cptjax", "prepare", "--source", path, "--tokenizer", tokenizer, "--out", store, "--held-out", f"{share:.3f}")
+    words = ("--source", path, "--tokenizer", tokenizer, "--out", store, "--held-out", f"{share:.3f}")
+    _run("cptjax", "prepare", *words, lines=1)  # not the whole report
 
 
 def _train(config: str, folder: Path, store: Path, *overrides: object) -> None:

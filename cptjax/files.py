@@ -31,6 +31,19 @@ def new_folder(out: Path, *, markers: tuple[str, ...], overwrite: bool) -> Itera
     neither empty nor a folder of the same kind, one that holds a file of `markers`.
     """
     out = out.absolute()
+    check_free(out, markers=markers, overwrite=overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    partial.mkdir()
+    try:
+        yield partial
+        put_in_place(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_free(out: Path, *, markers: tuple[str, ...], overwrite: bool) -> None:
+    """Raise FileExistsError when `new_folder` may not write `out`."""
     if out.exists() or out.is_symlink():
         if not overwrite:
             raise FileExistsError(f"{out} exists; choose another name or pass --overwrite")
@@ -38,20 +51,20 @@ def new_folder(out: Path, *, markers: tuple[str, ...], overwrite: bool) -> Itera
         same_kind = any((out / marker).is_file() for marker in markers)
         if not replaceable or (any(out.iterdir()) and not same_kind):
             raise FileExistsError(f"{out} exists and holds no {' or '.join(markers)}; refusing to replace it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial.mkdir()
+
+
+def put_in_place(made: Path, out: Path) -> None:
+    """Rename a finished folder to `out`; what was there is lost only once the new one stands."""
+    old = out.with_name(f".{out.name}.old-{os.getpid()}")
+    if out.exists():
+        out.rename(old)
     try:
-        yield partial
-        if out.exists():
-            old = out.with_name(f".{out.name}.old-{os.getpid()}")
-            out.rename(old)
-            partial.rename(out)
-            shutil.rmtree(old)
-        else:
-            partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        made.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def copy_tokenizer(source: Path, out: Path) -> None:

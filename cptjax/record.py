@@ -14,9 +14,9 @@ import jax
 from cptjax import telemetry
 from cptjax.checkpoint import ORIGIN, parameter_shapes
 from cptjax.config import Run
-from cptjax.corpus import Manifest
 from cptjax.files import read_json
 from cptjax.model import ModelConfig
+from cptjax.store import Manifest
 
 JOULES_PER_KWH = 3.6e6
 
@@ -28,10 +28,11 @@ def describe_run(
     *,
     spent: Mapping[str, Any],
     epochs: Mapping[str, float],
+    tokens: Mapping[str, float],
     fill: Mapping[str, float],
     energy_by: str,
 ) -> dict[str, Any]:
-    """The content of run.json. `spent` are the run's totals; `epochs` and `fill` are by store folder."""
+    """The content of run.json. `spent` are the run's totals; `epochs`, `tokens` and `fill` are by store folder."""
     events = telemetry.read_events(folder / "events.jsonl")
     return {
         "name": run.name,
@@ -45,6 +46,8 @@ def describe_run(
             {
                 "name": Path(store).resolve().name,
                 "share": share,
+                "share_shown": tokens[store] / sum(tokens.values()),
+                "tokens_shown": tokens[store],
                 "epochs": epochs[store],
                 "packing_fill": fill[store],
                 **_of_manifest(Manifest.read(store)),

@@ -20,15 +20,16 @@ from tqdm import tqdm
 
 from cptjax import checkpoint, sharding, telemetry
 from cptjax.config import Phase, Run, incompatible_fields, to_dict, upgraded
-from cptjax.corpus import Manifest
 from cptjax.data import Batches, fingerprint, held_out_batches
 from cptjax.files import locked, read_json, write_json
 from cptjax.model import FULL, SLIDING, ModelConfig, ModernBert, init_params, parameter_names
 from cptjax.objectives import Vocabulary
 from cptjax.optim import freeze_mask, make_optimizer
+from cptjax.packing import PACKING_VERSION
 from cptjax.record import describe_run
 from cptjax.schedules import learning_rate
 from cptjax.step import TrainState, chunk_positions, eval_step, init_state, loss_and_counts, train_step
+from cptjax.store import Manifest
 
 NOTHING_SPENT: dict[str, float | None] = {
     "seconds": 0.0,
@@ -206,6 +207,11 @@ def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
             raise ValueError(
                 f"the token stores of {setting.folder} changed since step {step}: bring the old ones back, "
                 "or use another --workdir"
+            )
+        if facts["packing"] != PACKING_VERSION:
+            raise ValueError(
+                f"{setting.folder} was begun by a version of this program that packs rows in another way: "
+                "go on with that version, or use another --workdir"
             )
         return state, NOTHING_SPENT | facts["spent"]
     if run.init:
@@ -387,7 +393,12 @@ class Recorder:
 
     def facts(self) -> dict[str, Any]:
         """What is kept beside a checkpoint."""
-        return {"stores": self._setting.fingerprints, "spent": self.spent, "commit": telemetry.git_commit()}
+        return {
+            "stores": self._setting.fingerprints,
+            "packing": PACKING_VERSION,
+            "spent": self.spent,
+            "commit": telemetry.git_commit(),
+        }
 
     def close(self, batches: Batches) -> None:
         """Write the last event, run.json and the plot."""
@@ -403,6 +414,7 @@ class Recorder:
                 folder,
                 spent=self.spent,
                 epochs=batches.epochs(run.bounds[-1][1]),
+                tokens=batches.tokens(run.bounds[-1][1]),
                 fill=batches.fill,
                 energy_by=self._energy.method,
             )

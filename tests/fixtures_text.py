@@ -1,7 +1,11 @@
-"""A tokenizer small enough to make in every test: bytes, some words, five special tokens."""
+"""A tokenizer small enough to make in every test (bytes, some words, five special tokens); stores of given texts."""
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -11,6 +15,10 @@ from tokenizers import (
     processors,
     trainers,
 )
+
+from cptjax.files import sha256, write_json
+from cptjax.store import STORE_VERSION, Duplicates, Manifest, write_shard
+from cptjax.tokenizer import Encoder
 
 WORDS = [
     "the",
@@ -50,4 +58,51 @@ def make_tokenizer(folder: Path, *, ends: bool = True, seed_text: str = "") -> P
         )
     folder.mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def make_store(
+    folder: Path, tokenizer_folder: Path, texts: Sequence[str], weights: Sequence[float] | None = None, shards: int = 1
+) -> Path:
+    """Write a token store of these texts as they are, in this order, into `folder`."""
+    encoder = Encoder(tokenizer_folder)
+    documents = encoder.encode(texts)
+    folder.mkdir(parents=True)
+    bounds = np.linspace(0, len(documents), shards + 1).astype(int)
+    files = tuple(
+        write_shard(folder / f"tokens-{i:05}.array_record", documents[first:last])
+        for i, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False))
+    )
+    np.save(folder / "length_N.npy", np.array([len(token_L) for token_L in documents], np.int64))
+    weights_sha256 = None
+    if weights is not None:
+        np.save(folder / "weight_N.npy", np.array(weights, np.float32))
+        weights_sha256 = hashlib.sha256(np.array(weights, np.float32)).hexdigest()
+    special = encoder.special
+    manifest = Manifest(
+        version=STORE_VERSION,
+        documents=len(documents),
+        tokens=sum(map(len, documents)),
+        text_bytes=sum(len(text.encode()) for text in texts),
+        words=sum(len(text.split()) for text in texts),
+        unknown_tokens=0,
+        dtype=encoder.dtype.name,
+        vocab_size=encoder.vocab_size,
+        tokenizer_sha256=sha256(tokenizer_folder / "tokenizer.json"),
+        bos_token_id=encoder.bos,
+        eos_token_id=int(encoder.eos or 0),
+        pad_token_id=special.pad,
+        mask_token_id=special.mask,
+        special_token_ids=special.all,
+        sources=(),
+        dropped={},
+        duplicates=Duplicates(0, None),
+        contamination=None,
+        weights_sha256=weights_sha256,
+        fields={},
+        settings={},
+        shards=files,
+    )
+    write_json(folder / "manifest.json", asdict(manifest))
+    encoder.write(tokenizer_folder, folder / "tokenizer")
     return folder

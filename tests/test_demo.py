@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cptjax import demo, grammar
-from cptjax.corpus import Manifest, load_tokenizer
+from cptjax.store import Manifest
+from cptjax.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,7 +55,7 @@ def test_tokenizer_fills_and_prepares(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "cptjax", "prepare", *map(str, words)], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0 and "300 documents" in done.stdout
+    assert done.returncode == 0 and "store: 300 documents, " in done.stdout
     assert Manifest.read(tmp_path / "store").documents == 300
     again = subprocess.run(
         [sys.executable, "-m", "cptjax", "prepare", *map(str, words)], cwd=ROOT, capture_output=True, text=True

@@ -297,6 +297,7 @@ def test_what_is_not_known_is_not_released(finished, tmp_path, capsys, certified
         told = ("--push", "a b/c")
         assert "--push: Repo id must" in refused(broken, *told)
         assert "--name 'a\\nb' must be plain text" in refused(broken, "--name", "a\nb")
+        assert "--private says how to --push" in refused(finished, "--private")
         record["phases"] = []
         assert "step 8 is no end of a phase" in refused(broken)
 

@@ -19,13 +19,14 @@ from cptjax import checkpoint, telemetry
 from cptjax import train as train_module
 from cptjax.__main__ import main as command_line
 from cptjax.config import Phase, Run, load_config, mlm_twin, override, to_dict
-from cptjax.corpus import Manifest, prepare
+from cptjax.corpus import prepare
 from cptjax.data import Data
 from cptjax.files import locked, read_json, write_json
 from cptjax.model import ModelConfig, ModernBert, Precision, init_params
 from cptjax.objectives import CLM, mlm
 from cptjax.schedules import Schedule
 from cptjax.sharding import Mesh
+from cptjax.store import Manifest
 from cptjax.train import train
 from tests.fixtures_text import make_tokenizer
 
@@ -163,6 +164,7 @@ def test_a_run_writes_everything_it_promises(store, tmp_path, two_devices):
     assert facts["model"]["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(weights))
     (data,) = facts["data"]
     assert (data["name"], data["share"], data["documents"]) == ("store", 1.0, Manifest.read(store).documents)
+    assert data["share_shown"] == 1 and data["tokens_shown"] == pytest.approx(data["epochs"] * data["tokens"])
     assert data["epochs"] > 0 and 0.9 < data["packing_fill"] <= 1
     assert str(tmp_path) not in json.dumps(facts)  # it travels with the model
     assert json.loads((folder / "config.json").read_text()) == to_dict(small_run(store))

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from convert import to_hf
@@ -21,7 +22,7 @@ from convert.from_hf import weight_files
 from cptjax.checkpoint import parameter_shapes
 from cptjax.files import write_json
 from cptjax.model import ModelConfig
-from cptjax.telemetry import git_commit, versions
+from eval.bench import conditions
 
 LARGE = ModelConfig(
     hidden_size=1024, intermediate_size=2624, num_hidden_layers=28, num_attention_heads=16
@@ -60,7 +61,8 @@ def measure(command: list[str]) -> tuple[float, float]:
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", LAUNCH, *command], capture_output=True, text=True)
     if done.returncode:
-        raise ChildProcessError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
+        last = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
+        raise ChildProcessError(f"{' '.join(command)}: {last}")
     return time.perf_counter() - began, int(done.stdout) / 1024
 
 
@@ -91,7 +93,7 @@ def bench(config: ModelConfig, rounds: int, shards: str) -> dict:
                 seconds[name].append(took)
                 peak[name].append(memory)
         largest = max(path.stat().st_size for path in weight_files(work / "source")) / 2**20
-    stacked = max(np.prod(x.shape) * 4 for x in _leaves(config)) / 2**20
+    stacked = max(x.size * 4 for x in jax.tree.leaves(parameter_shapes(config))) / 2**20
     return {
         "shards": shards,
         "largest_shard_mib": largest,
@@ -101,12 +103,6 @@ def bench(config: ModelConfig, rounds: int, shards: str) -> dict:
         "peak_mib": {name: max(values) for name, values in peak.items()},
         "without_weights_mib": nothing,
     }
-
-
-def _leaves(config: ModelConfig) -> list:
-    import jax
-
-    return jax.tree.leaves(parameter_shapes(config))
 
 
 def main(rounds: int, out: Path | None) -> None:
@@ -121,4 +117,4 @@ def main(rounds: int, out: Path | None) -> None:
                 f"{result['bound_mib']:8.0f}"
             )
     if out is not None:
-        write_json(out, {"versions": versions(), "commit": git_commit(), "rounds": rounds, "conversions": results})
+        write_json(out, {**conditions(rounds), "conversions": results})

@@ -1,0 +1,346 @@
+"""Chunks of files to parts: the work of `corpus.prepare` that any process can do, in any order.
+
+A part is one .npz: the ids of the documents of a chunk, facts about each of them, and the rows that are left out.
+
+D documents of a part, N documents of all parts, L tokens of one document.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import sys
+import uuid
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cptjax import sources
+from cptjax.cleaning import Cleaning, Evaluation, hash_text, hash_words, signature
+from cptjax.sources import Bad, Document, File, Piece, Reading
+from cptjax.tokenizer import Encoder
+
+BATCH_BYTES = 2**20  # text given to the tokenizer at once
+DROPPED, TRAIN, HELD_OUT = 0, 1, 2  # sides of a document
+EMPTY, BAD = "empty", "bad row"  # reasons to leave a row out
+FACTS = {  # types of the facts of a document, where they are not int64
+    "side": np.int8,
+    "place": np.int32,
+    "weight": np.float32,
+    "digest": np.uint64,
+    "id": np.uint64,
+    "contaminated_by": np.int32,
+    "signature": np.uint32,
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a store is made with; `key` names all that decides the documents, but the text."""
+
+    work: Path
+    reading: Reading
+    cleaning: Cleaning
+    held_out: float
+    on_error: Literal["stop", "skip"]
+    count_fields: tuple[str, ...]
+    key: str = ""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options that decide the content, as they stand in the manifest."""
+        conditions = [str(condition) for condition in self.cleaning.keep_if]
+        return {
+            **dataclasses.asdict(self.reading),
+            **dataclasses.asdict(self.cleaning),
+            "keep_if": conditions,
+            "held_out": self.held_out,
+            "count_fields": self.count_fields,
+        }
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Files cut into chunks together, one large file or small ones in a row, each with the number of its source."""
+
+    number: int
+    files: tuple[tuple[int, File], ...]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one part is made of: pieces of a unit's files, each with the number of the file in the unit."""
+
+    unit: Unit
+    number: int
+    is_last: bool  # of the unit
+    digests: tuple[str, ...]  # of the unit's files
+    key: str  # of the content: a part with another key is made anew
+    pieces: tuple[tuple[int, Piece | Bad], ...]
+
+
+def chunks(job: Job, unit: Unit) -> Iterator[Chunk]:
+    """The chunks of a unit that are not done yet. ValueError when a file of it was written to meanwhile."""
+    before = [_stat(file) for _, file in unit.files]
+    digests = tuple(_digest(file) for _, file in unit.files)
+    content = [(digest, file.format, file.split) for digest, (_, file) in zip(digests, unit.files, strict=True)]
+    pending: list[tuple[int, Piece | Bad]] = []
+    number = size = 0
+    said = False
+
+    def undone(is_last: bool) -> Iterator[Chunk]:
+        nonlocal said
+        key = hashlib.sha256(f"{job.key}\n{unit.number}\n{content}\n{number}".encode()).hexdigest()
+        path = _path(job, unit.number, number)
+        found = _known_meta(path)
+        if found and found["key"] != key and not said:
+            said = True
+            print(f"{unit.files[0][1].name} has changed since it was first read: it is read again", file=sys.stderr)
+        skipped = found and any(drop["why"] == BAD for drop in found["dropped"])
+        if not found or found["key"] != key or (skipped and job.on_error == "stop"):
+            yield Chunk(unit, number, is_last, digests, key, tuple(pending))
+
+    for index, (_, file) in enumerate(unit.files):
+        for piece in sources.pieces(file, job.reading):
+            added = 0 if isinstance(piece, Bad) else piece.size
+            if pending and size + added > sources.PIECE_BYTES:
+                yield from undone(is_last=False)
+                pending.clear()
+                number, size = number + 1, 0
+            pending.append((index, piece))
+            size += added
+    yield from undone(is_last=True)
+    for (_, file), seen in zip(unit.files, before, strict=True):
+        if _stat(file) != seen:
+            raise ValueError(f"{file.name} was written to while it was read: wait for its end, then begin again")
+
+
+def _digest(file: File) -> str:
+    try:
+        return sources.digest(file)
+    except OSError:
+        return "unreadable"  # a Bad piece says why
+
+
+def _stat(file: File) -> tuple[int, int] | None:
+    path = Path(file.path)
+    found = path.stat() if path.is_file() else None
+    return found and (found.st_size, found.st_mtime_ns)
+
+
+def _path(job: Job, unit: int, number: int) -> Path:
+    return job.work / "parts" / f"{unit:06d}" / f"{number:06d}.npz"
+
+
+def read_meta(part: Path) -> dict[str, Any]:
+    """What a part says of itself: its key, the rows it left out, the file and counted fields of each document."""
+    with np.load(part, allow_pickle=False) as arrays:
+        return json.loads(arrays["meta"].tobytes())
+
+
+def _known_meta(part: Path) -> dict[str, Any] | None:
+    try:
+        return read_meta(part)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # absent, or cut by a loss of power
+        return None
+
+
+@functools.lru_cache(1)
+def _encoder(job: Job) -> Encoder:
+    return Encoder(job.work / "tokenizer")
+
+
+@functools.lru_cache(1)
+def _evaluation(job: Job) -> Evaluation | None:
+    if not job.cleaning.evaluation:
+        return None
+    arrays = (np.load(job.work / "evaluation" / f"{name}_G.npy", mmap_mode="r") for name in ("ngram", "file"))
+    return Evaluation(*arrays, files=(), texts=0, short=0)
+
+
+def make_part(job: Job, chunk: Chunk) -> None:
+    """Read, filter and tokenise a chunk, and write its part. ValueError for a row that cannot be read."""
+    made = _Part(job, chunk)
+    for index, piece in chunk.pieces:
+        file = chunk.unit.files[index][1]
+        rows = [piece] if isinstance(piece, Bad) else sources.documents(file, piece, job.reading)
+        for row in rows:
+            made.add(index, row)
+    made.flush()
+    made.write()
+
+
+class _Part:
+    """The documents of a chunk that stay, as ids and facts, and the rows that do not."""
+
+    def __init__(self, job: Job, chunk: Chunk):
+        self.job, self.chunk = job, chunk
+        self.ids: list[np.ndarray] = []
+        self.facts: defaultdict[str, list] = defaultdict(list)
+        self.values: dict[str, list[str]] = {field: [] for field in job.count_fields}
+        self.dropped: list[dict[str, Any]] = []
+        self.waiting: list[tuple[int, Document, float]] = []
+        self.waiting_bytes = 0
+
+    def drop(self, file: int, row: int, why: str, **more: str) -> None:
+        self.dropped.append({"file": file, "row": row, "why": why, **more})
+
+    def add(self, file: int, row: Document | Bad) -> None:
+        if isinstance(row, Document):
+            try:
+                why, weight = self.judge(row)
+            except ValueError as error:
+                row = Bad(row.row, f"{self.chunk.unit.files[file][1].name}:{row.row}: {error}")
+        if isinstance(row, Bad):
+            if self.job.on_error == "stop":
+                raise ValueError(row.message)
+            self.drop(file, row.row, BAD, message=row.message)
+        elif why:
+            self.drop(file, row.row, why)
+        else:
+            self.waiting.append((file, row, weight))
+            self.waiting_bytes += len(row.text)
+            if self.waiting_bytes >= BATCH_BYTES:
+                self.flush()
+
+    def judge(self, document: Document) -> tuple[str, float]:
+        """Why a document is left out, "" when it is not, and its weight."""
+        if not document.text.strip():
+            return EMPTY, 0
+        cleaning = self.job.cleaning
+        for condition in cleaning.keep_if:
+            if not condition.holds(document.fields[condition.field]):
+                return str(condition), 0
+        weight = 1.0 if document.weight is None else cleaning.weight(document.weight)
+        return ("" if weight else "weight 0"), weight
+
+    def flush(self) -> None:
+        """Tokenise the documents that wait."""
+        encoder, evaluation = _encoder(self.job), _evaluation(self.job)
+        low, high = self.job.cleaning.min_tokens, self.job.cleaning.max_tokens
+        all_ids = encoder.encode([document.text for _, document, _ in self.waiting])
+        for (file, document, weight), token_L in zip(self.waiting, all_ids, strict=True):
+            if len(token_L) < low:
+                self.drop(file, document.row, f"fewer than {low} tokens")
+                continue
+            if high is not None and len(token_L) > high:
+                self.drop(file, document.row, f"more than {high} tokens")
+                continue
+            self.ids.append(token_L)
+            facts = {
+                "length": len(token_L),
+                "text_bytes": len(document.text.encode()),
+                "words": len(document.text.split()),
+                "unknown": int((token_L == encoder.special.unk).sum()),
+                "digest": np.frombuffer(hash_text(document.text), np.uint64),
+                "side": HELD_OUT if _is_held_out(document.text, self.job.held_out) else TRAIN,
+                "place": file,
+                "row": document.row,
+                "weight": weight,
+            }
+            if self.job.reading.id_field is not None:  # a row without an id is like no other
+                name = f"\0{self.chunk.key} {file}:{document.row}" if document.id is None else document.id
+                facts["id"] = np.frombuffer(hash_text(name), np.uint64)
+            if evaluation is not None or self.job.cleaning.duplicates == "near":
+                word_W = hash_words(document.text)
+                if evaluation is not None:
+                    facts["contaminated_by"] = evaluation.match(word_W)
+                if self.job.cleaning.duplicates == "near":
+                    facts["signature"] = signature(word_W)
+            for name, fact in facts.items():
+                self.facts[name].append(fact)
+            for field, values in self.values.items():
+                values.append(str(document.fields[field]))
+        self.waiting.clear()
+        self.waiting_bytes = 0
+
+    def write(self) -> None:
+        chunk = self.chunk
+        meta = {
+            "key": chunk.key,
+            "is_last": chunk.is_last,
+            "digests": chunk.digests,
+            "dropped": self.dropped,
+            "places": self.facts["place"],
+            "values": self.values,
+        }
+        arrays: dict[str, Any] = {name: np.array(x, FACTS.get(name, np.int64)) for name, x in self.facts.items()}
+        arrays["ids"] = np.concatenate([np.zeros(0, _encoder(self.job).dtype), *self.ids])
+        arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+        path = _path(self.job, chunk.unit.number, chunk.number)
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_name(f".{uuid.uuid4().hex}")  # its own, should another machine try the same
+        try:
+            with open(partial, "wb") as stream:
+                np.savez(stream, **arrays)
+            partial.rename(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _is_held_out(text: str, share: float) -> bool:
+    # By content: a document's copies stay together, and it never changes sides between corpora.
+    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+    return number < share * 2**64
+
+
+class Parts:
+    """The parts of a job in order, and the facts of all their documents."""
+
+    def __init__(self, job: Job, units: Sequence[Unit]):
+        self.files = [entry for unit in units for entry in unit.files]  # (source, file)
+        self.digests: list[str] = []
+        self.paths: list[Path] = []
+        self.first_file: list[int] = []  # of each part's unit
+        counts: list[int] = []
+        keys = hashlib.sha256()
+        self.dropped: Counter[str] = Counter()  # rows left out of the parts, by reason
+        self.texts: Counter[int] = Counter()  # rows with text, by source
+        for unit in units:
+            number, is_last = 0, False
+            while not is_last:
+                path = _path(job, unit.number, number)
+                meta = read_meta(path)
+                self.paths.append(path)
+                self.first_file.append(len(self.digests))
+                counts.append(len(meta["places"]))
+                whys = [(unit.files[drop["file"]][0], drop["why"]) for drop in meta["dropped"]]
+                self.dropped.update(why for _, why in whys)
+                self.texts.update(source for source, why in whys if why != EMPTY)
+                self.texts.update(unit.files[file][0] for file in meta["places"])
+                keys.update(meta["key"].encode())
+                is_last, number = meta["is_last"], number + 1
+            self.digests += meta["digests"]
+        self.first = np.cumsum([0, *counts])  # document of each part, and the end
+        self.key = keys.hexdigest()
+
+    def facts(self, name: str) -> Iterator[np.ndarray]:
+        """A fact of the documents, part by part; parts without documents are passed over."""
+        for path in self.paths:
+            with np.load(path, allow_pickle=False) as arrays:
+                if name in arrays:
+                    yield arrays[name]
+
+    def fact(self, name: str) -> np.ndarray:
+        """A fact of all documents: [N] or [N, ...]."""
+        return np.concatenate(list(self.facts(name)))
+
+    @functools.cached_property
+    def file_N(self) -> np.ndarray:
+        """The number of each document's file."""
+        offset_N = np.repeat(np.array(self.first_file, np.int32), np.diff(self.first))
+        return offset_N + self.fact("place").astype(np.int32)
+
+    @functools.cached_property
+    def row_N(self) -> np.ndarray:
+        """The row of each document in its file."""
+        return self.fact("row")
+
+    def where(self, document: int) -> str:
+        """FILE:ROW of a document."""
+        return f"{self.files[self.file_N[document]][1].name}:{self.row_N[document]}"

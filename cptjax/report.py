@@ -1,0 +1,533 @@
+"""The data report: what to look at in a token store before GPU hours are spent on it.
+
+As numbers for programs (`data_report`), lines for a terminal (`text`) and a page for a browser (`page`).
+
+N documents, S spans of a packing plan, L tokens of one document, B bins of a histogram.
+"""
+
+import bisect
+import dataclasses
+import html
+import json
+import random
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cptjax.files import read_json, write_json
+from cptjax.packing import packing_plan
+from cptjax.store import Manifest, Source, Store
+from cptjax.tokenizer import Encoder
+
+# Where a researcher should look twice.
+MOST_UNKNOWN = 0.001  # of the tokens: more, and a script or a symbol of this text is lost to the model
+MOST_TOKENS_PER_WORD = 2.5  # tokenizers need 1.2 to 2 in a language they were trained on
+LEAST_BYTES_PER_TOKEN = 2.0  # and 3 to 5 of these; near 1 they spell in bytes
+MOST_DUPLICATES = 0.01  # of the documents: repeats are learned by heart (arXiv:2107.06499)
+LEAST_FILL = 0.99  # of a row; the packing reaches it wherever there are rows enough
+MOST_SHARE = 0.5  # of one document or source: the model learns that one
+MOST_REPEATS = 30  # in one pass; past 16 repeats bring little, past 40 nothing (arXiv:2305.16264)
+LEAST_MEDIAN = 32  # tokens: shorter documents give a causal model little to look back at
+MOST_BAD_ROWS = 0.01  # of the rows read: more is no accident but a wrong field or file
+
+SEED = 0  # of the samples and of the packing, so that equal stores give equal reports
+SAMPLES, SAMPLE_TOKENS = 8, 40
+HEAD, TAIL = 500, 200  # characters of a sample that are shown
+LONGEST, FIRST_WORDS = 10, 80
+EXAMPLES = 5  # rows dropped, of each reason
+FIELD_VALUES = 20  # of each counted field, those with most tokens
+QUANTILES = {"min": 0, "10": 10, "50": 50, "90": 90, "99": 99, "max": 100}  # name -> percent of the documents
+COUNTED = ("documents", "tokens", "words", "text_bytes", "unknown_tokens")
+SHARES = ("fill", "longer_documents_share", "longer_tokens_share", "documents_cut_share")
+WIDTH = 100  # columns of a terminal
+
+
+# ---- numbers
+
+
+def data_report(store: Path | str, sequence_lengths: Sequence[int] = (1024, 8192)) -> dict[str, Any]:
+    """Numbers and examples of a store, ready for JSON; equal stores give equal reports.
+
+    Counts are of the store; those of sources, duplicates, contamination, fields and dropped rows are
+    of the whole run of `prepare`, held-out documents included. Tokens per word, bytes per token and
+    the unknown rate are of the text: the special tokens around each document do not count.
+    ValueError or OSError when a file of the store is missing, damaged or of another store.
+    """
+    opened = Store(store)
+    manifest, length_N, weight_N = opened.manifest, opened.length_N, opened.weight_N
+    encoder = Encoder(opened.path / "tokenizer")
+    shown_N = length_N if weight_N is None else length_N * weight_N
+    report = {
+        "store": opened.path.resolve().name,
+        "fingerprint": manifest.fingerprint,
+        "totals": _counts(manifest, encoder),
+        "sources": _sources(opened, encoder, shown_N),
+        "weights": None
+        if weight_N is None
+        else {"least": weight_N.min().item(), "most": weight_N.max().item(), "tokens": round(shown_N.sum().item())},
+        "largest_share": _share(shown_N.max().item(), shown_N.sum().item()),
+        "lengths": _lengths(length_N),
+        "rows": [_rows(length_N, weight_N, length) for length in sequence_lengths],
+        "duplicates": _duplicates(manifest),
+        "contamination": manifest.contamination and dataclasses.asdict(manifest.contamination),
+        "dropped": _dropped(opened.path / "dropped.jsonl", manifest),
+        "other_files": manifest.dropped.get("other_files", 0),
+        "fields": {name: _field(values) for name, values in manifest.fields.items()},
+        **_documents(opened, encoder),
+        "held_out": _held_out(opened.path / "held_out", manifest),
+    }
+    return {"warnings": _warnings(report), **report}
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def _counts(of: Manifest | Source, encoder: Encoder) -> dict[str, Any]:
+    around = len(encoder.encode([""])[0])
+    text_tokens = of.tokens - around * of.documents
+    return {name: getattr(of, name) for name in COUNTED} | {
+        "tokens_per_word": _share(text_tokens, of.words),
+        "bytes_per_token": _share(of.text_bytes, text_tokens),
+        "unknown_rate": _share(of.unknown_tokens, text_tokens),
+    }
+
+
+def _sources(store: Store, encoder: Encoder, shown_N: np.ndarray) -> list[dict[str, Any]]:
+    """Counts of each source; where documents have weights, also the tokens that a pass shows of it."""
+    sources = store.manifest.sources
+    total = sum(source.tokens for source in sources)
+    found = [{"name": s.name, **_counts(s, encoder), "share": _share(s.tokens, total)} for s in sources]
+    if store.weight_N is not None:
+        source_F = np.array([file["source"] for file in read_json(store.path / "files.json")["files"]])
+        with np.load(store.path / "origin.npz", allow_pickle=False) as origin:
+            shown = np.bincount(source_F[origin["file_N"]], weights=shown_N, minlength=len(sources)).tolist()
+        for source, tokens in zip(found, shown, strict=True):
+            source |= {"pass_tokens": round(tokens), "pass_share": _share(tokens, sum(shown))}
+    return found
+
+
+def _lengths(length_N: np.ndarray) -> dict[str, Any]:
+    quantiles = np.percentile(length_N, list(QUANTILES.values()), method="inverted_cdf").tolist()
+    bin_N = np.frexp(length_N)[1] - 1  # floor of the binary logarithm, exact
+    documents_B, tokens_B = np.bincount(bin_N).tolist(), np.bincount(bin_N, weights=length_N).tolist()
+    return {
+        "mean": length_N.mean().item(),
+        "quantiles": dict(zip(QUANTILES, quantiles, strict=True)),
+        "histogram": [
+            {"from": 2**b, "below": 2 ** (b + 1), "documents": documents_B[b], "tokens": round(tokens_B[b])}
+            for b in range(bin_N.min(), len(documents_B))
+        ],
+    }
+
+
+def _rows(length_N: np.ndarray, weight_N: np.ndarray | None, sequence_length: int) -> dict[str, Any]:
+    """What rows of this length make of the documents: how many are longer, and how they are packed."""
+    longer_L = length_N[length_N > sequence_length]
+    plan = packing_plan(length_N, sequence_length, SEED, weight_N)
+    room, tokens = len(plan) * sequence_length, plan.length_S.sum().item()
+    cut = np.unique(plan.document_S[plan.length_S < length_N[plan.document_S]])
+    return {
+        "sequence_length": sequence_length,
+        "longer_documents": len(longer_L),
+        "longer_documents_share": len(longer_L) / len(length_N),
+        "longer_tokens": longer_L.sum().item(),
+        "longer_tokens_share": longer_L.sum().item() / length_N.sum().item(),
+        "rows": len(plan),
+        "fill": _share(tokens, room),
+        "padding": room - tokens,
+        "documents_cut": len(cut),
+        "documents_cut_share": len(cut) / len(length_N),
+    }
+
+
+def _duplicates(manifest: Manifest) -> dict[str, Any]:
+    found, dropped = manifest.duplicates, manifest.dropped
+    kept = found.exact + (found.near or 0) - dropped.get("exact duplicate", 0) - dropped.get("near duplicate", 0)
+    documents = sum(source.documents for source in manifest.sources)
+    return {"exact": found.exact, "near": found.near, "kept": kept, "kept_share": _share(kept, documents)}
+
+
+def _dropped(path: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """Rows and their share by reason, and examples drawn evenly from any number of them (reservoir sampling)."""
+    counts = {why: rows for why, rows in manifest.dropped.items() if why != "other_files"}
+    read = sum(counts.values()) + sum(source.documents for source in manifest.sources)
+    dropped = {why: {"rows": rows, "share": _share(rows, read), "examples": []} for why, rows in counts.items()}
+    seen = dict.fromkeys(counts, 0)
+    draw = random.Random(SEED)
+    if path.is_file():  # a held-out store has none of its own
+        with open(path, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    row = json.loads(line)
+                    examples = dropped[row["why"]]["examples"]
+                except (ValueError, TypeError, KeyError):
+                    raise ValueError(f"{path}:{number} is no row the manifest counts: copy the store again") from None
+                seen[row["why"]] += 1
+                place = draw.randrange(seen[row["why"]])
+                if len(examples) < EXAMPLES:
+                    examples.append(row)
+                elif place < EXAMPLES:
+                    examples[place] = row
+    return dropped
+
+
+def _field(values: dict[str, dict[str, int]]) -> dict[str, Any]:
+    """Counts of the values with most tokens, and of all others together."""
+    ordered = sorted(values.items(), key=lambda item: (-item[1]["tokens"], item[0]))
+    others = [count for _, count in ordered[FIELD_VALUES:]]
+    summed = {of: sum(count[of] for count in others) for of in ("documents", "tokens")}
+    return {"values": dict(ordered[:FIELD_VALUES]), "others": {"values": len(others), **summed}}
+
+
+def _documents(store: Store, encoder: Encoder) -> dict[str, Any]:
+    """The longest documents, a sample of all, and the first tokens of the sample's first document."""
+    length_N, tokenizer = store.length_N, encoder.tokenizer
+    longest = np.argsort(-length_N, kind="stable")[:LONGEST].tolist()
+    drawn = np.random.default_rng(SEED).choice(len(length_N), min(SAMPLES, len(length_N)), replace=False)
+    chosen = longest + np.sort(drawn).tolist()
+    hidden = set(store.manifest.special_token_ids) - {encoder.special.unk}
+
+    def decode(ids: Sequence[int]) -> str:  # an unknown token is shown, those around a document are not
+        return tokenizer.decode([i for i in ids if i not in hidden], skip_special_tokens=False)
+
+    ids = [token_L.tolist() for token_L in store.tokens(chosen)]
+    described: list[dict[str, Any]] = [
+        {"origin": origin, "tokens": len(token_L)} for origin, token_L in zip(store.origins(chosen), ids, strict=True)
+    ]
+    for document, token_L in zip(described[: len(longest)], ids, strict=False):
+        document["begins"] = " ".join(decode(token_L[: 4 * FIRST_WORDS]).split())[:FIRST_WORDS]
+    for document, token_L in zip(described[len(longest) :], ids[len(longest) :], strict=True):
+        document["head"], document["left_out"], document["tail"] = _view(decode, token_L)
+    first = [
+        {"id": i, "token": tokenizer.id_to_token(i), "text": tokenizer.decode([i], skip_special_tokens=False)}
+        for i in ids[len(longest)][:SAMPLE_TOKENS]
+    ]
+    return {"longest": described[: len(longest)], "samples": described[len(longest) :], "first_tokens": first}
+
+
+def _view(decode: Callable[[Sequence[int]], str], token_L: list[int]) -> tuple[str, int, str]:
+    """Head and tail of a document, of whole tokens, and how many tokens lie between."""
+
+    def enough(characters: int, part: Callable[[int], list[int]]) -> int:
+        counts = range(min(len(token_L), 4 * characters))  # a character has at most four tokens, its bytes
+        return bisect.bisect_left(counts, characters, key=lambda n: len(decode(part(n))))
+
+    head = enough(HEAD, lambda n: token_L[:n])
+    tail = len(token_L) - enough(TAIL, lambda n: token_L[len(token_L) - n :])
+    if head >= tail:
+        return decode(token_L), 0, ""
+    # A character cut in two is no part of the view.
+    return decode(token_L[:head]).rstrip("\ufffd"), tail - head, decode(token_L[tail:]).lstrip("\ufffd")
+
+
+def _held_out(path: Path, manifest: Manifest) -> dict[str, Any] | None:
+    if not path.is_dir():
+        return None
+    held = Manifest.read(path)
+    share = held.tokens / (held.tokens + manifest.tokens)
+    return {"documents": held.documents, "tokens": held.tokens, "share": share}
+
+
+def _warnings(report: dict[str, Any]) -> list[str]:
+    """One sentence for each number that should make a researcher look twice."""
+    total, duplicates, median = report["totals"], report["duplicates"], report["lengths"]["quantiles"]["50"]
+    unknown, per_word, per_token = total["unknown_rate"], total["tokens_per_word"], total["bytes_per_token"]
+    overlaps = (report["contamination"] or {}).get("documents", 0)
+    left_out = report["dropped"].get("contaminated", {}).get("rows", 0)
+    repeats = (report["weights"] or {}).get("most", 1)
+    bad = report["dropped"].get("bad row", {"rows": 0, "share": 0.0})
+    several = report["sources"] if len(report["sources"]) > 1 else []  # one alone is all of the tokens by right
+    shares = {f"Source {source['name']}": source.get("pass_share", source["share"]) for source in several}
+    shares = {"One document": report["largest_share"], **shares}
+    misfit = "The tokenizer does not fit the language:"
+    found = [
+        (unknown > MOST_UNKNOWN, f"{_percent(unknown)} of the tokens are unknown to the tokenizer."),
+        (per_word > MOST_TOKENS_PER_WORD, f"{misfit} {per_word:.2f} tokens per word."),
+        (per_token < LEAST_BYTES_PER_TOKEN, f"{misfit} {per_token:.2f} bytes per token."),
+        (
+            duplicates["kept_share"] > MOST_DUPLICATES,
+            f"{duplicates['kept']:,} documents ({_percent(duplicates['kept_share'])}) repeat another and were kept.",
+        ),
+        (
+            overlaps > 0,
+            f"{overlaps:,} documents share a passage with an evaluation text; {left_out:,} of them were left out.",
+        ),
+        *(
+            (
+                rows["fill"] < LEAST_FILL,
+                f"Rows of {rows['sequence_length']:,} tokens are {_percent(rows['fill'])} full.",
+            )
+            for rows in report["rows"]
+        ),
+        *((share > MOST_SHARE, f"{what} is {_percent(share)} of the tokens.") for what, share in shares.items()),
+        (repeats > MOST_REPEATS, f"A pass shows some document {repeats:,g} times."),
+        (median < LEAST_MEDIAN, f"Half of the documents have {median} tokens or fewer."),
+        (bad["share"] > MOST_BAD_ROWS, f"{bad['rows']:,} rows ({_percent(bad['share'])}) were dropped as bad."),
+    ]
+    return [sentence for is_so, sentence in found if is_so]
+
+
+# ---- words: the lines and the page are of the same tables
+
+
+class _Figure(str):
+    """A cell that is a number: it stands to the right."""
+
+
+class _Bar(float):
+    """A cell that is a bar, this share of the longest."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The answer to a question, with notes below it. One that is not `brief` is for the page only."""
+
+    question: str
+    header: tuple[str, ...] = ()
+    rows: Sequence[Sequence[str | _Bar]] = ()
+    notes: Sequence[str] = ()
+    brief: bool = True
+
+
+def _count(number: float) -> _Figure:
+    return _Figure(f"{number:,}")
+
+
+def _percent(share: float) -> _Figure:
+    return _Figure(f"{100 * share:.2f} %")
+
+
+def _tables(report: dict[str, Any]) -> list[_Table]:
+    """What a reader asks, in order."""
+    total, weights, held, overlap = (report[name] for name in ("totals", "weights", "held_out", "contamination"))
+
+    def fit(of: dict[str, Any]) -> list[str]:
+        ratios = [_Figure(f"{of[name]:.2f}") for name in ("tokens_per_word", "bytes_per_token")]
+        return [*ratios, _percent(of["unknown_rate"])]
+
+    amount = [[name.replace("_", " "), _count(total[name])] for name in COUNTED]
+    amount += [
+        [name, figure] for name, figure in zip(("tokens/word", "bytes/token", "unknown"), fit(total), strict=True)
+    ]
+    if weights:
+        amount += [["tokens a pass shows", _count(weights["tokens"])]]
+        amount += [["a pass shows a document", _Figure(f"{weights['least']:,g} to {weights['most']:,g} times")]]
+    if held:
+        amount += [[f"held-out {name}", _count(held[name])] for name in ("documents", "tokens")]
+        amount += [["held-out share of tokens", _percent(held["share"])]]
+    notes = [f"Fingerprint {report['fingerprint'][:16]}. Tokens per word and bytes per token leave out special tokens."]
+    tables = [_Table("How much text is it?", rows=amount, notes=notes)]
+
+    rows = [
+        [of["name"], _count(of["documents"]), _count(of["tokens"]), _percent(of["share"]), *fit(of)]
+        + ([_count(of["pass_tokens"]), _percent(of["pass_share"])] if weights else [])
+        for of in report["sources"]
+    ]
+    header = ("source", "documents", "tokens", "share", "tok/word", "B/tok", "unknown")
+    header += ("in a pass", "share") if weights else ()
+    notes = ["Held-out documents are counted here."] if held else []
+    tables += [_Table("Where does it come from, and does the tokenizer fit it?", header, rows, notes)]
+
+    bins, quantiles = report["lengths"]["histogram"], report["lengths"]["quantiles"].items()
+    most = {of: max(b[of] for b in bins) for of in ("documents", "tokens")}
+    rows = [
+        [_Figure(f"{b['from']:,} to {b['below'] - 1:,}")]
+        + [cell for of, top in most.items() for cell in (_count(b[of]), _Bar(b[of] / top))]
+        for b in bins
+    ]
+    named = ", ".join(f"{name}{' %' if name.isdigit() else ''} {length:,}" for name, length in quantiles)
+    notes = [f"Tokens of a document: mean {report['lengths']['mean']:,.1f}; quantiles {named}."]
+    tables += [_Table("How long are documents?", ("tokens", "documents", "", "their tokens", ""), rows, notes)]
+
+    def by_row(*names: str) -> list[list[str]]:
+        return [[_percent(of[n]) if n in SHARES else _count(of[n]) for n in names] for of in report["rows"]]
+
+    rows = by_row(
+        "sequence_length", "longer_documents", "longer_documents_share", "longer_tokens", "longer_tokens_share"
+    )
+    notes = ["They are split over rows, never truncated."]
+    header = ("row", "documents", "share", "their tokens", "share")
+    tables += [_Table("How many are longer than a row?", header, rows, notes)]
+    rows = by_row("sequence_length", "rows", "fill", "padding", "documents_cut", "documents_cut_share")
+    tables += [_Table("How do they fill rows?", ("row", "rows", "full", "padding", "documents cut", "share"), rows)]
+
+    repeats = report["duplicates"]
+    near = "nobody looked" if repeats["near"] is None else f"{repeats['near']:,}"
+    rows = [["exact", _count(repeats["exact"])], ["near", _Figure(near)], ["of these kept", _count(repeats["kept"])]]
+    tables += [_Table("How many documents repeat another?", rows=rows)]
+    rows, notes = [], ["Nobody looked: no evaluation files were given."]
+    if overlap:
+        rows = [[name, _count(documents)] for name, documents in overlap["found"].items()]
+        read = f"{overlap['texts']:,} texts of {overlap['files']:,} files, {overlap['short']:,} too short to match"
+        notes = [f"{overlap['documents']:,} documents share a passage with {read}."]
+    tables += [_Table("Does it overlap with evaluation texts?", ("file", "documents"), rows, notes)]
+
+    rows = [[why, _count(of["rows"]), _percent(of["share"])] for why, of in report["dropped"].items()]
+    notes = [f"{report['other_files']:,} files of other kinds were not read."]
+    tables += [_Table("What was left out?", ("why", "rows", "share"), rows, notes)]
+    rows = [
+        [why, row["where"], row.get("like") or row.get("message", "")]
+        for why, of in report["dropped"].items()
+        for row in of["examples"]
+    ]
+    tables += [_Table("For example?", ("why", "where", "like, or message"), rows, brief=False)]
+    for name, field in report["fields"].items():
+        values = {**field["values"], f"({field['others']['values']:,} other values)": field["others"]}
+        rows = [
+            [value, _count(of["documents"]), _count(of["tokens"])] for value, of in values.items() if of["documents"]
+        ]
+        tables += [_Table(f"What is its {name}?", (name, "documents", "tokens"), rows, brief=False)]
+    rows = [[_count(of["tokens"]), of["origin"], of["begins"]] for of in report["longest"]]
+    return [*tables, _Table("Which documents are longest?", ("tokens", "origin", "begins"), rows, brief=False)]
+
+
+def text(report: dict[str, Any]) -> str:
+    """The report in lines of at most 100 columns; examples and samples are left to the page."""
+    lines = [f"{report['store']}, warnings: {len(report['warnings'])}"]
+    lines += [line for warning in report["warnings"] for line in textwrap.wrap(f"! {_plain(warning)}", WIDTH)]
+    for table in _tables(report):
+        if table.brief:
+            notes = [line for note in table.notes for line in textwrap.wrap(_plain(note), WIDTH)]
+            lines += ["", table.question, *_lines(table), *notes]
+    return "\n".join(_plain(line)[:WIDTH].rstrip() for line in lines) + "\n"
+
+
+def _plain(words: str) -> str:
+    """Without characters that break a line or steer a terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in words)
+
+
+def _lines(table: _Table) -> list[str]:
+    if not table.rows:
+        return []
+    rows = [["█" * round(16 * cell) if isinstance(cell, _Bar) else cell for cell in row] for row in table.rows]
+    rows = [list(table.header), *rows] if table.header else rows
+    right = [isinstance(cell, _Figure) for cell in table.rows[0]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    figures = sum(width for width, is_right in zip(widths, right, strict=True) if is_right)
+    room = max(8, (WIDTH - figures - 2 * len(widths)) // max(1, right.count(False)))  # names share what is left
+    widths = [width if is_right else min(width, room) for width, is_right in zip(widths, right, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if is_right else _fit(cell, width)
+            for cell, width, is_right in zip(row, widths, right, strict=True)
+        )
+        for row in rows
+    ]
+
+
+def _fit(words: str, width: int) -> str:
+    """In exactly this many columns; of long words the two ends."""
+    if len(words) > width:
+        return f"{words[: width // 2]}…{words[len(words) - (width - 1) // 2 :]}"
+    return words.ljust(width)
+
+
+STYLE = """
+:root { color-scheme: light dark; --line: #ddd; --soft: #666; --bar: #4a7ebb; --warn: #fff3d6; --chip: #eef2f7; }
+@media (prefers-color-scheme: dark) {
+  :root { --line: #444; --soft: #aaa; --bar: #6c9bd2; --warn: #4a3a10; --chip: #2a3340; } }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
+h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+p { margin: .5rem 0; }
+.soft { color: var(--soft); }
+.warnings { background: var(--warn); padding: .75rem 1rem .75rem 2rem; border-radius: .4rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; }
+td, th { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+th { font-weight: 600; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.bar { min-width: 4rem; width: 8rem; }
+.bar div { background: var(--bar); height: 1em; margin-top: .25em; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .5rem 0; font-size: .85rem; }
+code { background: var(--chip); border-radius: .2rem; margin: .1rem; white-space: pre; display: inline-block; }
+h3 { border-top: 1px solid var(--line); padding-top: .5rem; font-size: 1rem; font-weight: 400; }
+"""
+
+
+def page(report: dict[str, Any]) -> str:
+    """The report as one HTML file that needs no other, runs nothing and fetches nothing."""
+    name = _escape(report["store"])
+    warnings = "".join(f"<li>{_escape(warning)}</li>\n" for warning in report["warnings"])
+    samples = "".join(map(_sample, report["samples"]))
+    tokens = "\n".join(
+        f"<code title='{_escape(of['token'])}, {of['id']}'>{_escape(of['text'])}</code>"
+        for of in report["first_tokens"]
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{name}: data report</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>{name}</h1>
+<h2>What should be looked at twice?</h2>
+<ul class="warnings">
+{warnings or "<li>Nothing stands out.</li>"}
+</ul>
+{"".join(map(_section, _tables(report)))}
+<h2>What does the model read?</h2>
+<p class="soft">{len(report["samples"])} documents drawn by lot, decoded from their tokens.</p>
+{samples}
+<h2>How is the first of them cut into tokens?</h2>
+<p>{tokens}</p>
+</body>
+</html>
+"""
+
+
+def _escape(words: str) -> str:
+    """Text as HTML shows it; control characters, which HTML may not hold, as U+FFFD."""
+    return html.escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", words))
+
+
+def _section(table: _Table) -> str:
+    kinds = [" class='number'" if isinstance(cell, _Figure) else "" for cell in table.rows[0]] if table.rows else []
+    head = "".join(f"<th{kind}>{_escape(name)}</th>" for name, kind in zip(table.header, kinds, strict=False))
+    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>\n" for row in table.rows)
+    filled = f"<div class='wide'><table>\n<tr>{head}</tr>\n{rows}</table></div>\n" if rows else ""
+    notes = "".join(f"<p class='soft'>{_escape(note)}</p>\n" for note in table.notes)
+    return f"<h2>{_escape(table.question)}</h2>\n{filled}{notes}"
+
+
+def _cell(cell: str | _Bar) -> str:
+    if isinstance(cell, _Bar):
+        return f"<td class='bar'><div style='width: {100 * cell:.1f}%'></div></td>"
+    return f"<td{' class=number' if isinstance(cell, _Figure) else ''}>{_escape(cell)}</td>"
+
+
+def _sample(of: dict[str, Any]) -> str:
+    shown = f"<pre dir='auto'>\n{_escape(of['head'])}</pre>\n"
+    if of["left_out"]:
+        shown += f"<p class='soft'>… {of['left_out']:,} tokens not shown …</p>\n"
+        shown += f"<pre dir='auto'>\n{_escape(of['tail'])}</pre>\n"
+    return f"<h3>{_escape(of['origin'])} <span class='soft'>{of['tokens']:,} tokens</span></h3>\n{shown}"
+
+
+def write(store: Path | str, out: Path | None = None) -> dict[str, Any]:
+    """Write report.json and report.html into `out`, by default the store itself; returns the report.
+
+    Errors as `data_report` raises them; OSError when `out` cannot be written. Neither file is there then,
+    or both are what they were before.
+    """
+    report = data_report(store)
+    folder = Path(out or store)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".report.html.partial"
+    try:
+        partial.write_text(page(report), encoding="utf-8")
+        write_json(folder / "report.json", report)
+        partial.rename(folder / "report.html")
+    finally:
+        partial.unlink(missing_ok=True)
+    return report
