@@ -4,6 +4,7 @@ import argparse
 import functools
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from cptjax import beam, cleaning, corpus, pool, report, sources
+    from cptjax import beam, cleaning, corpus, page, pool, report, sources
 
     if arguments.runner is not None and arguments.workers is not None:
         raise ValueError("--workers is not for --runner: each runner has options of its own")
@@ -101,7 +102,7 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
         overwrite=arguments.overwrite,
         engine=engine,
     )
-    print(report.text(report.write(arguments.out)))
+    print(page.text(report.write(arguments.out)))
     print(
         f"{arguments.out}: {manifest.documents:,} documents, {manifest.tokens:,} tokens; "
         f"this report is {arguments.out / 'report.html'} too"
@@ -119,14 +120,14 @@ def _paths(text: str | None) -> list[str]:
 
 
 def _data_report(arguments: argparse.Namespace) -> None:
-    from cptjax import report
+    from cptjax import page, report
     from cptjax.store import Store
 
     if arguments.out is not None and len(arguments.stores) > 1:
         raise ValueError("--out is for the report of one store: without it each is written into its store")
     for path in arguments.stores:
         Store(path).verify()
-        print(report.text(report.write(path, arguments.out)))
+        print(page.text(report.write(path, arguments.out)))
 
 
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -158,8 +159,13 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     print(f"{folder}: trained; plot in {folder / 'plot.png'}, export with python -m convert to-hf {folder} OUT")
 
 
+def _stop(*_) -> None:
+    raise KeyboardInterrupt  # what a scheduler sends ends the work as Ctrl-C does
+
+
 def main() -> int:
     """Run one command; 0 when it was done, 2 with one line on stderr for a user's mistake."""
+    signal.signal(signal.SIGTERM, _stop)
     absl_logging.set_verbosity(absl_logging.FATAL)  # orbax logs the errors it raises
     logging.getLogger("orbax").setLevel(logging.ERROR)
     parser = _parser()

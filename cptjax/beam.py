@@ -4,6 +4,7 @@ Beam is no requirement of the rest: `pip install apache-beam`.
 """
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ def engine(arguments: Sequence[str]) -> Engine:
     """An engine that runs pipelines with Beam's own command-line options, such as `--runner=FlinkRunner`.
 
     The work folder must be a path that all workers see. ValueError when Beam is not installed or does
-    not know an option.
+    not know an option; the engine's OSError when a runner fails.
     """
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
@@ -33,12 +34,16 @@ def _spread(
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    with beam.Pipeline(options=PipelineOptions(arguments)) as pipeline:
-        _ = (
-            pipeline
-            | "Items" >> beam.Create(items)
-            | "Apart" >> beam.Reshuffle()  # large files are cut by different workers
-            | "Split" >> beam.FlatMap(split)
-            | "Spread" >> beam.Reshuffle()
-            | "Work" >> beam.Map(work)
-        )
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # logs the errors that come back here
+    try:
+        with beam.Pipeline(options=PipelineOptions(arguments)) as pipeline:
+            _ = (
+                pipeline
+                | "Items" >> beam.Create(items)
+                | "Apart" >> beam.Reshuffle()  # large files are cut by different workers
+                | "Split" >> beam.FlatMap(split)
+                | "Spread" >> beam.Reshuffle()
+                | "Work" >> beam.Map(work)
+            )
+    except RuntimeError as error:
+        raise OSError(f"Apache Beam stopped: {error}") from error

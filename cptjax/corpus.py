@@ -11,6 +11,7 @@ D documents of a part, N documents of all parts, L tokens of one document.
 """
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
@@ -38,11 +39,13 @@ from cptjax.parts import (
     DROPPED,
     EMPTY,
     HELD_OUT,
+    NO_ID,
     TRAIN,
     Job,
     Parts,
     Unit,
     chunks,
+    known_digests,
     make_part,
     read_meta,
 )
@@ -55,6 +58,7 @@ from cptjax.store import (
     Manifest,
     Shard,
     Source,
+    file_hashes,
     write_shard,
 )
 from cptjax.tokenizer import Encoder, tokenizer_folder
@@ -113,10 +117,18 @@ def prepare(
         try:
             check_free(out, markers=MARKERS, overwrite=overwrite)  # another prepare may just have made it
             _begin(job, folder, encoder, evaluation)
+            known = known_digests(job)
             engine(functools.partial(chunks, job), functools.partial(make_part, job), units)
-            _finish(job, names, units, other_files, encoder, evaluation, engine)
+            parts = Parts(job, units)
+            for name in parts.changed(known):
+                print(f"{name} has changed since it was first read: it was read again", file=sys.stderr)
+            _finish(job, names, parts, other_files, encoder, evaluation, engine)
             put_in_place(job.work / "store", out)
             shutil.rmtree(job.work)
+        except OSError as error:
+            if error.errno == errno.ENOSPC and error.filename is None:  # most libraries do not say which disk it is
+                error.filename = str(job.work)
+            raise
         finally:  # what is done is kept for the next call; a call that did nothing leaves nothing
             if not any(job.work.glob("parts/*/*.npz")):
                 shutil.rmtree(job.work, ignore_errors=True)
@@ -163,9 +175,9 @@ def _begin(job: Job, tokenizer: Path, encoder: Encoder, evaluation: Evaluation |
         begun = None
     if begun != job.key:
         print(f"{job.work.name} was begun with other options or another tokenizer: it is begun anew", file=sys.stderr)
-        for folder in ("parts", "shards"):
+        for folder in ("units", "parts", "shards"):
             shutil.rmtree(job.work / folder, ignore_errors=True)
-    for folder in ("parts", "shards", "tokenizer", "evaluation"):
+    for folder in ("units", "parts", "shards", "tokenizer", "evaluation"):
         (job.work / folder).mkdir(exist_ok=True)
     encoder.write(tokenizer, job.work / "tokenizer")
     if evaluation is not None:
@@ -209,8 +221,12 @@ def _decide(job: Job, parts: Parts) -> Decision:
         return len(again_M)
 
     if job.reading.id_field is not None:
-        of_M = np.flatnonzero(why_N == "")
-        repetitions("repeated id", exact_duplicates(parts.fact("id")[of_M]), of_M, drop=True)
+        id_N2 = parts.fact("id")
+        has_id_N = (id_N2 != np.frombuffer(NO_ID, np.uint64)).any(axis=1)
+        if not has_id_N.any():
+            raise ValueError(f"no document has a field {job.reading.id_field!r}: name yours with --id-field")
+        of_M = np.flatnonzero((why_N == "") & has_id_N)
+        repetitions("repeated id", exact_duplicates(id_N2[of_M]), of_M, drop=True)
         repeated = np.flatnonzero(why_N == "repeated id").tolist()
         if repeated and job.on_error == "stop":
             second, first = parts.where(repeated[0]), parts.where(like_N[repeated[0]])
@@ -306,14 +322,13 @@ def _copied(job: Job, task: ShardTask) -> Iterator[np.ndarray]:
 def _finish(
     job: Job,
     names: Sequence[str],
-    units: Sequence[Unit],
+    parts: Parts,
     other_files: int,
     encoder: Encoder,
     evaluation: Evaluation | None,
     engine: Engine,
 ) -> None:
     """Make the store, and the held-out one inside it if asked for, in the work folder."""
-    parts = Parts(job, units)
     for number, name in enumerate(names):
         if not parts.texts[number]:
             raise ValueError(f"{name} holds no text")
@@ -334,11 +349,12 @@ def _finish(
     shutil.rmtree(job.work / "store", ignore_errors=True)  # of a call that was interrupted, perhaps with other options
     for side in sides:
         _folder(job, side).mkdir(parents=True)
+        if side == TRAIN:
+            (job.work / "dropped.jsonl").rename(job.work / "store" / "dropped.jsonl")
         shards = [Shard(**read_json(_record(job, task))["shard"]) for task in tasks[side]]
         _describe(job, side, parts, decision.side_N == side, encoder, shards, shared)
         for task in tasks[side]:
             _shard(job, task).rename(_folder(job, side) / task.file)
-    (job.work / "dropped.jsonl").rename(job.work / "store" / "dropped.jsonl")
 
 
 def _itself(task: Any) -> Iterator[Any]:
@@ -394,6 +410,9 @@ def _summary(
                 drop = {"where": parts.where(document), "why": why, "like": other}
                 stream.write(json.dumps(drop, ensure_ascii=False) + "\n")
             _count_values(job, fields, meta["values"], kept_N[start:stop], path)
+    for field, counted in fields.items():
+        if counted.keys() == {"None"}:
+            raise ValueError(f"no document has a field {field!r} to be counted by: correct the name")
     dropped = parts.dropped + Counter(decision.why_N[~kept_N].tolist())
     return {
         "sources": tuple(
@@ -436,10 +455,10 @@ def _describe(
     totals = {name: int(parts.fact(name)[is_in_N].sum()) for name in ("length", "text_bytes", "words", "unknown")}
     np.save(folder / "length_N.npy", parts.fact("length")[is_in_N])
     weight_N = parts.fact("weight")[is_in_N]
-    weighted = side == TRAIN and bool((weight_N != 1).any())  # a held-out text is asked once
-    if weighted:
+    if side == TRAIN and (weight_N != 1).any():  # a held-out text is asked once
         np.save(folder / "weight_N.npy", weight_N)
-    np.savez(folder / "origin.npz", file_N=parts.file_N[is_in_N], row_N=parts.row_N[is_in_N])
+    np.save(folder / "row_N.npy", parts.row_N[is_in_N])
+    np.save(folder / "file_N.npy", parts.file_N[is_in_N])
     files = [
         {"source": source, "name": file.name, "sha256": digest}
         for (source, file), digest in zip(parts.files, parts.digests, strict=True)
@@ -461,7 +480,7 @@ def _describe(
         pad_token_id=encoder.special.pad,
         mask_token_id=encoder.special.mask,
         special_token_ids=encoder.special.all,
-        weights_sha256=hashlib.sha256(weight_N.tobytes()).hexdigest() if weighted else None,
+        sha256=file_hashes(folder),
         shards=tuple(shards),
         **shared,
     )

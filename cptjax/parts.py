@@ -1,15 +1,16 @@
 """Chunks of files to parts: the work of `corpus.prepare` that any process can do, in any order.
 
 A part is one .npz: the ids of the documents of a chunk, facts about each of them, and the rows that are left out.
+It is named by what decides its content, so that it is found again wherever its files then stand among the others.
 
 D documents of a part, N documents of all parts, L tokens of one document.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
-import sys
 import uuid
 import zipfile
 from collections import Counter, defaultdict
@@ -22,12 +23,14 @@ import numpy as np
 
 from cptjax import sources
 from cptjax.cleaning import Cleaning, Evaluation, hash_text, hash_words, signature
+from cptjax.files import read_json, write_json
 from cptjax.sources import Bad, Document, File, Piece, Reading
 from cptjax.tokenizer import Encoder
 
 BATCH_BYTES = 2**20  # text given to the tokenizer at once
 DROPPED, TRAIN, HELD_OUT = 0, 1, 2  # sides of a document
 EMPTY, BAD = "empty", "bad row"  # reasons to leave a row out
+NO_ID = bytes(16)
 FACTS = {  # types of the facts of a document, where they are not int64
     "side": np.int8,
     "place": np.int32,
@@ -66,7 +69,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Unit:
-    """Files cut into chunks together, one large file or small ones in a row, each with the number of its source."""
+    """Files cut into chunks together, one large file or small ones in a row, each with the number of its source.
+
+    Once cut, it has a record in the work folder: the digests of its files, and the keys of its parts in order.
+    """
 
     number: int
     files: tuple[tuple[int, File], ...]
@@ -77,47 +83,47 @@ class Chunk:
     """What one part is made of: pieces of a unit's files, each with the number of the file in the unit."""
 
     unit: Unit
-    number: int
-    is_last: bool  # of the unit
-    digests: tuple[str, ...]  # of the unit's files
-    key: str  # of the content: a part with another key is made anew
+    key: str  # of all that decides the part
     pieces: tuple[tuple[int, Piece | Bad], ...]
 
 
 def chunks(job: Job, unit: Unit) -> Iterator[Chunk]:
     """The chunks of a unit that are not done yet. ValueError when a file of it was written to meanwhile."""
     before = [_stat(file) for _, file in unit.files]
-    digests = tuple(_digest(file) for _, file in unit.files)
+    digests = [_digest(file) for _, file in unit.files]
     content = [(digest, file.format, file.split) for digest, (_, file) in zip(digests, unit.files, strict=True)]
     pending: list[tuple[int, Piece | Bad]] = []
-    number = size = 0
-    said = False
+    keys: list[str] = []
+    size = 0
+    record = {"digests": {_address(f): digest for (_, f), digest in zip(unit.files, digests, strict=True)}}
+    write_json(_unit_path(job, unit), record)  # so that a change is noticed even if this is interrupted
 
-    def undone(is_last: bool) -> Iterator[Chunk]:
-        nonlocal said
-        key = hashlib.sha256(f"{job.key}\n{unit.number}\n{content}\n{number}".encode()).hexdigest()
-        path = _path(job, unit.number, number)
-        found = _known_meta(path)
-        if found and found["key"] != key and not said:
-            said = True
-            print(f"{unit.files[0][1].name} has changed since it was first read: it is read again", file=sys.stderr)
+    def undone() -> Iterator[Chunk]:
+        key = hashlib.sha256(f"{job.key}\n{content}\n{len(keys)}".encode()).hexdigest()
+        keys.append(key)
+        found = _known_meta(part_path(job, key))
         skipped = found and any(drop["why"] == BAD for drop in found["dropped"])
-        if not found or found["key"] != key or (skipped and job.on_error == "stop"):
-            yield Chunk(unit, number, is_last, digests, key, tuple(pending))
+        if not found or (skipped and job.on_error == "stop"):
+            yield Chunk(unit, key, tuple(pending))
 
     for index, (_, file) in enumerate(unit.files):
         for piece in sources.pieces(file, job.reading):
             added = 0 if isinstance(piece, Bad) else piece.size
             if pending and size + added > sources.PIECE_BYTES:
-                yield from undone(is_last=False)
+                yield from undone()
                 pending.clear()
-                number, size = number + 1, 0
+                size = 0
             pending.append((index, piece))
             size += added
-    yield from undone(is_last=True)
+    yield from undone()
     for (_, file), seen in zip(unit.files, before, strict=True):
         if _stat(file) != seen:
             raise ValueError(f"{file.name} was written to while it was read: wait for its end, then begin again")
+    write_json(_unit_path(job, unit), {**record, "parts": keys})
+
+
+def _address(file: File) -> str:
+    return f"{file.path}@{file.split}"
 
 
 def _digest(file: File) -> str:
@@ -133,12 +139,26 @@ def _stat(file: File) -> tuple[int, int] | None:
     return found and (found.st_size, found.st_mtime_ns)
 
 
-def _path(job: Job, unit: int, number: int) -> Path:
-    return job.work / "parts" / f"{unit:06d}" / f"{number:06d}.npz"
+def _unit_path(job: Job, unit: Unit) -> Path:
+    return job.work / "units" / f"{unit.number:06d}.json"
+
+
+def known_digests(job: Job) -> dict[str, str]:
+    """The digests of the files that have been cut so far, by the address of each."""
+    known = {}
+    for path in (job.work / "units").glob("*.json"):
+        with contextlib.suppress(ValueError):  # cut by a loss of power
+            known |= read_json(path)["digests"]
+    return known
+
+
+def part_path(job: Job, key: str) -> Path:
+    """Where the part of that key lies."""
+    return job.work / "parts" / key[:2] / f"{key}.npz"
 
 
 def read_meta(part: Path) -> dict[str, Any]:
-    """What a part says of itself: its key, the rows it left out, the file and counted fields of each document."""
+    """What a part says of itself: the rows it left out, and the counted fields of each document."""
     with np.load(part, allow_pickle=False) as arrays:
         return json.loads(arrays["meta"].tobytes())
 
@@ -243,9 +263,9 @@ class _Part:
                 "row": document.row,
                 "weight": weight,
             }
-            if self.job.reading.id_field is not None:  # a row without an id is like no other
-                name = f"\0{self.chunk.key} {file}:{document.row}" if document.id is None else document.id
-                facts["id"] = np.frombuffer(hash_text(name), np.uint64)
+            if self.job.reading.id_field is not None:
+                name = NO_ID if document.id is None else hash_text(document.id)
+                facts["id"] = np.frombuffer(name, np.uint64)
             if evaluation is not None or self.job.cleaning.duplicates == "near":
                 word_W = hash_words(document.text)
                 if evaluation is not None:
@@ -260,19 +280,11 @@ class _Part:
         self.waiting_bytes = 0
 
     def write(self) -> None:
-        chunk = self.chunk
-        meta = {
-            "key": chunk.key,
-            "is_last": chunk.is_last,
-            "digests": chunk.digests,
-            "dropped": self.dropped,
-            "places": self.facts["place"],
-            "values": self.values,
-        }
+        meta = {"dropped": self.dropped, "values": self.values}
         arrays: dict[str, Any] = {name: np.array(x, FACTS.get(name, np.int64)) for name, x in self.facts.items()}
         arrays["ids"] = np.concatenate([np.zeros(0, _encoder(self.job).dtype), *self.ids])
         arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-        path = _path(self.job, chunk.unit.number, chunk.number)
+        path = part_path(self.job, self.chunk.key)
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name(f".{uuid.uuid4().hex}")  # its own, should another machine try the same
         try:
@@ -294,30 +306,38 @@ class Parts:
 
     def __init__(self, job: Job, units: Sequence[Unit]):
         self.files = [entry for unit in units for entry in unit.files]  # (source, file)
-        self.digests: list[str] = []
+        self.digests: list[str] = []  # of the files
         self.paths: list[Path] = []
         self.first_file: list[int] = []  # of each part's unit
-        counts: list[int] = []
-        keys = hashlib.sha256()
         self.dropped: Counter[str] = Counter()  # rows left out of the parts, by reason
         self.texts: Counter[int] = Counter()  # rows with text, by source
+        files_of: list[np.ndarray] = []
+        keys: list[str] = []
         for unit in units:
-            number, is_last = 0, False
-            while not is_last:
-                path = _path(job, unit.number, number)
-                meta = read_meta(path)
+            record = read_json(_unit_path(job, unit))
+            first_file = len(self.digests)
+            for key in record["parts"]:
+                path = part_path(job, key)
+                with np.load(path, allow_pickle=False) as arrays:
+                    place_D = arrays.get("place", np.zeros(0, FACTS["place"]))
                 self.paths.append(path)
-                self.first_file.append(len(self.digests))
-                counts.append(len(meta["places"]))
-                whys = [(unit.files[drop["file"]][0], drop["why"]) for drop in meta["dropped"]]
-                self.dropped.update(why for _, why in whys)
-                self.texts.update(source for source, why in whys if why != EMPTY)
-                self.texts.update(unit.files[file][0] for file in meta["places"])
-                keys.update(meta["key"].encode())
-                is_last, number = meta["is_last"], number + 1
-            self.digests += meta["digests"]
-        self.first = np.cumsum([0, *counts])  # document of each part, and the end
-        self.key = keys.hexdigest()
+                self.first_file.append(first_file)
+                files_of.append(first_file + place_D)
+                for drop in read_meta(path)["dropped"]:
+                    self.dropped[drop["why"]] += 1
+                    self.texts[unit.files[drop["file"]][0]] += drop["why"] != EMPTY
+                for (source, _), count in zip(unit.files, np.bincount(place_D, minlength=len(unit.files)), strict=True):
+                    self.texts[source] += int(count)
+            keys += record["parts"]
+            self.digests += [record["digests"][_address(file)] for _, file in unit.files]
+        self.first = np.cumsum([0, *map(len, files_of)])  # document of each part, and the end
+        self.file_N = np.concatenate([np.zeros(0, np.int32), *files_of])  # the number of each document's file
+        self.key = hashlib.sha256("".join(keys).encode()).hexdigest()
+
+    def changed(self, known: dict[str, str]) -> list[str]:
+        """The names of files whose digest is not the known one."""
+        named = zip(self.files, self.digests, strict=True)
+        return [file.name for (_, file), digest in named if known.get(_address(file), digest) != digest]
 
     def facts(self, name: str) -> Iterator[np.ndarray]:
         """A fact of the documents, part by part; parts without documents are passed over."""
@@ -329,12 +349,6 @@ class Parts:
     def fact(self, name: str) -> np.ndarray:
         """A fact of all documents: [N] or [N, ...]."""
         return np.concatenate(list(self.facts(name)))
-
-    @functools.cached_property
-    def file_N(self) -> np.ndarray:
-        """The number of each document's file."""
-        offset_N = np.repeat(np.array(self.first_file, np.int32), np.diff(self.first))
-        return offset_N + self.fact("place").astype(np.int32)
 
     @functools.cached_property
     def row_N(self) -> np.ndarray:

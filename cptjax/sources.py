@@ -129,10 +129,14 @@ def _wanted(reading: Reading) -> dict[str, str]:
 
 
 def _check_columns(where: str, columns: Iterable[str], reading: Reading) -> None:
-    for name, advice in _wanted(reading).items():
-        if name not in columns:
-            has = ", ".join(map(_printable, columns)) or "none"
-            raise _Wrong(f"{where} has no field {name!r}: it has {has}; {advice}")
+    _check_fields(where, columns, _wanted(reading), reading)
+
+
+def _check_fields(where: str, there: Iterable[str], names: Iterable[str | None], reading: Reading) -> None:
+    for name in names:
+        if name is not None and name not in there:
+            has = ", ".join(map(_printable, there)) or "none"
+            raise _Wrong(f"{where} has no field {name!r}: it has {has}; {_wanted(reading)[name]}")
 
 
 def _value(where: str, name: str, value: Any, reading: Reading) -> Any:
@@ -167,8 +171,9 @@ def _weight(where: str, name: str, value: Any) -> float:
 
 
 def _document(where: str, row: int, record: dict[str, Any], reading: Reading) -> Document:
-    _check_columns(where, record, reading)
-    values = {name: _value(where, name, record[name], reading) for name in _wanted(reading)}
+    # A row of JSON may lack what is null; of other formats the columns are known to be there.
+    _check_fields(where, record, (reading.text_field, reading.weight_field), reading)
+    values = {name: _value(where, name, record.get(name), reading) for name in _wanted(reading)}
     text = values[reading.text_field]
     if not isinstance(text, str):
         raise _Wrong(f"{where} field {reading.text_field!r} is {_kind(text)}, not a string")

@@ -5,7 +5,7 @@ A token store is a folder:
 `tokens-*.array_record`  one record per document: the little-endian bytes of its ids;
 `length_N.npy`  tokens per document, in the same order;
 `weight_N.npy`  how often a pass shows a document, where that is not once;
-`origin.npz`, `files.json`  which row of which input file a document is (file_N, row_N; source, name, sha256);
+`row_N.npy`, `file_N.npy`, `files.json`  which row of which input file a document is, and each file's source and sha256;
 `dropped.jsonl`  what was left out, row by row, and why;
 `tokenizer/`  the tokenizer that made it.
 It appears whole and at once, or not at all.
@@ -16,7 +16,6 @@ N documents, L tokens of one document.
 import hashlib
 import json
 import uuid
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from cptjax.files import read_json, sha256
 
 STORE_VERSION = 2
+FILES = ("length_N.npy", "weight_N.npy", "row_N.npy", "file_N.npy", "files.json", "dropped.jsonl")
 SHARD_TOKENS = 2**27  # tokens per shard file before a new one is begun: 256 MiB in two bytes
 
 
@@ -87,11 +87,11 @@ class Manifest:
 
     Every document ends with `eos_token_id`, and begins with `bos_token_id` unless that is None.
     `vocab_size` is the largest id of the tokenizer + 1. `text_bytes` are UTF-8 bytes of kept text,
-    `words` stand between white space. `weights_sha256` is of the weights (float32), None where each
-    is 1. `settings` are the options of `prepare` that decide the content. Of the whole run, shared by
-    a store and its held-out store: `sources`, `dropped` (documents left out, by reason, and
-    "other_files": files of other kinds met in a source folder), `duplicates`, `contamination`, and
-    `fields` (documents and tokens by the value of each field counted).
+    `words` stand between white space. `sha256` is of each file of FILES that the store has. `settings`
+    are the options of `prepare` that decide the content. Of the whole run, shared by a store and its
+    held-out store: `sources`, `dropped` (documents left out, by reason, and "other_files": files of
+    other kinds met in a source folder), `duplicates`, `contamination`, and `fields` (documents and
+    tokens by the value of each field counted).
     """
 
     version: int
@@ -113,14 +113,14 @@ class Manifest:
     duplicates: Duplicates
     contamination: Contamination | None
     fields: dict[str, dict[str, dict[str, int]]]
-    weights_sha256: str | None
+    sha256: dict[str, str]
     settings: dict[str, Any]
     shards: tuple[Shard, ...]
 
     @property
     def fingerprint(self) -> str:
         """Names the content: equal for equal tokens and weights made by an equal tokenizer. Hexadecimal."""
-        parts = [self.tokenizer_sha256, *(shard.sha256 for shard in self.shards), self.weights_sha256 or ""]
+        parts = [self.tokenizer_sha256, *(shard.sha256 for shard in self.shards), self.sha256.get("weight_N.npy", "")]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @classmethod
@@ -162,34 +162,29 @@ class Store:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         self.manifest = Manifest.read(path)
-        for name in ("length_N.npy", *(shard.file for shard in self.manifest.shards)):
+        for name in (*self.manifest.sha256, *(shard.file for shard in self.manifest.shards)):
             if not (self.path / name).is_file():
                 raise ValueError(f"{self.path / name} is missing: copy the whole store again")
-        try:
-            self.length_N: np.ndarray = np.load(self.path / "length_N.npy", allow_pickle=False)
-        except (OSError, EOFError, ValueError):
-            raise ValueError(f"{self.path / 'length_N.npy'} is damaged: copy the whole store again") from None
-        self.weight_N: np.ndarray | None = self._weights()
-        totals = (len(self.length_N), int(self.length_N.sum()))
-        if totals != (self.manifest.documents, self.manifest.tokens):
+        self.length_N = self._array("length_N.npy")
+        self.weight_N = self._array("weight_N.npy") if "weight_N.npy" in self.manifest.sha256 else None
+        if self.length_N.sum() != self.manifest.tokens:
             raise ValueError(
-                f"{self.path / 'length_N.npy'} counts {totals[0]} documents and {totals[1]} "
-                f"tokens, the manifest {self.manifest.documents} and {self.manifest.tokens}: "
-                "copy the whole store again"
+                f"{self.path / 'length_N.npy'} counts {self.length_N.sum()} tokens, the manifest "
+                f"{self.manifest.tokens}: copy the whole store again"
             )
         self._source = _open_shards(self.path, self.manifest.shards)
 
-    def _weights(self) -> np.ndarray | None:
-        path, expected = self.path / "weight_N.npy", self.manifest.weights_sha256
-        if expected is None:
-            return None
+    def _array(self, name: str) -> np.ndarray:
         try:
-            weight_N = np.load(path, allow_pickle=False)
+            found: np.ndarray = np.load(self.path / name, allow_pickle=False)
         except (OSError, EOFError, ValueError):
-            weight_N = np.zeros(0)
-        if hashlib.sha256(weight_N.tobytes()).hexdigest() != expected:
-            raise ValueError(f"{path} is missing or not the one of this store: copy the whole store again")
-        return weight_N
+            raise ValueError(f"{self.path / name} is damaged: copy the whole store again") from None
+        if len(found) != self.manifest.documents:
+            raise ValueError(
+                f"{self.path / name} is of {len(found)} documents, the store of {self.manifest.documents}: "
+                "copy the whole store again"
+            )
+        return found
 
     def tokens(self, documents: Sequence[int]) -> list[np.ndarray]:
         """The ids of each of these documents, int32 [L], special tokens included."""
@@ -198,21 +193,32 @@ class Store:
 
     def origins(self, documents: Sequence[int]) -> list[str]:
         """Where each of these documents stands in the input, as FILE:ROW, rows counted from 1."""
-        files = read_json(self.path / "files.json")["files"]
-        try:
-            with np.load(self.path / "origin.npz", allow_pickle=False) as origin:
-                file_N, row_N = origin["file_N"], origin["row_N"]
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-            raise ValueError(f"{self.path / 'origin.npz'} is damaged: copy the whole store again") from None
+        files, file_N, row_N = self._files(), self._array("file_N.npy"), self._array("row_N.npy")
         return [f"{files[file_N[d]]['name']}:{row_N[d]}" for d in documents]
 
+    @property
+    def source_N(self) -> np.ndarray:
+        """The number of each document's source."""
+        return np.array([file["source"] for file in self._files()])[self._array("file_N.npy")]
+
+    def _files(self) -> list[dict[str, Any]]:
+        return read_json(self.path / "files.json")["files"]
+
     def verify(self) -> None:
-        """Read every shard, those of the held-out store too, and compare hashes. ValueError names one that changed."""
-        for shard in self.manifest.shards:
-            if sha256(self.path / shard.file) != shard.sha256:
-                raise ValueError(f"{self.path / shard.file} has changed since it was made: copy the whole store again")
+        """Read every file, those of the held-out store too, and compare hashes. ValueError names one that changed."""
+        hashes = {shard.file: shard.sha256 for shard in self.manifest.shards} | self.manifest.sha256
+        for name, expected in {**hashes, "tokenizer/tokenizer.json": self.manifest.tokenizer_sha256}.items():
+            if not (self.path / name).is_file():
+                raise ValueError(f"{self.path / name} is missing: copy the whole store again")
+            if sha256(self.path / name) != expected:
+                raise ValueError(f"{self.path / name} has changed since it was made: copy the whole store again")
         if (self.path / "held_out").exists():
             Store(self.path / "held_out").verify()
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """The sha256 of each file of FILES in a folder, as a manifest holds them."""
+    return {name: sha256(folder / name) for name in FILES if (folder / name).is_file()}
 
 
 def _open_shards(folder: Path, shards: Sequence[Shard]) -> Any:

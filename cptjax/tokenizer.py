@@ -18,6 +18,7 @@ import tokenizers
 from cptjax.files import TOKENIZER_FILES, copy_tokenizer, write_json
 
 LONG_TEXT = 2**20  # characters: a longer text is encoded in pieces
+LONGEST_WHOLE = 2**24  # characters: a longer text is cut even where no good place is found, for want of memory
 CUT_CONTEXT = 1000  # characters on each side of a cut that must give the same ids with and without it
 CUTS_TRIED = 100
 
@@ -155,13 +156,15 @@ class Encoder:
         """A text in pieces that give the same ids as the whole.
 
         A cut lies before white space, where the text around it gives the same ids with the cut as
-        without. A text without such a place stays whole.
+        without. A text without such a place stays whole up to LONGEST_WHOLE, then it is cut anywhere:
+        a million characters without white space are no words.
         """
         pieces, start = [], 0
         while len(text) - start > LONG_TEXT:
             cut = self._cut(text, start + LONG_TEXT)
-            if cut is None:
+            if cut is None and len(text) - start <= LONGEST_WHOLE:
                 break
+            cut = cut or start + LONG_TEXT
             pieces.append(text[start:cut])
             start = cut
         return [*pieces, text[start:]]

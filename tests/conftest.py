@@ -4,6 +4,7 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 8)  # before anything touches a device
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_disable_most_optimizations", True)  # most of the time goes into compiling small programs
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402

@@ -1,6 +1,5 @@
 """A tokenizer small enough to make in every test (bytes, some words, five special tokens); stores of given texts."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from tokenizers import (
 )
 
 from cptjax.files import sha256, write_json
-from cptjax.store import STORE_VERSION, Duplicates, Manifest, write_shard
+from cptjax.store import STORE_VERSION, Duplicates, Manifest, file_hashes, write_shard
 from cptjax.tokenizer import Encoder
 
 WORDS = [
@@ -74,10 +73,8 @@ def make_store(
         for i, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False))
     )
     np.save(folder / "length_N.npy", np.array([len(token_L) for token_L in documents], np.int64))
-    weights_sha256 = None
     if weights is not None:
         np.save(folder / "weight_N.npy", np.array(weights, np.float32))
-        weights_sha256 = hashlib.sha256(np.array(weights, np.float32)).hexdigest()
     special = encoder.special
     manifest = Manifest(
         version=STORE_VERSION,
@@ -98,7 +95,7 @@ def make_store(
         dropped={},
         duplicates=Duplicates(0, None),
         contamination=None,
-        weights_sha256=weights_sha256,
+        sha256=file_hashes(folder),
         fields={},
         settings={},
         shards=files,

@@ -1,7 +1,6 @@
 """The data report against counts by hand, and its page and lines against what they may not do."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
@@ -12,9 +11,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from cptjax import report
-from cptjax.files import write_json
-from cptjax.report import data_report, page, text, write
-from cptjax.store import STORE_VERSION, Contamination, Duplicates, Manifest, Source, write_shard
+from cptjax.files import sha256, write_json
+from cptjax.page import page, text
+from cptjax.report import data_report, write
+from cptjax.store import STORE_VERSION, Contamination, Duplicates, Manifest, Source, file_hashes, write_shard
 from cptjax.tokenizer import Encoder
 from tests.fixtures_text import make_tokenizer
 
@@ -64,11 +64,10 @@ def make_store(
         )
     shard = write_shard(folder / "tokens-00000.array_record", ids)
     np.save(folder / "length_N.npy", np.array([len(x) for x in ids], np.int64))
-    weights_sha256 = None
     if weight_N is not None:
         np.save(folder / "weight_N.npy", np.array(weight_N))
-        weights_sha256 = hashlib.sha256(np.array(weight_N).tobytes()).hexdigest()
-    np.savez(folder / "origin.npz", file_N=np.array(file_N), row_N=np.array(row_N))
+    np.save(folder / "file_N.npy", np.array(file_N))
+    np.save(folder / "row_N.npy", np.array(row_N))
     listed = [{"source": number, "name": name, "sha256": "0" * 64} for number, name in enumerate(sources)]
     write_json(folder / "files.json", {"files": listed})
     (folder / "dropped.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -82,7 +81,7 @@ def make_store(
         sum(source.unknown_tokens for source in counted),
         encoder.dtype.name,
         encoder.vocab_size,
-        "0" * 64,
+        sha256(folder / "tokenizer" / "tokenizer.json"),
         encoder.bos,
         encoder.eos,
         special.pad,
@@ -93,7 +92,7 @@ def make_store(
         Duplicates(0, 0),
         None,
         {},
-        weights_sha256,
+        file_hashes(folder),
         {},
         (shard,),
     )

@@ -455,6 +455,10 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path, suffix):
     ):
         if suffix == ".txt" and reading.text_field == "body":
             continue
+        if suffix.startswith(".json") and (reading.id_field or reading.fields):  # one row may lack what is null
+            [document] = read(path, reading)
+            assert document.id is None and not any(document.fields.values())
+            continue
         message = bad(path, replace(reading, txt_documents="paragraph"))
         assert says in message and (suffix == ".txt" or "language" in message)
 

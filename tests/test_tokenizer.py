@@ -78,6 +78,9 @@ def test_long_texts_are_cut_where_they_can_be(folder, monkeypatch):
     encoder = Encoder(folder)
     assert max(map(len, encoder._pieces("the heart is a muscle " * 50))) <= 100
     assert encoder._pieces("x" * 1000) == ["x" * 1000]
+    monkeypatch.setattr(tokenizer, "LONGEST_WHOLE", 500)  # broken by: `break` whatever the length
+    assert [len(piece) for piece in encoder._pieces("x" * 1000)] == [100] * 5 + [500]
+    assert encoder.encode(["x" * 1000])[0].size > 2
 
 
 @pytest.mark.parametrize(

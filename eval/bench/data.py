@@ -18,7 +18,7 @@ import numpy as np
 
 from cptjax.data import Batches, Data
 from cptjax.files import write_json
-from cptjax.store import STORE_VERSION, Duplicates, Manifest, write_shard
+from cptjax.store import STORE_VERSION, Duplicates, Manifest, file_hashes, write_shard
 from eval.bench import conditions
 
 SEQUENCE_LENGTH, ROWS = 8192, 16  # tokens of a row, rows of a batch
@@ -76,7 +76,7 @@ def random_store(folder: Path, documents: int) -> Path:
         dropped={},
         duplicates=Duplicates(0, None),
         contamination=None,
-        weights_sha256=None,
+        sha256=file_hashes(folder),
         fields={},
         settings={},
         shards=(shard,),
