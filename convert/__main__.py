@@ -1,8 +1,10 @@
-"""The command line: `python -m convert from-hf | to-hf | parity | release | resize-vocab`."""
+"""The command line: `python -m convert from-hf | to-hf | parity | release | resize-vocab | shape`."""
 
 import argparse
+import json
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from absl import logging as absl_logging
@@ -83,6 +85,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--revision", metavar="R", help="branch, tag or commit of the Hub id")
     sub.add_argument("--overwrite", action="store_true", help="replace OUT")
     sub.set_defaults(run=run_resize_vocab)
+
+    sub = commands.add_parser("shape", help="the shape of a Hugging Face folder or Hub id as our model.json")
+    sub.add_argument("source", metavar="SRC")
+    sub.add_argument("--revision", metavar="R", help="branch, tag or commit of the Hub id")
+    sub.set_defaults(run=run_shape)
     return top
 
 
@@ -126,6 +133,12 @@ def run_resize_vocab(args: argparse.Namespace) -> int:
         f"wrote {args.out}: {done.in_slots} tokens in unused slots, {done.appended} appended; "
         f"vocab_size {done.old_size} before, {done.new_size} after"
     )
+    return 0
+
+
+def run_shape(args: argparse.Namespace) -> int:
+    """shape"""
+    print(json.dumps(asdict(from_hf.read_shape(args.source, revision=args.revision))))
     return 0
 
 

@@ -69,8 +69,14 @@ def convert_folder(
     return weights.config
 
 
-def find(source: str | Path, *, revision: str | None = None) -> Path:
-    """The folder itself when it exists, else the Hub repository of that id, downloaded.
+def read_shape(source: str | Path, *, revision: str | None = None) -> ModelConfig:
+    """The shape of a Hugging Face folder or Hub id, whose weights are not read. Raises as `load` does."""
+    folder = find(source, revision=revision, weights=False)
+    return read_config(read_json(folder / "config.json"), where=f"{source}/config.json")
+
+
+def find(source: str | Path, *, revision: str | None = None, weights: bool = True) -> Path:
+    """The folder itself when it exists, else the Hub repository of that id, downloaded, its weights on request.
 
     Without a network, and with HF_HUB_OFFLINE=1, the Hub's cache on this disk answers.
     """
@@ -80,13 +86,13 @@ def find(source: str | Path, *, revision: str | None = None) -> Path:
         return Path(source)
     import huggingface_hub
 
-    patterns = ["*.safetensors", INDEX, "config.json", *TOKENIZER_FILES]
+    patterns = ["*.safetensors", INDEX, "config.json", *TOKENIZER_FILES] if weights else ["config.json"]
     try:
         found = Path(huggingface_hub.snapshot_download(str(source), revision=revision, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise FileNotFoundError(f"{source} is no folder here and no Hub model: {reason}") from error
-    if not any(found.glob("*.safetensors")):
+    if weights and not any(found.glob("*.safetensors")):
         names: list[str] = []
         with suppress(Exception):  # no network, in the words of whichever library: what the Hub holds stays unknown
             names = huggingface_hub.list_repo_files(str(source), revision=revision)

@@ -1,7 +1,9 @@
-"""The commands: python -m cptjax demo | prepare | data-report | train."""
+"""The commands: python -m cptjax demo | prepare | data-report | plan | train."""
 
 import argparse
+import dataclasses
 import functools
+import json
 import logging
 import os
 import signal
@@ -52,6 +54,23 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("data-report", help="what is in a token store, printed and as a page")
     report.add_argument("stores", nargs="+", type=Path)
     report.add_argument("--out", type=Path, help="folder for report.json and report.html; else in the store itself")
+
+    plan = commands.add_parser(
+        "plan",
+        help="FLOPs, memory, time and cost of a config before there is any hardware",
+        epilog="Any field of the config can be given too, as for train.",
+    )
+    add = plan.add_argument
+    add("config", type=Path)
+    add("--topology", help="TPUs to compile for, such as v5e:4x4; they need not be here, the package libtpu does")
+    add("--devices", type=int, help="how many devices to plan for, by formula; needs --device")
+    add("--device", help="their kind, such as 'NVIDIA H100'")
+    add("--mfu", type=float, default=0.4, help="share of the peak that is reached")
+    add("--price", type=float, default=2.0, help="of a device for an hour")
+    add("--watts", type=float, help="of a device; without it its board power, where its maker states one")
+    add("--pue", type=float, default=1.2, help="energy of the whole site per energy of the devices")
+    add("--carbon", type=float, default=0.473, help="kg CO2e per kWh; 0.473 is the world's mean of 2024")
+    add("--out", type=Path, help="JSON file")
 
     train = commands.add_parser(
         "train",
@@ -130,6 +149,40 @@ def _data_report(arguments: argparse.Namespace) -> None:
         print(page.text(report.write(path, arguments.out)))
 
 
+def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    import jax
+
+    if (arguments.devices is None) != (arguments.device is None) or (arguments.topology and arguments.device):
+        raise ValueError("give --devices and --device together, or --topology, or neither for this machine's devices")
+    if arguments.topology:
+        jax.config.update("jax_platforms", "cpu")  # the TPUs are elsewhere
+
+    from cptjax import checkpoint, config, files, plan
+
+    run = config.override(config.load_config(arguments.config), overrides)
+    if run.model is not None:
+        shape = run.model
+    elif (Path(run.init or "") / checkpoint.MODEL).exists():
+        shape = checkpoint.read_model(Path(run.init or ""))
+    else:
+        command = [sys.executable, "-m", "convert", "shape", str(run.init)]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        found = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
+        shape = checkpoint.model_config(json.loads(found))
+    given = {name: getattr(arguments, name) for name in ("mfu", "price", "watts", "pue", "carbon")}
+    report = plan.plan(
+        run,
+        dataclasses.replace(shape, head="lm", num_labels=0),
+        topology=arguments.topology,
+        devices=arguments.devices,
+        device=arguments.device,
+        assumptions=plan.Assumptions(**given),
+    )
+    print(plan.text(report), end="")
+    if arguments.out is not None:
+        files.write_json(arguments.out, report)
+
+
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     import jax
     from jax.experimental import multihost_utils
@@ -173,6 +226,8 @@ def main() -> int:
     try:
         if arguments.command == "train":
             _train(arguments, rest)
+        elif arguments.command == "plan":
+            _plan(arguments, rest)
         elif rest and getattr(arguments, "runner", None) is None:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         elif arguments.command == "prepare":

@@ -25,6 +25,17 @@ def attend(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL, *, backend: str =
     return BACKENDS[backend](q_BLHK, k_BLHK, v_BLHK, spec, segment_BL)
 
 
+def choose(platform: str, num_tokens: int) -> tuple[str, str]:
+    """The backend for rows of this length on devices of a platform (cpu, gpu, tpu), and the reason in one line."""
+    if platform != "tpu":
+        return "blockwise", f"the fastest that was measured on a {platform}"
+    from cptjax import splash
+
+    if num_tokens % splash.LANES:
+        return "blockwise", f"splash needs rows of a multiple of {splash.LANES} tokens, not {num_tokens}"
+    return "splash", "it skips the blocks that no query reads, backward too"
+
+
 def attend_reference(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.Array:
     """The definition: all scores at once, O(L^2) memory. Kept for ever; every other row is tested against it."""
     scores_BHLM = jnp.einsum("blhk,bmhk->bhlm", q_BLHK, k_BLHK, preferred_element_type=jnp.float32)

@@ -244,7 +244,11 @@ def read_model(folder: Path) -> ModelConfig:
             f"{folder} is not a run folder (no {MODEL}): convert a Hugging Face folder first with "
             f"python -m convert from-hf {folder} OUT"
         )
-    fields = read_json(path)
+    return model_config(read_json(path))
+
+
+def model_config(fields: dict[str, Any]) -> ModelConfig:
+    """The ModelConfig whose fields came from JSON."""
     return ModelConfig(**{**fields, "layer_types": tuple(fields["layer_types"])})
 
 

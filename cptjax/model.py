@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from cptjax.attention import attend
 from cptjax.masks import MaskMode, MaskSpec, positions
+from cptjax.sharding import on_own_rows
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' words
 HEADS = ("lm", "classifier", "none")
@@ -107,6 +108,14 @@ class ModelConfig:
             return MaskSpec(mode)
         one_less = mode == MaskMode.CAUSAL and self.causal_window_counts_self
         return MaskSpec(mode, self.sliding_window - one_less)
+
+    def mean_keys(self, mask_mode: str, document: float) -> list[float]:
+        """Keys that a query reads in each layer, its mean, in documents of this many tokens (less at their edges)."""
+        reach = 1 if MaskMode(mask_mode) == MaskMode.CAUSAL else 2
+        whole = document * reach / 2
+        windows = {kind: self.mask_spec(kind, mask_mode).window for kind in set(self.layer_types)}
+        limits = {kind: whole if window is None else min(whole, reach * window + 1) for kind, window in windows.items()}
+        return [limits[kind] for kind in self.layer_types]
 
 
 @dataclass(frozen=True)
@@ -391,6 +400,25 @@ class Block(nn.Module):
         return hidden_BLD, jnp.stack(kept) if keep_layers else None
 
 
+@jax.custom_vjp
+def lookup(table_VD: jax.Array, token_BL: jax.Array) -> jax.Array:
+    """Rows of a table, [B, L, D]. Its gradient is added up on each device, then once over the devices of a mesh."""
+    return jnp.take(table_VD, token_BL, axis=0)
+
+
+def _lookup_backward(saved, d_out_BLD):
+    table_VD, token_BL = saved
+
+    def add_rows(token_BL, d_out_BLD):
+        return jnp.zeros(table_VD.shape, table_VD.dtype).at[token_BL].add(d_out_BLD), ()
+
+    d_table_VD, _ = on_own_rows(add_rows, (True, True))(token_BL, d_out_BLD)
+    return d_table_VD, None
+
+
+lookup.defvjp(lambda table_VD, token_BL: (lookup(table_VD, token_BL), (table_VD, token_BL)), _lookup_backward)
+
+
 class Embeddings(nn.Module):
     """Token embeddings and their norm; no positions (rotary instead) and no token types."""
 
@@ -404,7 +432,7 @@ class Embeddings(nn.Module):
         self.norm = Norm(self.config, self.precision)
 
     def __call__(self, token_BL):
-        return self.norm(jnp.take(self.tok_embeddings, token_BL, axis=0).astype(self.precision.compute))
+        return self.norm(lookup(self.tok_embeddings, token_BL).astype(self.precision.compute))
 
 
 class Head(nn.Module):

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from cptjax.masks import MaskMode
+from cptjax.sharding import on_own_rows
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,14 @@ def cross_entropy(feature_BSD, table_VD, bias_V, target_BS, weight_BS, chunk: in
 
 
 def _cross_entropy_forward(feature_BSD, table_VD, bias_V, target_BS, weight_BS, chunk: int):
+    gradients = on_own_rows(partial(_loss_gradients, chunk=chunk), (True, False, False, True, True))
+    (total, d_table_VD, d_bias_V), d_feature_BSD = gradients(feature_BSD, table_VD, bias_V, target_BS, weight_BS)
+    return total, (d_feature_BSD, d_table_VD.astype(table_VD.dtype), d_bias_V.astype(bias_V.dtype))
+
+
+def _loss_gradients(feature_BSD, table_VD, bias_V, target_BS, weight_BS, *, chunk: int):
+    """(loss, gradients of table and bias), all float32, and the gradient of the features."""
+
     def one_chunk(carry, inputs):
         total, d_table_VD, d_bias_V = carry
         feature_ND, target_N, weight_N = inputs
@@ -203,11 +212,10 @@ def _cross_entropy_forward(feature_BSD, table_VD, bias_V, target_BS, weight_BS, 
 
     inputs = tuple(_chunks(x, chunk) for x in (feature_BSD, target_BS, weight_BS))
     zeros = (jnp.zeros(shape, jnp.float32) for shape in ((), table_VD.shape, bias_V.shape))
-    (total, d_table_VD, d_bias_V), d_chunks = jax.lax.scan(one_chunk, tuple(zeros), inputs)
+    sums, d_chunks = jax.lax.scan(one_chunk, tuple(zeros), inputs)
     rows, selected, width = feature_BSD.shape
     d_chunks = jnp.moveaxis(d_chunks.reshape(d_chunks.shape[0], rows, -1, width), 0, 1)
-    d_feature_BSD = d_chunks.reshape(rows, -1, width)[:, :selected]
-    return total, (d_feature_BSD, d_table_VD.astype(table_VD.dtype), d_bias_V.astype(bias_V.dtype))
+    return sums, d_chunks.reshape(rows, -1, width)[:, :selected]
 
 
 def _cross_entropy_backward(chunk: int, saved, d_total):

@@ -6,6 +6,7 @@ splits heads and feed-forward. GSPMD does the rest (arXiv:2105.04663); no model 
 
 import os
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +15,16 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # a batch row goes to one device of these axes
+VOCABULARY = ("tensor", "fsdp")  # what is split along the vocabulary
 
 # (path pattern, spec). Weights: width D over fsdp, heads or feed-forward F over tensor. The embedding
 # table is split along its vocabulary only: a lookup from a table split along D makes XLA copy it whole.
 RULES: tuple[tuple[str, P], ...] = (
-    (r"embeddings/tok_embeddings|decoder/weight", P(("tensor", "fsdp"), None)),
-    (r"decoder/bias", P(("tensor", "fsdp"))),
+    (r"embeddings/tok_embeddings|decoder/weight", P(VOCABULARY, None)),
+    (r"decoder/bias", P(VOCABULARY)),
     (r"attn/Wqkv", P(None, "tensor", None, "fsdp")),
     (r"attn/Wqkv_bias", P(None, "tensor", None)),
     (r"attn/Wo", P("fsdp", "tensor", None)),
@@ -43,19 +46,25 @@ class Mesh:
     tensor: int = 1
 
 
-def make_mesh(shape: Mesh, devices: list | None = None) -> jax.sharding.Mesh:
-    """The device mesh. Raises ValueError when the shape does not use every device exactly once."""
-    devices = jax.devices() if devices is None else devices
+def mesh_sizes(shape: Mesh, count: int) -> tuple[int, ...]:
+    """Devices along each axis, of `count`. ValueError when the shape does not use every device exactly once."""
     sizes = [shape.data, shape.fsdp, shape.tensor]
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise ValueError(f"mesh {sizes} (data, fsdp, tensor): sizes are positive, and one at most may be -1")
     if -1 in sizes:
-        sizes[sizes.index(-1)] = max(1, len(devices) // -int(np.prod(sizes)))
-    if int(np.prod(sizes)) != len(devices):
+        sizes[sizes.index(-1)] = max(1, count // -int(np.prod(sizes)))
+    if int(np.prod(sizes)) != count:
         raise ValueError(
             f"mesh data={sizes[0]} fsdp={sizes[1]} tensor={sizes[2]} needs {int(np.prod(sizes))} devices, "
-            f"but there are {len(devices)}: choose sizes whose product is {len(devices)}"
+            f"but there are {count}: choose sizes whose product is {count}"
         )
+    return tuple(sizes)
+
+
+def make_mesh(shape: Mesh, devices: list | None = None) -> jax.sharding.Mesh:
+    """The device mesh. Raises ValueError when the shape does not use every device exactly once."""
+    devices = jax.devices() if devices is None else devices
+    sizes = mesh_sizes(shape, len(devices))
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
@@ -75,7 +84,7 @@ def _parameter_path(path: tuple[Any, ...]) -> str:
     return "/".join(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))
 
 
-def shard_tree(mesh: jax.sharding.Mesh, shapes: Any) -> Any:
+def shard_tree(mesh: AnyMesh, shapes: Any) -> Any:
     """The sharding of every leaf of a parameter tree, or of an optimiser state that mirrors one.
 
     Leaves that belong to no parameter (counters) are replicated. Raises ValueError for a dimension that
@@ -97,7 +106,7 @@ def shard_tree(mesh: jax.sharding.Mesh, shapes: Any) -> Any:
     return jax.tree_util.tree_map_with_path(one, shapes)
 
 
-def row_devices(mesh: jax.sharding.Mesh) -> int:
+def row_devices(mesh: AnyMesh) -> int:
     """How many devices the rows of a batch are spread over."""
     return int(np.prod([mesh.shape[axis] for axis in ROWS]))
 
@@ -111,6 +120,67 @@ def put(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.
 def pin_rows(x: jax.Array) -> jax.Array:
     """Keep activations sharded by row under the current mesh; XLA might otherwise follow the weights."""
     return jax.lax.with_sharding_constraint(x, P(ROWS))
+
+
+def pin_parameters(tree: Any) -> Any:
+    """Keep a tree of parameters, or of their gradients, sharded by the rules under the current mesh, if any."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: jax.lax.with_sharding_constraint(x, spec_for(_parameter_path(path), x.ndim)), tree
+    )
+
+
+def gather_tables(params: Any) -> Any:
+    """The parameters with what is split along the vocabulary whole on every device of the fsdp axis.
+
+    Once a step: in every micro-batch the gathering would cost as much as that of many layers.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return params
+
+    def one(path, x):
+        spec = spec_for(_parameter_path(path), x.ndim)
+        return jax.lax.with_sharding_constraint(x, P("tensor", *spec[1:])) if spec[0] == VOCABULARY else x
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def on_own_rows(function: Callable, split: Sequence[bool]) -> Callable:
+    """`function(*arrays) -> (summed, kept)` where each device of the mesh in use works on its own rows of the batch.
+
+    `split` says which arrays are cut along their rows; the others, such as gathered tables, are whole. `kept`
+    comes back cut along its rows. What is in `summed` goes along the vocabulary, or is one number: it is added
+    up over the devices once, and comes back split as the tables are. Without a mesh, `function` itself: left to
+    itself the partitioner adds up in every turn of a loop, and gathers the sums again.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return function
+    parts = mesh.shape["tensor"]
+
+    def local(*arrays):
+        summed, kept = function(*arrays)
+        return jax.tree.map(add_up, summed), kept
+
+    def add_up(x):
+        if not x.ndim:
+            return jax.lax.psum(x, ROWS)
+        # Split for `tensor` first, as in VOCABULARY: that axis is the partitioner's, not ours.
+        x = jax.lax.psum(x.reshape(parts, -1, *x.shape[1:]), "data")
+        return jax.lax.psum_scatter(x, "fsdp", scatter_dimension=1, tiled=True)
+
+    def joined(*arrays):
+        shapes = jax.eval_shape(function, *arrays)
+        specs = jax.tree.map(lambda x: P(None, "fsdp") if x.ndim else P(), shapes[0])
+        in_specs = tuple(P(ROWS) if is_split else P() for is_split in split)
+        work = jax.shard_map(
+            local, in_specs=in_specs, out_specs=(specs, P(ROWS)), axis_names=set(ROWS), check_vma=False
+        )
+        summed, kept = work(*arrays)
+        return jax.tree.map(lambda x, shape: x.reshape(shape.shape), summed, shapes[0]), kept
+
+    return joined
 
 
 def start_processes() -> None:

@@ -14,14 +14,18 @@ from cptjax.masks import document_bounds
 from cptjax.model import ModernBert, encode
 from cptjax.objectives import LossSums, Objective, Targets, Vocabulary, cross_entropy, draw, measure, select
 from cptjax.optim import apply_mask
+from cptjax.sharding import gather_tables, pin_parameters
 
-CHUNK_TOKENS = 512  # positions whose logits exist at once on a device: 98 MiB at 50,368 words
+MOST_LOGITS = 2**25  # that exist at once on a device: 128 MiB
+CHUNK_TOKENS = 512  # positions whose logits exist at once on a device, where the vocabulary allows
+LANES = 128  # of a TPU, a multiple of which its products want
 EVALUATION = 2**31 - 1  # folded into the key of evaluation draws, no optimiser step reaches it
 
 
-def chunk_positions(rows: int) -> int:
+def chunk_positions(rows: int, vocab_size: int) -> int:
     """Positions of each of a device's `rows` whose logits exist at once."""
-    return max(1, CHUNK_TOKENS // rows)
+    tokens = min(CHUNK_TOKENS, max(1, MOST_LOGITS // vocab_size // LANES) * LANES)
+    return max(1, tokens // rows)
 
 
 class TrainState(NamedTuple):
@@ -75,7 +79,7 @@ def summed_gradients(loss_fn: Callable, params, batch: dict, key, micro_batches:
 
     def one(micro):
         (loss, counts), grads = gradient(params, micro["token_BL"], micro["segment_BL"], micro["row_B"], key)
-        return grads, {"loss": loss, **counts}
+        return pin_parameters(grads), {"loss": loss, **counts}
 
     if micro_batches == 1:
         return one(rows)
@@ -93,7 +97,7 @@ def train_step(
     `rate_fn` gives the learning rate of a step; `trains` is the freeze mask of `optim.freeze_mask`.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    grads, sums = summed_gradients(loss_fn, state.params, batch, key, micro_batches)
+    grads, sums = summed_gradients(loss_fn, gather_tables(state.params), batch, key, micro_batches)
     targets = jnp.maximum(sums["targets"], 1.0)
     grads = apply_mask(trains, jax.tree.map(lambda g: g / targets, grads))
     directions, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -118,5 +122,5 @@ def eval_step(
     rows = batch["token_BL"].shape[0]
     row_B = index * rows + jnp.arange(rows, dtype=jnp.int32)
     targets = draw(objective, batch["token_BL"], batch["segment_BL"], row_B, key, vocabulary)
-    features = predictions(model, objective, params, targets, batch["segment_BL"])
+    features = predictions(model, objective, gather_tables(params), targets, batch["segment_BL"])
     return measure(*features, targets.target_BS, targets.weight_BS, chunk)

@@ -22,15 +22,18 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers",
 
 def flops_per_token(
     *, hidden_size: int, intermediate_size: int, vocab_size: int, keys: Sequence[float], predicted: float
-) -> float:
-    """Model FLOPs of one training step per token, forward and backward (3 x forward, 2 per multiply-add).
+) -> dict[str, float]:
+    """Model FLOPs of one training step per token, forward and backward (3 x forward, 2 per multiply-add), by part.
 
     `keys` is the mean number of keys a query reads, per layer; `predicted` the share of tokens that pass
     the head. Recomputation is not counted: 6 L (4 d^2 + 3 d f) + 6 p (d^2 + d V) + 12 d sum(keys).
     """
     d, f = hidden_size, intermediate_size
-    layers = 6 * len(keys) * (4 * d * d + 3 * d * f)
-    return layers + 6 * predicted * (d * d + d * vocab_size) + 12 * d * sum(keys)
+    return {
+        "weights": 6.0 * len(keys) * (4 * d * d + 3 * d * f),
+        "attention": 12.0 * d * sum(keys),
+        "head": 6.0 * predicted * (d * d + d * vocab_size),
+    }
 
 
 def peak_flops(device_kind: str) -> float | None:

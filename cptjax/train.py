@@ -19,10 +19,11 @@ import numpy as np
 from tqdm import tqdm
 
 from cptjax import checkpoint, sharding, telemetry
+from cptjax.attention import choose
 from cptjax.config import Phase, Run, incompatible_fields, to_dict, upgraded
 from cptjax.data import Batches, fingerprint, held_out_batches
 from cptjax.files import locked, read_json, write_json
-from cptjax.model import FULL, SLIDING, ModelConfig, ModernBert, init_params, parameter_names
+from cptjax.model import ModelConfig, ModernBert, init_params, parameter_names
 from cptjax.objectives import Vocabulary
 from cptjax.optim import freeze_mask, make_optimizer
 from cptjax.packing import PACKING_VERSION
@@ -56,13 +57,12 @@ class Setting:
     @property
     def micro_batches(self) -> int:
         """Micro-batches per optimiser step on this mesh."""
-        rows = self.run.device_batch_size * sharding.row_devices(self.mesh)
-        return self.run.data.global_batch_size // rows
+        return micro_batches(self.run, self.mesh)
 
     @property
     def chunk(self) -> int:
         """Positions of each row whose logits exist at once."""
-        return chunk_positions(self.run.device_batch_size)
+        return chunk_positions(self.run.device_batch_size, self.model.config.vocab_size)
 
 
 def train(run: Run, folder: Path) -> Path:
@@ -86,15 +86,22 @@ def check_inputs(run: Run) -> tuple[jax.sharding.Mesh, dict[str, Manifest]]:
             f"rows are spread over {spread} devices (mesh data x fsdp), which is not a multiple of the "
             f"{jax.process_count()} processes: use a smaller --mesh.tensor"
         )
+    micro_batches(run, mesh)
+    manifests = {store: Manifest.read(store) for store in run.data.shares}
+    if run.held_out is not None:
+        manifests[run.held_out] = Manifest.read(run.held_out)
+    return mesh, manifests
+
+
+def micro_batches(run: Run, mesh: sharding.AnyMesh) -> int:
+    """Micro-batches per optimiser step. Raises ValueError when the batch cannot be cut so."""
+    spread = sharding.row_devices(mesh)
     if run.data.global_batch_size % (run.device_batch_size * spread):
         raise ValueError(
             f"data.global_batch_size {run.data.global_batch_size} is not a multiple of device_batch_size "
             f"{run.device_batch_size} times the {spread} devices that rows are spread over"
         )
-    manifests = {store: Manifest.read(store) for store in run.data.shares}
-    if run.held_out is not None:
-        manifests[run.held_out] = Manifest.read(run.held_out)
-    return mesh, manifests
+    return run.data.global_batch_size // (run.device_batch_size * spread)
 
 
 def set_up(run: Run, folder: Path) -> Setting:
@@ -126,7 +133,8 @@ def set_up(run: Run, folder: Path) -> Setting:
     _check_vocabulary(run, config, manifests, own_tokenizer)
     manifest = next(iter(manifests.values()))
     vocabulary = Vocabulary(manifest.vocab_size, manifest.mask_token_id, manifest.special_token_ids)
-    model = ModernBert(config, run.precision, remat=run.remat, pin=sharding.pin_rows)
+    backend, _ = choose(jax.default_backend(), run.data.sequence_length)
+    model = ModernBert(config, run.precision, backend, run.remat, sharding.pin_rows)
     for phase in run.phases:
         _trains(config, phase)
     return Setting(run, folder, model, vocabulary, mesh, fingerprint(run.data))
@@ -190,7 +198,7 @@ def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
     3 random weights, only when the run names a `model`. Returns the state and what was spent before it."""
     run = setting.run
     params = partial(init_params, setting.model, jax.random.key(run.seed))
-    shardings = _state_shardings(setting, tx)
+    shardings = state_shardings(setting, tx)
     step = checkpoint.latest_step(setting.folder)
     if step is not None:
         if not checkpoint.resumable(setting.folder, step):
@@ -251,7 +259,7 @@ def compile_phase(setting: Setting, phase: Phase, first: int, last: int, tx) -> 
         seed=run.seed,
         micro_batches=setting.micro_batches,
     )
-    return jax.jit(update, donate_argnums=0, out_shardings=(_state_shardings(setting, tx), None))
+    return jax.jit(update, donate_argnums=0, out_shardings=(state_shardings(setting, tx), None))
 
 
 def _trains(config: ModelConfig, phase: Phase) -> Any:
@@ -263,7 +271,7 @@ def _trains(config: ModelConfig, phase: Phase) -> Any:
     return freeze_mask(names, phase.frozen)
 
 
-def _state_shardings(setting: Setting, tx) -> TrainState:
+def state_shardings(setting: Setting, tx) -> TrainState:
     """Where every array of the training state lies on the mesh."""
     shapes = jax.eval_shape(lambda params: init_state(params, tx), checkpoint.parameter_shapes(setting.model.config))
     return sharding.shard_tree(setting.mesh, shapes)
@@ -362,17 +370,14 @@ class Recorder:
     def _speed(self, values: dict[str, float], phase: Phase, seconds: float) -> dict[str, float]:
         """Model FLOP/s and, on a device whose peak is known, the share of it (MFU)."""
         config, tokens = self._setting.model.config, max(values["tokens"], 1.0)
-        mode = phase.objective.mask_mode
-        reach, window = 2 if mode == "bidirectional" else 1, config.mask_spec(SLIDING, mode).window or 0
-        whole = values["keys"] / tokens * reach / 2
-        local = min(whole, reach * window + 1)
-        flops = tokens * telemetry.flops_per_token(
+        flops = telemetry.flops_per_token(
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
             vocab_size=config.vocab_size,
-            keys=[whole if kind == FULL else local for kind in config.layer_types],
+            keys=config.mean_keys(phase.objective.mask_mode, values["keys"] / tokens),
             predicted=values["targets"] / tokens,
         )
+        flops = tokens * sum(flops.values())
         speed = {"model_tflops_per_s": flops / seconds / 1e12}
         if (peak := telemetry.peak_flops(jax.devices()[0].device_kind)) is not None:
             speed["mfu"] = flops / seconds / (peak * jax.device_count())
@@ -465,7 +470,7 @@ def _train_phase(
     if int(state.step) == 0:
         recorder.held_out(0, phase, evaluate(state.params))
     if int(state.step) == first and phase.optimizer_state == "reset":
-        fresh = jax.jit(tx.init, out_shardings=_state_shardings(setting, tx).opt_state)
+        fresh = jax.jit(tx.init, out_shardings=state_shardings(setting, tx).opt_state)
         state = state._replace(opt_state=fresh(state.params))
     for step in range(int(state.step), last):
         state, metrics = update(state, sharding.put(next(stream), setting.mesh))

@@ -45,7 +45,7 @@ def model(config) -> ModernBert:
 @pytest.fixture(scope="session")
 def params(model):
     """Random parameters with norms and biases moved off their initial values."""
-    drawn = init_params(model, jax.random.key(0))
+    drawn = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
     leaves, tree = jax.tree.flatten(drawn)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noise = [0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]

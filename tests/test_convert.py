@@ -583,6 +583,10 @@ def test_the_hub_cache_answers_without_a_network(tiny, tmp_path):
     done = subprocess.run(command, env=offline, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "origin.json").read_text())["revision"] == "0123abc"
+    shape = subprocess.run(
+        [*command[:3], "shape", "someone/model"], env=offline, cwd=ROOT, capture_output=True, text=True
+    )
+    assert json.loads(shape.stdout) == json.loads((tmp_path / "run" / "model.json").read_text()), shape.stderr
     command[-2:] = ["someone/other", str(tmp_path / "x")]
     done = subprocess.run(command, env=offline, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr

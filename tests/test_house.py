@@ -56,6 +56,7 @@ FLOORS = (
     ("config",),
     ("record",),
     ("train",),
+    ("aot",),
     ("plan", "doctor", "demo"),
     ("__main__",),
 )

@@ -1,6 +1,7 @@
 """What the encoder reads and keeps apart, whatever its shape."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from cptjax.model import (
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 
+@partial(jax.jit, static_argnames=("model", "mask_mode"))
 def logits(model, params, token_BL, segment_BL, mask_mode):
     encoded = model.apply({"params": params}, token_BL, segment_BL, mask_mode=mask_mode)
     return model.apply({"params": params}, encoded.hidden_BLD, method="logits")
@@ -41,12 +43,12 @@ def test_layer_reads_exactly_its_keys(config, mode, kind):
     segment_BL = packed(20, 300, 60, total=400)[None]
     hidden_BLD = jax.random.normal(jax.random.key(0), (1, 400, config.hidden_size))
     rope = {kind: rope_table(jnp.arange(400)[None], 10_000.0, config.head_dim)}
-    variables = layer.init(jax.random.key(1), hidden_BLD, segment_BL, rope, mode)
+    variables = jax.jit(layer.init, static_argnums=4)(jax.random.key(1), hidden_BLD, segment_BL, rope, mode)
 
     def of_token_150(hidden_BLD):
         return layer.apply(variables, hidden_BLD, segment_BL, rope, mode)[0, 150].sum()
 
-    read = np.flatnonzero(np.abs(jax.grad(of_token_150)(hidden_BLD)[0]).sum(-1))
+    read = np.flatnonzero(np.abs(jax.jit(jax.grad(of_token_150))(hidden_BLD)[0]).sum(-1))
     first = 150 - 64 if kind == SLIDING else 20
     last = 150 if mode == MaskMode.CAUSAL else 150 + 64 if kind == SLIDING else 319
     assert read.tolist() == list(range(first, last + 1))
@@ -98,7 +100,7 @@ def test_rematerialisation_changes_no_gradient(model, params):
     segment_BL = jnp.ones_like(token_BL)
 
     def gradient(model):
-        return jax.grad(lambda p: model.apply({"params": p}, token_BL, segment_BL).hidden_BLD.std())(params)
+        return jax.jit(jax.grad(lambda p: model.apply({"params": p}, token_BL, segment_BL).hidden_BLD.std()))(params)
 
     for kept, recomputed in zip(*(jax.tree.leaves(gradient(m)) for m in (model, model.clone(remat=True))), strict=True):
         np.testing.assert_allclose(kept, recomputed, atol=1e-6)
@@ -106,9 +108,11 @@ def test_rematerialisation_changes_no_gradient(model, params):
 
 def test_kept_layers_end_in_the_hidden_state(model, params, config):
     token_BL = random_tokens(1, 20)
-    apply = lambda keep: model.apply(  # noqa: E731
-        {"params": params}, token_BL, jnp.ones_like(token_BL), keep_layers=keep
-    )
+
+    @partial(jax.jit, static_argnums=0)
+    def apply(keep):
+        return model.apply({"params": params}, token_BL, jnp.ones_like(token_BL), keep_layers=keep)
+
     kept = apply(True)
     assert kept.layers_NBLD.shape == (config.num_hidden_layers + 1, 1, 20, config.hidden_size)
     assert apply(False).layers_NBLD is None
@@ -170,7 +174,7 @@ def test_initialisation_is_truncated_and_smaller_into_the_residual():
     config = ModelConfig(
         vocab_size=512, hidden_size=64, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4
     )
-    params = init_params(ModernBert(config), jax.random.key(0))
+    params = jax.jit(init_params, static_argnums=0)(ModernBert(config), jax.random.key(0))
     wide, narrow = params["layer_0"]["mlp"]["Wi"], params["layer_0"]["mlp"]["Wo"]
     assert abs(wide).max() <= 2 * config.initializer_range
     assert float(narrow.std() / wide.std()) == pytest.approx((2 * config.num_hidden_layers) ** -0.5, rel=0.1)

@@ -37,6 +37,7 @@ def test_clm_row_full_to_the_end_predicts_nothing_beyond_it():
 def test_clm_loss_of_a_packed_row_is_the_sum_over_its_documents(model, params):
     lengths, token_BL = (17, 1, 30), random_tokens(1, 60)
 
+    @jax.jit
     def loss(token_BL, segment_BL):
         arguments = {"model": model, "objective": CLM, "vocabulary": VOCABULARY, "chunk": 16}
         return loss_and_counts(params, token_BL, segment_BL, jnp.arange(1), KEY, **arguments)

@@ -16,7 +16,7 @@ def test_flops_by_hand():
     scores = 2 * 10 * 4  # q k and p v
     head = 0.5 * (4 * 4 + 4 * 20)
     found = flops_per_token(hidden_size=4, intermediate_size=6, vocab_size=20, keys=[10], predicted=0.5)
-    assert found == 3 * 2 * (products + scores + head)
+    assert found == {"weights": 6 * products, "attention": 6 * scores, "head": 6 * head}
 
 
 def test_unknown_devices_have_no_peak():

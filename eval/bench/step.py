@@ -86,7 +86,7 @@ def our_step(token_BL: np.ndarray, config: ModelConfig) -> Callable[[], None]:
                 model=model,
                 objective=mlm(MASK_RATE),
                 vocabulary=VOCABULARY,
-                chunk=chunk_positions(token_BL.shape[0]),
+                chunk=chunk_positions(token_BL.shape[0], config.vocab_size),
             ),
             tx=tx,
             rate_fn=lambda step: jnp.float32(RATE),
