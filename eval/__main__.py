@@ -1,4 +1,4 @@
-"""The commands: python -m eval bench step | convert | data | prepare."""
+"""The commands: python -m eval bench attention | loss | step | compare | convert | data | prepare."""
 
 import argparse
 import importlib
@@ -6,9 +6,17 @@ import sys
 from pathlib import Path
 
 
-def _shape(text: str) -> tuple[int, int]:
-    rows, tokens = text.split("x")
-    return int(rows), int(tokens)
+def _shape(names: str):
+    """A type of numbers with an x between them, as many as there are `names`."""
+
+    def numbers(text: str) -> tuple[int, ...]:
+        found = tuple(map(int, text.split("x")))
+        if len(found) != names.count("x") + 1:
+            raise ValueError(names)
+        return found
+
+    numbers.__name__ = names  # what argparse calls it in its message
+    return numbers
 
 
 def main() -> int:
@@ -17,15 +25,41 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     bench = commands.add_parser("bench", help="what our code costs beside its peers")
     whats = bench.add_subparsers(dest="what", required=True)
-    step = whats.add_parser("step", help="a training step, beside PyTorch's")
-    step.add_argument("--shapes", nargs="+", type=_shape, default=[(2, 512), (1, 2048)], help="ROWSxTOKENS")
+    attention = whats.add_parser("attention", help="every backend of attention: errors, speed, memory")
+    attention.add_argument(
+        "--backends", nargs="+", help="all without it; splash off a TPU only when named, interpreted"
+    )
+    attention.add_argument("--heads", type=int, default=12)
+    attention.add_argument("--width", type=int, default=64, help="of a head")
+    attention.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    loss = whats.add_parser("loss", help="the chunked loss, beside the plain one")
+    loss.add_argument(
+        "--shapes",
+        nargs="+",
+        type=_shape("TOKENSxVOCABxWIDTH"),
+        default=[(8192, 50368, 768)],
+        help="TOKENSxVOCABxWIDTH",
+    )
+    step = whats.add_parser("step", help="a training step of ours alone")
+    step.add_argument(
+        "--shapes", nargs="+", type=_shape("ROWSxTOKENS"), default=[(2, 512), (1, 2048)], help="ROWSxTOKENS"
+    )
+    compare = whats.add_parser("compare", help="a training step, beside PyTorch's")
+    compare.add_argument("--peers", nargs="*", default=["eager", "sdpa", "flex", "compile"])
+    compare.add_argument("--plot", type=Path, dest="plot_file", metavar="FILE.png", help="speed and memory by length")
+    for parser_ in (attention, compare):
+        parser_.add_argument("--lengths", nargs="+", type=int, default=[512, 2048, 8192], help="tokens of a row")
+        parser_.add_argument("--rows", type=int, default=1)
+    for parser_ in (step, compare):
+        parser_.add_argument("--sizes", nargs="+", default=["base"], help="of base, large")
+        parser_.add_argument("--objectives", nargs="+", default=["mlm"], help="of mlm, clm")
     convert = whats.add_parser("convert", help="a conversion, beside transformers'")
     data = whats.add_parser("data", help="reading a token store, and planning its rows")
     data.add_argument("--store", type=Path, help="token store to read; a generated one without it")
     prepare = whats.add_parser("prepare", help="preparing text, beside the tokenizer alone")
     prepare.add_argument("--source", type=Path, required=True, help="file or folder of text")
     prepare.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json")
-    for parser_ in (step, convert, data, prepare):
+    for parser_ in (attention, loss, step, compare, convert, data, prepare):
         parser_.add_argument("--rounds", type=int, default=5)
         parser_.add_argument("--out", type=Path, default=None, help="JSON file")
     arguments = vars(parser.parse_args())
@@ -34,7 +68,7 @@ def main() -> int:
 
     try:
         importlib.import_module(f"eval.bench.{what}").main(**arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # a peer's package may be absent
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

@@ -11,6 +11,7 @@ from conftest import VOCABULARY, packed, random_tokens
 
 from cptjax.objectives import CLM, Objective, cross_entropy, draw, mask_budget, measure, mlm, select
 from cptjax.step import eval_step, loss_and_counts
+from eval.bench import fitted, loss
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -138,9 +139,8 @@ def test_chunked_loss_and_gradients_equal_the_whole(chunk):
 
 def test_loss_memory_does_not_hold_all_logits():
     """8192 tokens x 50368 words: dense logits take 1574 MiB a copy."""
-    from eval.bench.step import loss_memory
-
-    assert loss_memory(8192, 50368, 768) <= 450
+    shapes = loss.shapes(8192, 50368, 768, "float32")
+    assert fitted(loss.gradient("chunked"), *shapes)[1] <= 450
 
 
 def test_gathered_head_equals_the_full_head(model, params):

@@ -59,9 +59,9 @@ def check(package: str, words: list[str], eval_parser: argparse.ArgumentParser) 
         eval_parser.parse_args(words)
     else:
         arguments, rest = cptjax.__main__._parser().parse_known_args(words)
-        if arguments.command == "train":
+        if arguments.command in ("train", "plan"):
             run = config.override(config.load_config(ROOT / arguments.config), rest)
-            assert not arguments.mlm_twin or config.mlm_twin(run)
+            assert not getattr(arguments, "mlm_twin", False) or config.mlm_twin(run)
         else:
             assert not rest, f"unknown: {rest}"
 

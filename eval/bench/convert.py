@@ -22,12 +22,9 @@ from convert.from_hf import weight_files
 from cptjax.checkpoint import parameter_shapes
 from cptjax.files import write_json
 from cptjax.model import ModelConfig
-from eval.bench import conditions
+from eval.bench import SIZES, conditions
 
-LARGE = ModelConfig(
-    hidden_size=1024, intermediate_size=2624, num_hidden_layers=28, num_attention_heads=16
-)  # ModernBERT-large
-TINY = replace(LARGE, vocab_size=64, hidden_size=16, intermediate_size=16, num_attention_heads=2)
+TINY = replace(SIZES["large"], vocab_size=64, hidden_size=16, intermediate_size=16, num_attention_heads=2)
 SHARDS = "400MB"  # of the sharded form
 PEER = (
     "import sys, torch\n"
@@ -107,7 +104,7 @@ def bench(config: ModelConfig, rounds: int, shards: str) -> dict:
 
 def main(rounds: int, out: Path | None) -> None:
     """Print the table and, if asked, write the JSON."""
-    results = list(map(partial(bench, LARGE, rounds), ("5GB", SHARDS)))
+    results = list(map(partial(bench, SIZES["large"], rounds), ("5GB", SHARDS)))
     print(f"{'files':>8} {'command':<14}{'seconds':>8}{'peak MiB':>10}{'for weights':>12}{'bound':>8}")
     for result in results:
         for name, seconds in result["seconds"].items():

@@ -1,168 +1,158 @@
-"""One full training step, ours beside transformers' PyTorch ModernBertForMaskedLM with AdamW.
+"""One training step as the trainer makes it: seconds, tokens per second, MFU, memory, time to compile.
 
-Both train the same shape on the same tokens in float32 on the same cores, each in a process of its own as
-its users run it, in turns within one run, so that a noisy machine disturbs both; the figure that counts is
-the ratio of the medians.
+Rows are whole documents of random tokens; AdamW and clipping are part of the step. `compare.py` sets it beside
+PyTorch's.
 """
 
-import json
-import multiprocessing
-import os
-import statistics
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cptjax import host, telemetry
+from cptjax.attention import choose
 from cptjax.model import ModelConfig, ModernBert, Precision, init_params
-from cptjax.objectives import Vocabulary, cross_entropy, mlm
+from cptjax.objectives import CLM, Vocabulary, mlm
 from cptjax.optim import AdamW, make_optimizer
-from cptjax.step import CHUNK_TOKENS, chunk_positions, init_state, loss_and_counts, train_step
+from cptjax.step import chunk_positions, init_state, loss_and_counts, train_step
+from eval.bench import SIZES, check_names, compute_dtype, fitted, in_turns, reason, record
 
-MASK_RATE = 0.15  # of the decay, the recipe's own masked phase (arXiv:2605.12438)
+OBJECTIVES = {"mlm": mlm(0.15), "clm": CLM}  # the recipe's own, of the decay and of the detour (arXiv:2605.12438)
 RATE = 1e-4  # learning rate
-MASK = 50284  # ModernBERT's [MASK]
-VOCABULARY = Vocabulary(50280, MASK, (50281, 50282, 50283))
+SEED = 0
+SPECIAL = 4  # special tokens at the end of the vocabulary; the first is the mask
 
 
-def bench(rows: int, tokens: int, rounds: int, config: ModelConfig) -> dict:
-    """Seconds per step of both, `rounds` times in turns after a warm-up of two; and their ratio."""
-    token_BL = np.random.default_rng(0).integers(0, VOCABULARY.size, (rows, tokens), dtype=np.int32)
-    seconds = {name: [] for name in STEPS}
-    spawn = multiprocessing.get_context("spawn")
-    pipes, workers = {}, []
-    for name in STEPS:
-        pipes[name], theirs = spawn.Pipe()
-        workers.append(spawn.Process(target=_serve, args=(theirs, name, token_BL, config), daemon=True))
-        workers[-1].start()
-        theirs.close()  # or the end of a worker would never be heard of
-    for round_ in range(-2, rounds):
-        for name, pipe in pipes.items():
-            pipe.send("step")
-            try:
-                took = pipe.recv()
-            except EOFError:
-                raise ChildProcessError(f"the process that runs {name} died; its own words are above") from None
-            if round_ >= 0:
-                seconds[name].append(took)
-    for worker in workers:
-        worker.terminate()
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+class Case(NamedTuple):
+    """What a step is made of; `objective` is one of OBJECTIVES."""
+
+    config: ModelConfig
+    objective: str
+    rows: int
+    tokens: int  # of a row
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Ordinary tokens, then the special ones."""
+        size = self.config.vocab_size - SPECIAL
+        return Vocabulary(size, size, tuple(range(size, size + SPECIAL)))
+
+
+def batch_of(case: Case) -> dict[str, jax.Array]:
+    """Random tokens, every row a document of its own."""
+    shape = (case.rows, case.tokens)
+    token_BL = jax.random.randint(jax.random.key(1), shape, 0, case.vocabulary.size, jnp.int32)
+    return {"token_BL": token_BL, "segment_BL": jnp.ones(shape, jnp.int32)}
+
+
+class Step:
+    """The trainer's own update of a case, compiled; each call makes one and returns its loss and gradient norm."""
+
+    def __init__(self, case: Case):
+        host.keep_freed_memory()  # as `cptjax train` does on a CPU
+        backend, _ = choose(jax.default_backend(), case.tokens)
+        model = ModernBert(case.config, Precision(compute=compute_dtype()), backend)  # pyright: ignore[reportArgumentType]
+        tx = make_optimizer(AdamW(), RATE)
+        self.state = jax.jit(lambda: init_state(init_params(model, jax.random.key(SEED)), tx))()
+        self.batch = batch_of(case)
+        loss = partial(
+            loss_and_counts,
+            model=model,
+            objective=OBJECTIVES[case.objective],
+            vocabulary=case.vocabulary,
+            chunk=chunk_positions(case.rows, case.config.vocab_size),
+        )
+        self._jitted = jax.jit(
+            partial(
+                train_step,
+                loss_fn=loss,
+                tx=tx,
+                rate_fn=lambda step: jnp.float32(RATE),
+                trains=jax.tree.map(lambda x: jnp.float32(1.0), self.state.params),
+                seed=SEED,
+                micro_batches=1,
+            ),
+            donate_argnums=0,
+        )
+
+    def compile(self) -> dict[str, float]:
+        """Make the program; the seconds that takes and the program's temporary memory. Raises MemoryError."""
+        began = time.perf_counter()
+        self._update, temporary = fitted(self._jitted, self.state, self.batch)
+        return {"compile_seconds": time.perf_counter() - began, "temporary_mib": temporary}
+
+    def __call__(self) -> dict[str, float]:
+        self.state, metrics = self._update(self.state, self.batch)
+        jax.block_until_ready(self.state)
+        return {name: float(metrics[name]) for name in ("loss", "grad_norm")}
+
+
+def speed(case: Case, seconds: float) -> dict[str, float | None]:
+    """Tokens and model FLOPs per second, and the share of the device's peak, None where that is not known."""
+    objective, config = OBJECTIVES[case.objective], case.config
+    tokens_per_s = case.rows * case.tokens / seconds
+    flops = telemetry.flops_per_token(
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        keys=config.mean_keys(objective.mask_mode, case.tokens),
+        predicted=objective.mask_rate or 1.0,
+    )
+    flops_per_s = tokens_per_s * sum(flops.values())
+    peak = telemetry.peak_flops(jax.devices()[0].device_kind)
     return {
-        "rows": rows,
-        "tokens": tokens,
-        "seconds": seconds,
-        "median": medians,
-        "ratio": medians["cptjax"] / medians["transformers"],
+        "tokens_per_s": tokens_per_s,
+        "model_tflops_per_s": flops_per_s / 1e12,
+        "mfu": None if peak is None else flops_per_s / peak,
     }
 
 
-def _serve(pipe, name: str, token_BL: np.ndarray, config: ModelConfig) -> None:
-    """Make one step for every message and answer with its seconds."""
-    step = STEPS[name](token_BL, config)
-    while pipe.recv():
+def describe(size: str, case: Case) -> dict[str, Any]:
+    """A case as the first columns of a row."""
+    shape = {"rows": case.rows, "tokens": case.tokens, "dtype": compute_dtype()}
+    return {"size": size, "objective": case.objective, **shape}
+
+
+def bench(case: Case, rounds: int) -> dict[str, Any]:
+    """What a step of this case costs, or the reason why it does not run."""
+    try:
+        step = Step(case)
+        found = step.compile()
+    except Exception as error:  # of any kind: a device without room says so in its own way
+        return {"reason": reason(error)}
+
+    def call() -> float:
         began = time.perf_counter()
         step()
-        pipe.send(time.perf_counter() - began)
+        return time.perf_counter() - began
+
+    took = in_turns({"step": call}, rounds)["step"]
+    return found | took | ({} if "reason" in took else speed(case, took["median"]))
 
 
-def our_step(token_BL: np.ndarray, config: ModelConfig) -> Callable[[], None]:
-    """A closure that makes one update with the trainer's own step and waits for it."""
-    host.keep_freed_memory()  # as `cptjax train` does on a CPU
-    model = ModernBert(config, Precision(compute="float32"))
-    tx = make_optimizer(AdamW(), RATE)
-    state = jax.jit(lambda: init_state(init_params(model, jax.random.key(0)), tx))()
-    update = jax.jit(
-        partial(
-            train_step,
-            loss_fn=partial(
-                loss_and_counts,
-                model=model,
-                objective=mlm(MASK_RATE),
-                vocabulary=VOCABULARY,
-                chunk=chunk_positions(token_BL.shape[0], config.vocab_size),
-            ),
-            tx=tx,
-            rate_fn=lambda step: jnp.float32(RATE),
-            trains=jax.tree.map(lambda x: jnp.float32(1.0), state.params),
-            seed=0,
-            micro_batches=1,
-        ),
-        donate_argnums=0,
-    )
-    batch = {"token_BL": jnp.asarray(token_BL), "segment_BL": jnp.ones(token_BL.shape, jnp.int32)}
-
-    def step() -> None:
-        nonlocal state
-        state, metrics = update(state, batch)
-        jax.block_until_ready((state, metrics))
-
-    return step
-
-
-def their_step(token_BL: np.ndarray, config: ModelConfig) -> Callable[[], None]:
-    """The same with transformers, PyTorch and torch.optim.AdamW; masking drawn anew each step."""
-    import torch
-    from transformers import ModernBertConfig, ModernBertForMaskedLM
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    shape = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    model = ModernBertForMaskedLM(ModernBertConfig(**{name: getattr(config, name) for name in shape}))
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
-    token = torch.from_numpy(token_BL).long()
-    attention = torch.ones_like(token)
-
-    def step() -> None:
-        chosen = torch.rand(token.shape) < MASK_RATE
-        inputs = torch.where(chosen, MASK, token)
-        labels = torch.where(chosen, token, -100)
-        model(input_ids=inputs, attention_mask=attention, labels=labels).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-STEPS = {"cptjax": our_step, "transformers": their_step}
-
-
-def loss_memory(tokens: int, vocab_size: int, width: int) -> float:
-    """Peak temporary memory, in MiB, of the CLM loss with its gradients, as XLA compiles it here."""
-    shapes = ((1, tokens, width), (vocab_size, width), (vocab_size,))
-    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    target = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
-    weight = jax.ShapeDtypeStruct((1, tokens), jnp.float32)
-    gradient = jax.jit(jax.value_and_grad(partial(cross_entropy, chunk=CHUNK_TOKENS), argnums=(0, 1, 2)))
-    memory: Any = gradient.lower(*arrays, target, weight).compile().memory_analysis()
-    return memory.temp_size_in_bytes / 2**20
-
-
-def main(shapes: list[tuple[int, int]], rounds: int, out: Path | None) -> None:
+def main(sizes: list[str], objectives: list[str], shapes: list[tuple[int, int]], rounds: int, out: Path | None) -> None:
     """Print the table and, if asked, write the JSON."""
-    report = {
-        "device": jax.devices()[0].device_kind,
-        "versions": {**telemetry.versions()},
-        "commit": telemetry.git_commit(),
-        "loss_memory_mib": {"8192 x 50368 x 768": loss_memory(8192, 50368, 768)},
-        "steps": [],
-    }
-    print(f"CLM loss, 8192 x 50368 x 768, with gradients: {report['loss_memory_mib']['8192 x 50368 x 768']:.0f} MiB")
-    print(f"{'rows x tokens':16}{'cptjax s':>10}{'transformers s':>16}{'ratio':>8}")
-    for rows, tokens in shapes:
-        result = bench(rows, tokens, rounds, ModelConfig())
-        report["steps"].append(result)
-        median = result["median"]
-        print(
-            f"{f'{rows} x {tokens}':16}{median['cptjax']:10.2f}{median['transformers']:16.2f}{result['ratio']:8.2f}",
-            flush=True,
-        )
-    if out is not None:
-        out.write_text(json.dumps(report, indent=2) + "\n")
+    check_names("size", sizes, SIZES)
+    check_names("objective", objectives, OBJECTIVES)
+    print(f"{jax.devices()[0].device_kind}, {compute_dtype()}")
+    heading = f"{'size':7}{'objective':11}{'rows x tokens':16}{'seconds':>16}{'tokens/s':>10}{'MFU':>7}"
+    print(f"{heading}{'temp MiB':>10}{'compile s':>11}")
+    found = []
+    for size, objective, shape in ((s, o, x) for s in sizes for o in objectives for x in shapes):
+        case = Case(SIZES[size], objective, *shape)
+        row = {**describe(size, case), **bench(case, rounds)}
+        found.append(row)
+        start = f"{size:7}{objective:11}{f'{case.rows} x {case.tokens}':16}"
+        if "reason" in row:
+            print(start + row["reason"], flush=True)
+        else:
+            mfu = "" if row["mfu"] is None else f"{row['mfu']:.1%}"
+            print(
+                f"{start}{row['median']:10.3f} ±{row['spread']:4.0%}{row['tokens_per_s']:10.0f}{mfu:>7}"
+                f"{row['temporary_mib']:10.0f}{row['compile_seconds']:11.1f}",
+                flush=True,
+            )
+        record(out, rounds, found)
