@@ -83,10 +83,10 @@ def topology_devices(name: str) -> list[Any]:
 def compile_step(run: Run, config: ModelConfig, phase: Phase, devices: list[Any]) -> Executable:
     """Compile one optimiser step of a phase for these devices, which need not be here, as `train` would."""
     mesh = sharding.make_mesh(run.mesh, devices)
-    backend, _ = choose(devices[0].platform, run.data.sequence_length)
+    backend, reason = choose(devices[0].platform, run.data.sequence_length, run.attention)
     model = ModernBert(config, run.precision, backend, run.remat, sharding.pin_rows)
     vocabulary = Vocabulary(config.vocab_size, 0, ())  # the ids decide no shape
-    setting = Setting(run, Path(), model, vocabulary, mesh, {})
+    setting = Setting(run, Path(), model, vocabulary, mesh, {}, {"backend": backend, "reason": reason})
     tx = make_optimizer(run.optimizer, phase.schedule.peak)
     state = jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),

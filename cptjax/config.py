@@ -70,6 +70,7 @@ class Run:
     mesh: Mesh = field(default_factory=Mesh)
     device_batch_size: int = 8  # rows per device at a time; the global batch is reached by accumulation
     causal_window_counts_self: bool = False  # 64 keys in causal local layers, not 65: see ModelConfig
+    attention: Literal["auto", "reference", "blockwise", "splash"] = "auto"  # a row of attention.BACKENDS
     remat: bool = False  # recompute blocks in the backward pass: less memory, more arithmetic
 
     def __post_init__(self):
@@ -105,6 +106,7 @@ ELASTIC = {
     "keep_checkpoints",
     "mesh",
     "device_batch_size",
+    "attention",
     "remat",
     "data.stores.*.0",  # where a store lies; that its content is the same is checked by fingerprint
 }

@@ -211,9 +211,10 @@ def _warnings(report: dict[str, Any], config: ModelConfig, mesh: AbstractMesh) -
         if whole and memory and total > memory * GIB / 2:
             found.append(f"{len(whole)} large parameters are whole on every device: a --mesh.fsdp above 1 splits them")
     if config.vocab_size % LANES:
+        padded = -(-config.vocab_size // LANES) * LANES
         found.append(
-            f"the vocabulary of {config.vocab_size:,} is no multiple of {LANES}: devices pad it in every product; "
-            "python -m convert resize-vocab pads it once"
+            f"the vocabulary of {config.vocab_size:,} is no multiple of {LANES}: TPUs work on {padded:,}, "
+            f"{padded / config.vocab_size - 1:.1%} more"
         )
     return found
 

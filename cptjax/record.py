@@ -31,6 +31,7 @@ def describe_run(
     tokens: Mapping[str, float],
     fill: Mapping[str, float],
     energy_by: str,
+    attention: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of run.json. `spent` are the run's totals; `epochs`, `tokens` and `fill` are by store folder."""
     events = telemetry.read_events(folder / "events.jsonl")
@@ -59,6 +60,7 @@ def describe_run(
         "tokens_per_step": run.tokens_per_step,
         "optimizer": asdict(run.optimizer),
         "precision": asdict(run.precision),
+        "attention": dict(attention),
         "seeds": {"masks_and_weights": run.seed, "data": run.data.seed},
         "spent": dict(spent),
         "cost": cost(spent, energy_by),

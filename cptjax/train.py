@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cptjax import checkpoint, sharding, telemetry
-from cptjax.attention import choose
+from cptjax.attention import MOST_ERROR, choose, measured_error
 from cptjax.config import Phase, Run, incompatible_fields, to_dict, upgraded
 from cptjax.data import Batches, fingerprint, held_out_batches
 from cptjax.files import locked, read_json, write_json
@@ -53,6 +53,7 @@ class Setting:
     vocabulary: Vocabulary
     mesh: jax.sharding.Mesh
     fingerprints: dict[str, str]  # of each token store
+    attention: dict[str, Any]  # what `choose_attention` found
 
     @property
     def micro_batches(self) -> int:
@@ -133,11 +134,37 @@ def set_up(run: Run, folder: Path) -> Setting:
     _check_vocabulary(run, config, manifests, own_tokenizer)
     manifest = next(iter(manifests.values()))
     vocabulary = Vocabulary(manifest.vocab_size, manifest.mask_token_id, manifest.special_token_ids)
-    backend, _ = choose(jax.default_backend(), run.data.sequence_length)
-    model = ModernBert(config, run.precision, backend, run.remat, sharding.pin_rows)
+    attention = choose_attention(run, config)
+    model = ModernBert(config, run.precision, attention["backend"], run.remat, sharding.pin_rows)
     for phase in run.phases:
         _trains(config, phase)
-    return Setting(run, folder, model, vocabulary, mesh, fingerprint(run.data))
+    return Setting(run, folder, model, vocabulary, mesh, fingerprint(run.data), attention)
+
+
+def choose_attention(run: Run, config: ModelConfig) -> dict[str, Any]:
+    """The attention backend, the reason for it, and by how much it errs on this device under each mask of the run.
+
+    On a CPU, where the tests are run, nothing is measured. Raises ValueError for a backend that cannot work here, or
+    that is wrong here.
+    """
+    platform = jax.default_backend()
+    backend, reason = choose(platform, run.data.sequence_length, run.attention)
+    found: dict[str, Any] = {"backend": backend, "reason": reason, "errors": {}}
+    masks = {
+        f"{kind}, {mode}": config.mask_spec(kind, mode)
+        for mode in dict.fromkeys(phase.objective.mask_mode for phase in run.phases)
+        for kind in dict.fromkeys(config.layer_types)
+    }
+    for name, spec in masks.items() if platform != "cpu" else ():
+        sizes = config.num_attention_heads, config.head_dim
+        errors = dict(zip(MOST_ERROR, measured_error(backend, spec, *sizes, run.precision.compute), strict=True))
+        found["errors"][name] = errors
+        if not all(errors[what] <= most for what, most in MOST_ERROR.items()):
+            raise ValueError(
+                f"attention {backend} is wrong on a {jax.devices()[0].device_kind} ({name}: {errors}): "
+                "choose another with --attention, and please report it"
+            )
+    return found
 
 
 def write_own_files(setting: Setting) -> None:
@@ -146,11 +173,12 @@ def write_own_files(setting: Setting) -> None:
     if jax.process_index():
         return
     if not (folder / "config.json").is_file():
-        # The model's own tokenizer files: a store keeps the same vocabulary, but perhaps less beside it.
+        # The model's own tokenizer files: a store keeps the same vocabulary, but perhaps less beside it. Only
+        # where the model has no more than tokenizer.json does the store know more.
         origin = starting_folder(run, folder)
         own = origin / checkpoint.TOKENIZER
         store = Path(next(iter(run.data.shares)))
-        tokenizer = own if run.init and own.is_dir() else store / checkpoint.TOKENIZER
+        tokenizer = own if run.init and (own / "tokenizer_config.json").is_file() else store / checkpoint.TOKENIZER
         hf_config = origin / checkpoint.HF_CONFIG
         checkpoint.write_model(
             folder,
@@ -326,6 +354,8 @@ class Recorder:
         self._before, self.spent = spent, dict(spent)
         self._clock = time.perf_counter()
         total = setting.run.bounds[-1][1]
+        if self._first:
+            tqdm.write("attention: {backend}, for {reason}".format(**setting.attention))
         self._bar = tqdm(total=total, initial=int(state.step), unit="step", disable=None if self._first else True)
 
     def step(self, step: int, phase: Phase, metrics: dict[str, jax.Array]) -> None:
@@ -422,6 +452,7 @@ class Recorder:
                 tokens=batches.tokens(run.bounds[-1][1]),
                 fill=batches.fill,
                 energy_by=self._energy.method,
+                attention=self._setting.attention,
             )
             write_json(folder / "run.json", found)
             telemetry.plot(telemetry.read_events(folder / "events.jsonl"), folder / "plot.png")

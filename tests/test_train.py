@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
@@ -18,16 +19,17 @@ from convert import from_hf, to_hf
 from cptjax import checkpoint, telemetry
 from cptjax import train as train_module
 from cptjax.__main__ import main as command_line
+from cptjax.attention import BACKENDS, attend_reference
 from cptjax.config import Phase, Run, load_config, mlm_twin, override, to_dict
 from cptjax.corpus import prepare
 from cptjax.data import Data
 from cptjax.files import locked, read_json, write_json
-from cptjax.model import ModelConfig, ModernBert, Precision, init_params
+from cptjax.model import FULL, SLIDING, ModelConfig, ModernBert, Precision, init_params
 from cptjax.objectives import CLM, mlm
 from cptjax.schedules import Schedule
 from cptjax.sharding import Mesh
 from cptjax.store import Manifest
-from cptjax.train import train
+from cptjax.train import choose_attention, train
 from tests.fixtures_text import make_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -152,6 +154,7 @@ def test_a_run_writes_everything_it_promises(store, tmp_path, two_devices):
     assert [event["step"] for event in evaluations] == [0, 5, 10, 15, 20]
     assert all(set(event["held_out"]) == {"clm", "decay"} for event in evaluations)
     facts = json.loads((folder / "run.json").read_text())
+    assert facts["attention"] == {"backend": "blockwise", "reason": "splash needs a TPU, not a cpu", "errors": {}}
     assert facts["spent"]["tokens"] == sum(event["tokens"] for event in steps)
     assert facts["cost"]["energy_by"] == "not measured" and facts["cost"]["kilowatt_hours"] is None
     assert facts["cost"]["device_hours"] == pytest.approx(2 * facts["spent"]["seconds"] / 3600)
@@ -378,13 +381,18 @@ def test_a_started_run_keeps_its_own_model(store, tmp_path, two_devices):
 
 
 def test_a_start_without_a_head_gets_a_new_one(store, tmp_path, two_devices, capsys):
-    """Such as a sentence encoder; its own weights are kept, and the run is told to count as a decoder does."""
-    # Broken by: params() in the place of loaded in `start`, and by a run that ignores causal_window_counts_self.
+    """Such as a sentence encoder; its own weights are kept, and the run is told to count as a decoder does.
+
+    Its folder holds a tokenizer.json alone: the store knows of the same tokenizer which token is the mask.
+    """
+    # Broken by: params() in the place of loaded in `start`, a run that ignores causal_window_counts_self, and
+    # tokenizer files taken from the start whatever they are.
     lm = train(small_run(store), tmp_path / "lm")
     _, config, params = checkpoint.load_params(lm)
     params = {name: value for name, value in params.items() if name not in ("head", "decoder")}
     config = replace(config, head="none")
     to_hf.save(config, params, tmp_path / "hf")
+    shutil.copy(store / "tokenizer" / "tokenizer.json", tmp_path / "hf")
     from_hf.convert_folder(tmp_path / "hf", tmp_path / "start")
     run = small_run(store, model=None, init=str(tmp_path / "start"), causal_window_counts_self=True)
     run = replace(run, phases=(replace(run.phases[0], frozen=("embeddings/", "layers/0/")), run.phases[1]))
@@ -393,6 +401,7 @@ def test_a_start_without_a_head_gets_a_new_one(store, tmp_path, two_devices, cap
     assert "has no language-model head: a new one is drawn (seed 17)" in capsys.readouterr().err
     found = checkpoint.read_model(folder)
     assert found.head == "lm" and found.causal_window_counts_self
+    assert read_json(folder / "tokenizer" / "tokenizer_config.json")["mask_token"] == "[MASK]"
     after_clm = checkpoint.load_params(folder, 10)[2]
     for name in ("embeddings", "layer_0"):
         assert jax.tree.all(jax.tree.map(np.array_equal, after_clm[name], params[name]))
@@ -483,3 +492,15 @@ def test_a_config_file_with_a_wrong_field_is_one_line(tmp_path, change, words, c
     with pytest.raises(ValueError, match=words) as caught:
         load_config(config)
     assert "\n" not in str(caught.value)
+
+
+def test_attention_is_checked_on_a_device_that_is_no_cpu(store, monkeypatch):
+    run = small_run(store, precision=Precision())
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = choose_attention(run, run.model)
+    masks = [f"{kind}, {mode}" for mode in ("causal", "bidirectional") for kind in (FULL, SLIDING)]
+    assert list(found["errors"]) == masks and all(0 < x["output"] < 1e-2 for x in found["errors"].values())
+    reads_all = lambda q, k, v, spec, segment_BL: attend_reference(q, k, v, spec, jnp.ones_like(segment_BL))  # noqa: E731
+    monkeypatch.setitem(BACKENDS, "blockwise", reads_all)
+    with pytest.raises(ValueError, match="attention blockwise is wrong on a cpu .full_attention, causal.*--attention"):
+        choose_attention(run, run.model)
