@@ -355,7 +355,7 @@ class Recorder:
         self._clock = time.perf_counter()
         total = setting.run.bounds[-1][1]
         if self._first:
-            tqdm.write("attention: {backend}, for {reason}".format(**setting.attention))
+            tqdm.write("attention: {backend} ({reason})".format(**setting.attention))
         self._bar = tqdm(total=total, initial=int(state.step), unit="step", disable=None if self._first else True)
 
     def step(self, step: int, phase: Phase, metrics: dict[str, jax.Array]) -> None:
