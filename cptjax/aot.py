@@ -23,13 +23,11 @@ from jax.sharding import PartitionSpec as P
 
 from cptjax import sharding
 from cptjax.attention import choose
-from cptjax.checkpoint import parameter_shapes
 from cptjax.config import Phase, Run
 from cptjax.model import ModelConfig, ModernBert
 from cptjax.objectives import Vocabulary
 from cptjax.optim import make_optimizer
-from cptjax.step import init_state
-from cptjax.train import Setting, compile_phase, state_shardings
+from cptjax.train import Setting, compile_phase, state_shapes
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "f64": 8}
@@ -58,11 +56,6 @@ class Executable:
     rematerialised: tuple[str, ...]  # what the partitioner says of arrays it copied whole to split them anew
     collectives: tuple[Collective, ...]
 
-    @property
-    def bytes(self) -> int:
-        """What a device holds at most."""
-        return self.argument_bytes + self.temporary_bytes
-
 
 def topology_devices(name: str) -> list[Any]:
     """The devices of a TPU topology such as v5e:4x4. ValueError when libtpu is missing or knows none of that name."""
@@ -88,11 +81,7 @@ def compile_step(run: Run, config: ModelConfig, phase: Phase, devices: list[Any]
     vocabulary = Vocabulary(config.vocab_size, 0, ())  # the ids decide no shape
     setting = Setting(run, Path(), model, vocabulary, mesh, {}, {"backend": backend, "reason": reason})
     tx = make_optimizer(run.optimizer, phase.schedule.peak)
-    state = jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-        jax.eval_shape(lambda params: init_state(params, tx), parameter_shapes(config)),
-        state_shardings(setting, tx),
-    )
+    state = state_shapes(setting, tx)
     tokens = jax.ShapeDtypeStruct(
         (run.data.global_batch_size, run.data.sequence_length),
         jnp.int32,

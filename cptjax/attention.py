@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from cptjax.masks import MaskSpec, dense_mask, key_interval
+from cptjax.sharding import LANES
 
 QUERY_BLOCK = 512  # queries of a whole-document layer handled at once: bounds the scores in memory
 MIN_MARGIN = 8  # smaller tiles only add overhead
-MOST_ERROR = {"output": 1e-2, "gradient": 2e-2}  # of `measured_error`, in bfloat16
 MASKED = -1e30  # finite: exp gives exactly 0, and a maximum over it stays finite
 
 
@@ -47,38 +47,7 @@ def _obstacle(backend: str, platform: str, num_tokens: int) -> str | None:
         return None
     if platform != "tpu":
         return f"needs a TPU, not a {platform}"
-    from cptjax import splash
-
-    few = num_tokens % splash.LANES
-    return f"needs rows of a multiple of {splash.LANES} tokens, not {num_tokens}" if few else None
-
-
-def measured_error(backend: str, spec: MaskSpec, heads: int, width: int, dtype: str) -> tuple[float, float]:
-    """How far a backend is from the float32 reference on this device: of the output and of the worst gradient, the
-    largest distance over the reference's largest entry. On short and long documents, one of a token, and padding."""
-    lengths = (300, 1, 450, 145, 128)  # the last is padding
-    numbers = jnp.array((1, 2, 3, 4, 0), jnp.int32)
-    segment_BL = jnp.repeat(numbers, jnp.array(lengths), total_repeat_length=sum(lengths))[None]
-    keys = jax.random.split(jax.random.key(0), 4)
-    shape = (1, segment_BL.shape[1], heads, width)
-    *inputs, weight_BLHK = (jax.random.normal(key, shape).astype(dtype).astype(jnp.float32) for key in keys)
-    weight_BLHK = jnp.where((segment_BL > 0)[:, :, None, None], weight_BLHK, 0)
-
-    def both(backend: str, dtype: str) -> list[jax.Array]:
-        def mixed(q_BLHK, k_BLHK, v_BLHK):
-            out_BLHK = attend(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL, backend=backend)
-            out_BLHK = out_BLHK.astype(jnp.float32) * weight_BLHK
-            return out_BLHK.sum(), out_BLHK
-
-        gradient: Any = jax.jit(jax.grad(mixed, argnums=(0, 1, 2), has_aux=True))
-        gradients, out_BLHK = gradient(*(x.astype(dtype) for x in inputs))
-        return [out_BLHK, *(x.astype(jnp.float32) for x in gradients)]
-
-    with jax.default_matmul_precision("highest"):
-        expected = both("reference", "float32")
-    found = both(backend, dtype)
-    errors = [float(abs(x - y).max() / abs(y).max()) for x, y in zip(found, expected, strict=True)]
-    return errors[0], max(errors[1:])
+    return f"needs rows of a multiple of {LANES} tokens, not {num_tokens}" if num_tokens % LANES else None
 
 
 def attend_reference(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.Array:

@@ -23,18 +23,6 @@ from cptjax.train import micro_batches
 
 GIB = 2**30
 EXCHANGES = 10  # between devices that are shown
-LANES = 128  # a vocabulary that is no multiple is padded in every product with it
-
-# Memory in GiB and board power in watts (None: the maker does not say), from the makers' data sheets.
-DEVICES: dict[str, tuple[float, float | None]] = {
-    "NVIDIA A100": (80, 400),
-    "NVIDIA H100": (80, 700),
-    "NVIDIA H200": (141 * 1e9 / GIB, 700),
-    "TPU v4": (32, None),
-    "TPU v5 lite": (16, None),
-    "TPU v5p": (95, None),
-    "TPU v6 lite": (32, None),
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +56,8 @@ def plan(
     found = aot.topology_devices(topology) if topology else None if devices else here
     kind = found[0].device_kind if found else device or here[0].device_kind
     mesh = _mesh(run, len(found) if found else devices or 1)
-    memory_gib, watts = _facts(kind)
+    facts = telemetry.device_facts(kind)
+    memory_gib, watts = (facts.memory_gib, facts.watts) if facts else (None, None)
     parameters = _parameters(config)
     report: dict[str, Any] = {
         "name": run.name,
@@ -100,10 +89,6 @@ def plan(
 def _mesh(run: Run, count: int) -> AbstractMesh:
     sizes = sharding.mesh_sizes(run.mesh, count)
     return AbstractMesh(sizes, sharding.AXES, axis_types=(AxisType.Auto,) * len(sizes))
-
-
-def _facts(kind: str) -> tuple[float | None, float | None]:
-    return next((facts for name, facts in DEVICES.items() if kind.startswith(name)), (None, None))
 
 
 def _parameters(config: ModelConfig) -> dict[str, int]:
@@ -210,10 +195,10 @@ def _warnings(report: dict[str, Any], config: ModelConfig, mesh: AbstractMesh) -
         ]
         if whole and memory and total > memory * GIB / 2:
             found.append(f"{len(whole)} large parameters are whole on every device: a --mesh.fsdp above 1 splits them")
-    if config.vocab_size % LANES:
-        padded = -(-config.vocab_size // LANES) * LANES
+    if config.vocab_size % sharding.LANES:
+        padded = -(-config.vocab_size // sharding.LANES) * sharding.LANES
         found.append(
-            f"the vocabulary of {config.vocab_size:,} is no multiple of {LANES}: TPUs work on {padded:,}, "
+            f"the vocabulary of {config.vocab_size:,} is no multiple of {sharding.LANES}: TPUs work on {padded:,}, "
             f"{padded / config.vocab_size - 1:.1%} more"
         )
     return found
@@ -271,7 +256,9 @@ def _rows(values: dict[str, str]) -> list[str]:
 def _time_lines(report: dict[str, Any]) -> Sequence[str]:
     time, given = report["time"], report["assumptions"]
     if time is None:
-        return [f"Time: not known, for the peak of a {report['device']} is not; known are {', '.join(DEVICES)}"]
+        return [
+            f"Time: not known, for the peak of a {report['device']} is not; known are {', '.join(telemetry.DEVICES)}"
+        ]
     energy = "energy: not known, give --watts"
     if time["kilowatt_hours"] is not None:
         energy = (

@@ -16,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
+LANES = 128  # of a TPU's vector registers: arrays lie in tiles so wide
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # a batch row goes to one device of these axes
 VOCABULARY = ("tensor", "fsdp")  # what is split along the vocabulary

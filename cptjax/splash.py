@@ -14,9 +14,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.sharding import PartitionSpec as P
 
 from cptjax.masks import MaskMode, MaskSpec
-from cptjax.sharding import ROWS
+from cptjax.sharding import LANES, ROWS
 
-LANES = 128  # of a TPU's vector registers: the kernel works on tiles of so many tokens
 GLOBAL_BLOCK, WINDOW_BLOCK = 512, 256  # tokens of a tile; not measured on a TPU
 
 

@@ -14,11 +14,10 @@ from cptjax.masks import document_bounds
 from cptjax.model import ModernBert, encode
 from cptjax.objectives import LossSums, Objective, Targets, Vocabulary, cross_entropy, draw, measure, select
 from cptjax.optim import apply_mask
-from cptjax.sharding import gather_tables, pin_parameters
+from cptjax.sharding import LANES, gather_tables, pin_parameters
 
 MOST_LOGITS = 2**25  # that exist at once on a device: 128 MiB
 CHUNK_TOKENS = 512  # positions whose logits exist at once on a device, where the vocabulary allows
-LANES = 128  # of a TPU, a multiple of which its products want
 EVALUATION = 2**31 - 1  # folded into the key of evaluation draws, no optimiser step reaches it
 
 

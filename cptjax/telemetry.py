@@ -5,17 +5,26 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-# Peak dense bf16 FLOP/s of one device, from the makers' data sheets, by jax's device_kind.
-PEAK_FLOPS = {
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
+
+class Device(NamedTuple):
+    """Of one device: peak dense bf16 FLOP/s, memory in GiB, board power in watts (None: its maker does not say)."""
+
+    peak_flops: float
+    memory_gib: float
+    watts: float | None
+
+
+# From the makers' data sheets, by the beginning of jax's device_kind.
+DEVICES = {
+    "NVIDIA A100": Device(312e12, 80, 400),
+    "NVIDIA H100": Device(989e12, 80, 700),
+    "NVIDIA H200": Device(989e12, 141e9 / 2**30, 700),
+    "TPU v4": Device(275e12, 32, None),
+    "TPU v5 lite": Device(197e12, 16, None),
+    "TPU v5p": Device(459e12, 95, None),
+    "TPU v6 lite": Device(918e12, 32, None),
 }
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
@@ -36,9 +45,15 @@ def flops_per_token(
     }
 
 
+def device_facts(device_kind: str) -> Device | None:
+    """What is known of a device, None when it is not in the table: nothing is guessed."""
+    return next((facts for name, facts in DEVICES.items() if device_kind.startswith(name)), None)
+
+
 def peak_flops(device_kind: str) -> float | None:
     """Peak FLOP/s of a device, None when it is not in the table: an MFU is never guessed."""
-    return next((peak for name, peak in PEAK_FLOPS.items() if device_kind.startswith(name)), None)
+    facts = device_facts(device_kind)
+    return facts and facts.peak_flops
 
 
 class EnergyMeter:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cptjax import selfcheck
 from cptjax.attention import BACKENDS, attend_reference
 from cptjax.masks import MaskMode, MaskSpec
 from cptjax.model import FULL, ModelConfig
@@ -94,7 +95,7 @@ def test_a_kernel_for_tpus_is_interpreted_when_named():
 
 def test_packed_rows_hold_what_packing_makes():
     # Broken by: lengths without the 1; no padding.
-    segment_BL = attention.packed(3, 64)
+    segment_BL = selfcheck.packed(3, 64)
     for segment_L in segment_BL:
         counts = np.bincount(segment_L)
         assert sorted(counts[1:]) == [1, 8, 16, 32] and counts[0] == 7 and segment_L[-1] == 0

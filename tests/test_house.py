@@ -50,7 +50,7 @@ FLOORS = (
     ("tokenizer", "store", "sources", "cleaning", "pool", "splash"),
     ("attention", "objectives", "optim", "packing", "parts"),
     ("data", "corpus"),
-    ("model", "report", "beam"),
+    ("model", "report", "beam", "selfcheck"),
     ("step", "heads"),
     ("checkpoint",),
     ("config",),

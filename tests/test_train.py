@@ -499,8 +499,8 @@ def test_attention_is_checked_on_a_device_that_is_no_cpu(store, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     found = choose_attention(run, run.model)
     masks = [f"{kind}, {mode}" for mode in ("causal", "bidirectional") for kind in (FULL, SLIDING)]
-    assert list(found["errors"]) == masks and all(0 < x["output"] < 1e-2 for x in found["errors"].values())
+    assert list(found["errors"]) == masks and all(0 < x["out"] < 1e-2 for x in found["errors"].values())
     reads_all = lambda q, k, v, spec, segment_BL: attend_reference(q, k, v, spec, jnp.ones_like(segment_BL))  # noqa: E731
     monkeypatch.setitem(BACKENDS, "blockwise", reads_all)
-    with pytest.raises(ValueError, match="attention blockwise is wrong on a cpu .full_attention, causal.*--attention"):
+    with pytest.raises(ValueError, match="attention blockwise is wrong on a cpu under MaskSpec.*causal.*--attention"):
         choose_attention(run, run.model)
