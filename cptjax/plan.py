@@ -232,14 +232,14 @@ def text(report: dict[str, Any]) -> str:
         lines += [f"  {fits}"]
     for name, compiled in (report["compiled"] or {}).items():
         lines += ["", f"Compiled step of {name}, of a device"]
-        lines += _rows(
-            {
-                "arguments": _gib(compiled["argument_bytes"]),
-                "temporary": _gib(compiled["temporary_bytes"]),
-                "all": _gib(compiled["argument_bytes"] + compiled["temporary_bytes"]),
-                "FLOPs of products per token": f"{compiled['flops']:.3e}",
-            }
-        )
+        facts = {
+            "arguments": _gib(compiled["argument_bytes"]),
+            "temporary": _gib(compiled["temporary_bytes"]),
+            "all": _gib(compiled["argument_bytes"] + compiled["temporary_bytes"]),
+        }
+        if compiled["flops"] is not None:
+            facts["FLOPs of products per token"] = f"{compiled['flops']:.3e}"
+        lines += _rows(facts)
         lines += ["  exchanges of one step, the largest first"]
         for one in compiled["collectives"][:EXCHANGES]:
             lines += [f"    {one['times']:5} x {one['kind']} {one['shape'][:60]}: {_gib(one['bytes'])}"]

@@ -46,7 +46,7 @@ def imports_of(tree: ast.AST) -> set[str]:
 
 FLOORS = (
     ("files",),
-    ("masks", "schedules", "telemetry", "sharding", "grammar", "host", "page"),
+    ("masks", "schedules", "telemetry", "sharding", "grammar", "host", "page", "hlo"),
     ("tokenizer", "store", "sources", "cleaning", "pool", "splash"),
     ("attention", "objectives", "optim", "packing", "parts"),
     ("data", "corpus"),

@@ -143,58 +143,6 @@ def test_the_command_prints_and_writes_the_plan(tmp_path, monkeypatch, capsys):
 # ---- compiled
 
 
-HLO = """HloModule jit_step
-
-%add (a: f32[], b: f32[]) -> f32[] {
-  ROOT %sum = f32[] add(%a, %b)
-}
-
-%fused (x: f32[2,4]) -> f32[8,4] {
-  ROOT %all-gather.1 = f32[8,4]{1,0} all-gather(%x), channel_id=1, dimensions={0}
-}
-
-%condition (state: (s32[], f32[8,4])) -> pred[] {
-  %bound = s32[]{:T(128)} constant(24)
-  ROOT %less = pred[] compare(%i, %bound), direction=LT
-}
-
-%body (state: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
-  %one = f32[8,4] fusion(%x), kind=kCustom, calls=%fused
-  %all-gather.2 = f32[8,4]{1,0} all-gather(%x), channel_id=1, dimensions={0}
-  %start = (bf16[4]{0}, bf16[16]{0}, u32[], u32[]) all-gather-start(%y), channel_id=2
-}
-
-ENTRY %main (x: f32[2,4]) -> f32[8,4] {
-  %loop = (s32[], f32[8,4]) while(%tuple), condition=%condition, body=%body
-  ROOT %all-reduce = f32[8,4]{1,0} all-reduce(%z), channel_id=3, to_apply=%add
-}
-"""
-
-
-def test_exchanges_are_counted_as_often_as_their_loops_run():
-    # Broken by: `trips` always 1, channels not told apart, operands of a -start counted.
-    found = aot.read_collectives(HLO)
-    assert [(one.kind, one.shape, one.times, one.bytes) for one in found] == [
-        ("all-gather", "f32[8,4]", 24, 24 * 128),
-        ("all-gather", "bf16[16]", 24, 24 * 32),
-        ("all-reduce", "f32[8,4]", 1, 128),
-    ]
-
-
-def test_products_are_counted_in_loops_and_on_all_devices():
-    # Broken by: `length` or the devices of a shard_map left out.
-    x = jnp.zeros((8, 4))
-
-    def looped(x):
-        return jax.lax.scan(lambda x, _: (jax.checkpoint(jnp.dot)(x, jnp.ones((4, 4))), None), x, None, length=5)[0]
-
-    assert aot.product_flops(jax.make_jaxpr(looped)(x).jaxpr) == 5 * 2 * 8 * 4 * 4
-    with jax.set_mesh(sharding.make_mesh(sharding.Mesh(2, 4, 1))):
-        rows = jax.sharding.PartitionSpec(sharding.ROWS)
-        split = jax.shard_map(looped, in_specs=rows, out_specs=rows, check_vma=False)
-        assert aot.product_flops(jax.make_jaxpr(split)(x).jaxpr) == 5 * 2 * 8 * 4 * 4
-
-
 @pytest.fixture(scope="module")
 def compiled():
     run = small()
