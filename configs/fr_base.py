@@ -11,4 +11,4 @@ from cptjax.config import Run
 
 def get_config() -> Run:
     """The run of arXiv:2605.12438 for this model."""
-    return clm_detour("fr_base", "almanach/moderncamembert-base", FRENCH_STORES, 10_000_000_000, remat=False)
+    return clm_detour("fr_base", "almanach/moderncamembert-base", FRENCH_STORES, 10_000_000_000, remat="none")

@@ -6,6 +6,7 @@ the 1-sqrt schedule; the optimiser's moments are kept, the schedule clock restar
 
 from cptjax.config import Phase, Run
 from cptjax.data import Data
+from cptjax.model import Remat
 from cptjax.objectives import CLM, mlm
 from cptjax.schedules import Schedule
 
@@ -28,7 +29,7 @@ ENGLISH_STORES = (
 )
 
 
-def clm_detour(name: str, init: str, stores: tuple[tuple[str, float], ...], clm_tokens: int, *, remat: bool) -> Run:
+def clm_detour(name: str, init: str, stores: tuple[tuple[str, float], ...], clm_tokens: int, *, remat: Remat) -> Run:
     """CLM on `clm_tokens`, then the masked decay: batches of 384 rows of 8,192 tokens."""
     constant = Schedule(PEAK, WARMUP_TOKENS)
     cool_down = Schedule(PEAK, shape="one_minus_sqrt", final_ratio=0.1)

@@ -9,12 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from cptjax.masks import MaskSpec, dense_mask, key_interval
 from cptjax.sharding import LANES
 
 QUERY_BLOCK = 512  # queries of a whole-document layer handled at once: bounds the scores in memory
 MIN_MARGIN = 8  # smaller tiles only add overhead
+SAVED = "attention"  # names what the backward pass needs of a forward one, for rematerialisation to keep
 MASKED = -1e30  # finite: exp gives exactly 0, and a maximum over it stays finite
 
 
@@ -87,7 +89,7 @@ def attend_splash(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.Arr
     """jax's kernel for TPUs, see `splash.py`."""
     from cptjax import splash  # here, for it loads Pallas, which only TPUs need
 
-    return splash.attend_splash(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL)
+    return splash.attend_splash(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL, saved=SAVED)
 
 
 BACKENDS: dict[str, Callable] = {
@@ -163,7 +165,7 @@ def _whole_document_forward(q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, block: int
 
     blocks = (_query_blocks(q_BHLK, block), _interval_blocks(start_BL, block), _interval_blocks(end_BL, block))
     _, (out_TBHLK, logsumexp_TBHL1) = jax.lax.scan(one_block, None, blocks)
-    out_BHLK = _join_blocks(out_TBHLK)
+    out_BHLK, logsumexp_TBHL1 = checkpoint_name((_join_blocks(out_TBHLK), logsumexp_TBHL1), SAVED)
     return out_BHLK, (q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, out_BHLK, logsumexp_TBHL1)
 
 
@@ -240,7 +242,7 @@ def _window_forward(q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, block: int):
         _with_margins(v_BHLK, block),
         _window_mask(start_BL, end_BL, block),
     )
-    out_BHLK = out_BHTLK.reshape(q_BHLK.shape)
+    out_BHLK, logsumexp = checkpoint_name((out_BHTLK.reshape(q_BHLK.shape), logsumexp), SAVED)
     return out_BHLK, (q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, out_BHLK, logsumexp)
 
 

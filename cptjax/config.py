@@ -19,7 +19,7 @@ import typeguard
 import tyro
 
 from cptjax.data import Data
-from cptjax.model import ModelConfig, Precision
+from cptjax.model import ModelConfig, Precision, Remat
 from cptjax.objectives import Objective, mlm
 from cptjax.optim import AdamW
 from cptjax.schedules import Schedule, phase_bounds
@@ -71,7 +71,7 @@ class Run:
     device_batch_size: int = 8  # rows per device at a time; the global batch is reached by accumulation
     causal_window_counts_self: bool = False  # 64 keys in causal local layers, not 65: see ModelConfig
     attention: Literal["auto", "reference", "blockwise", "splash"] = "auto"  # a row of attention.BACKENDS
-    remat: bool = False  # recompute blocks in the backward pass: less memory, more arithmetic
+    remat: Remat = "none"  # what of the activations is recomputed: less memory, more arithmetic; see ModernBert
 
     def __post_init__(self):
         if (self.init is None) == (self.model is None):

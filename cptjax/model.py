@@ -19,14 +19,16 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from cptjax.attention import attend
+from cptjax.attention import SAVED, attend
 from cptjax.masks import MaskMode, MaskSpec, positions
 from cptjax.sharding import on_own_rows
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' words
 HEADS = ("lm", "classifier", "none")
 STANDARD_PERIOD = 3  # ModernBERT: every third layer is global
+Remat = Literal["none", "block", "dots"]
 
 
 @dataclass(frozen=True)
@@ -278,7 +280,11 @@ def _project_backward(saved, d_out):
     return d_x_ND, jnp.stack([jnp.einsum("n...,nd->...d", d, x_ND) for d in d_out])
 
 
-project.defvjp(lambda x_ND, weights: (project(x_ND, weights), (x_ND, weights)), _project_backward)
+def _project_forward(x_ND, weights):
+    return checkpoint_name(project(x_ND, weights), SAVED), (x_ND, weights)
+
+
+project.defvjp(_project_forward, _project_backward)
 
 
 class Attention(nn.Module):
@@ -489,17 +495,27 @@ class Classifier(nn.Module):
         return score_BLN + bias_N.astype(loss)[None, None]
 
 
+def _recomputed(module: type[nn.Module], remat: Remat, **options) -> Any:
+    """The module as `ModernBert` says of `remat`."""
+    if remat == "none":
+        return module
+    keep = jax.checkpoint_policies
+    dots = keep.save_from_both_policies(keep.dots_with_no_batch_dims_saveable, keep.save_only_these_names(SAVED))
+    return nn.remat(module, policy=dots if remat == "dots" else None, **options)
+
+
 class ModernBert(nn.Module):
     """The encoder and what stands on it: `init` and `apply` are the whole interface.
 
-    `remat` recomputes each scanned block in the backward pass instead of keeping its activations; `pin`
-    is applied to the hidden states entering every layer (a mesh's place to fix their sharding).
+    What the backward pass needs of the layers after the first is kept (`remat` none), or recomputed block by block:
+    all of it (block), or all but the products with weights and what attention gives (dots). `pin` is applied to the
+    hidden states entering every layer (a mesh's place to fix their sharding).
     """
 
     config: ModelConfig
     precision: Precision = Precision()
     backend: str = "blockwise"
-    remat: bool = False
+    remat: Remat = "none"
     pin: Callable = _same
 
     def setup(self):
@@ -508,7 +524,7 @@ class ModernBert(nn.Module):
         self.embeddings = Embeddings(*parts)
         self.layer_0 = Layer(*parts, self.backend, self.pin, self.config.layer_types[0], first=True)
         if plan.repeats:
-            block = nn.remat(Block, static_argnums=(4, 5), prevent_cse=False) if self.remat else Block
+            block = _recomputed(Block, self.remat, static_argnums=(4, 5), prevent_cse=False)
             self.blocks = nn.scan(
                 block,
                 variable_axes={"params": 0},
@@ -516,7 +532,7 @@ class ModernBert(nn.Module):
                 in_axes=(nn.broadcast,) * 4,  # pyright: ignore[reportArgumentType]
                 length=plan.repeats,
             )(*parts, self.backend, self.pin)
-        layer = nn.remat(Layer, static_argnums=(4,)) if self.remat else Layer
+        layer = _recomputed(Layer, self.remat, static_argnums=(4,))
         self.rest = [
             layer(*parts, self.backend, self.pin, self.config.layer_types[i], name=f"layer_{i}") for i in plan.rest
         ]

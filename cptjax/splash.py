@@ -19,17 +19,20 @@ from cptjax.sharding import LANES, ROWS
 GLOBAL_BLOCK, WINDOW_BLOCK = 512, 256  # tokens of a tile; not measured on a TPU
 
 
-def attend_splash(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL, *, interpret: bool = False) -> jax.Array:
+def attend_splash(
+    q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL, *, saved: str | None = None, interpret: bool = False
+) -> jax.Array:
     """Softmax attention [B, L, H, K]; under a mesh each device works on its own rows and heads.
 
-    `interpret` runs the kernel step by step on any device, slowly. ValueError when L is no multiple of 128.
+    `saved` names what the backward pass needs of it, for rematerialisation to keep. `interpret` runs the kernel step
+    by step on any device, slowly. ValueError when L is no multiple of 128.
     """
     num_tokens = q_BLHK.shape[1]
     if num_tokens % LANES:
         raise ValueError(f"splash needs rows of a multiple of {LANES} tokens, not {num_tokens}: use blockwise")
 
     def local(q_BLHK, k_BLHK, v_BLHK, segment_BL):
-        kernel = _kernel(spec, num_tokens, q_BLHK.shape[2], interpret)
+        kernel = _kernel(spec, num_tokens, q_BLHK.shape[2], saved, interpret)
         segments = splash_attention_kernel.SegmentIds(segment_BL, segment_BL)
         q_BHLK = q_BLHK.swapaxes(1, 2) * np.asarray(q_BLHK.shape[-1] ** -0.5, q_BLHK.dtype)
         out_BHLK: Any = jax.vmap(kernel)(q_BHLK, k_BLHK.swapaxes(1, 2), v_BLHK.swapaxes(1, 2), segments)
@@ -42,7 +45,7 @@ def attend_splash(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL, *, interpr
     return split(q_BLHK, k_BLHK, v_BLHK, segment_BL)
 
 
-def _kernel(spec: MaskSpec, num_tokens: int, heads: int, interpret: bool):
+def _kernel(spec: MaskSpec, num_tokens: int, heads: int, saved: str | None, interpret: bool):
     shape = (num_tokens, num_tokens)
     if spec.window is not None:
         after = 0 if spec.mode == MaskMode.CAUSAL else spec.window
@@ -69,5 +72,6 @@ def _kernel(spec: MaskSpec, num_tokens: int, heads: int, interpret: bool):
         block_sizes=sizes,
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name=saved,
         interpret=interpret,
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import packed, random_tokens
 
+from cptjax import hlo
 from cptjax.masks import MaskMode
 from cptjax.model import (
     FULL,
@@ -17,6 +18,7 @@ from cptjax.model import (
     ModelConfig,
     ModernBert,
     Precision,
+    encode,
     gelu,
     init_params,
     layer_norm,
@@ -95,15 +97,34 @@ def test_blockwise_model_equals_reference_model(model, params, mode):
     np.testing.assert_allclose(out, expected, atol=2e-5 * abs(expected).max())
 
 
-def test_rematerialisation_changes_no_gradient(model, params):
+@pytest.mark.parametrize("remat", ["block", "dots"])
+def test_rematerialisation_changes_no_gradient(model, params, remat):
     token_BL = random_tokens(1, 40)
     segment_BL = jnp.ones_like(token_BL)
 
     def gradient(model):
         return jax.jit(jax.grad(lambda p: model.apply({"params": p}, token_BL, segment_BL).hidden_BLD.std()))(params)
 
-    for kept, recomputed in zip(*(jax.tree.leaves(gradient(m)) for m in (model, model.clone(remat=True))), strict=True):
-        np.testing.assert_allclose(kept, recomputed, atol=1e-6)
+    for kept, again in zip(*(jax.tree.leaves(gradient(m)) for m in (model, model.clone(remat=remat))), strict=True):
+        np.testing.assert_allclose(kept, again, atol=1e-6)
+
+
+def test_rematerialisation_recomputes_what_it_says(config):
+    # Broken by: the names left out of attention, the policy left out, remat ignored.
+    config = dataclasses.replace(config, num_hidden_layers=13, layer_types=())
+    token_BL = random_tokens(4, 512)
+
+    def cost(remat):
+        model = ModernBert(config, Precision(compute="float32"), remat=remat)
+        params = jax.eval_shape(partial(init_params, model), jax.random.key(0))
+        gradient = jax.jit(jax.grad(lambda p: encode(model, p, token_BL, token_BL * 0 + 1).hidden_BLD.std()))
+        compiled = gradient.lower(params).compile()
+        return hlo.product_flops(hlo.parse(compiled.as_text())), compiled.memory_analysis().temp_size_in_bytes
+
+    (flops, most), (again, least), (same, middle) = map(cost, ("none", "block", "dots"))
+    print(flops, same, again, most, middle, least)
+    assert flops == same < again
+    assert least < middle < most
 
 
 def test_kept_layers_end_in_the_hidden_state(model, params, config):

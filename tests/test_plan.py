@@ -34,7 +34,7 @@ def small(**changes):
         phases=(Phase("clm", CLM, 100_000, Schedule(1e-3)), Phase("decay", mlm(0.15), 10_000, Schedule(1e-3))),
         mesh=sharding.Mesh(1, -1, 1),
         device_batch_size=1,
-        remat=True,
+        remat="block",
     )
     return replace(run, **changes)
 

@@ -475,7 +475,7 @@ def test_a_twin_needs_a_causal_phase(store):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("remat='no'", "remat is 'no'"),
+        ("remat=True", "remat is True"),
         ("eval_every=2.5", "eval_every is 2.5"),
         ("precision=Precision(compute='float16')", "precision.compute is 'float16'"),
         ("nmae='x'", "nmae"),
