@@ -1,4 +1,4 @@
-"""The commands: python -m cptjax demo | prepare | data-report | plan | train."""
+"""The commands: python -m cptjax demo | prepare | data-report | plan | doctor | train."""
 
 import argparse
 import dataclasses
@@ -71,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--pue", type=float, default=1.2, help="energy of the whole site per energy of the devices")
     add("--carbon", type=float, default=0.473, help="kg CO2e per kWh; 0.473 is the world's mean of 2024")
     add("--out", type=Path, help="JSON file")
+
+    doctor = commands.add_parser("doctor", help="what this machine is, and which kernels are right and fast on it")
+    doctor.add_argument("--out", type=Path, help="JSON file")
 
     train = commands.add_parser(
         "train",
@@ -183,6 +186,17 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
         files.write_json(arguments.out, report)
 
 
+def _doctor(arguments: argparse.Namespace) -> None:
+    from cptjax import doctor, files
+
+    report = doctor.examine()
+    print(doctor.text(report), end="")
+    if arguments.out is not None:
+        files.write_json(arguments.out, report)
+    if wrong := doctor.wrong(report):
+        raise ValueError(f"attention {report['attention']['backend']} fails here: {'; '.join(wrong)}")
+
+
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     import jax
     from jax.experimental import multihost_utils
@@ -192,6 +206,8 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     sharding.start_processes()
     if jax.default_backend() == "cpu":
         host.keep_freed_memory()
+    elif jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours
+        jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
     run = config.override(config.load_config(arguments.config), overrides)
     if arguments.mlm_twin:
         run = config.mlm_twin(run)
@@ -234,6 +250,8 @@ def main() -> int:
             _prepare(arguments, rest)
         elif arguments.command == "data-report":
             _data_report(arguments)
+        elif arguments.command == "doctor":
+            _doctor(arguments)
         else:
             from cptjax.demo import demo
 

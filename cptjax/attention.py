@@ -33,18 +33,19 @@ def choose(platform: str, num_tokens: int, wanted: str = "auto") -> tuple[str, s
 
     ValueError when the `wanted` one cannot work there.
     """
-    reason = _obstacle("splash", platform, num_tokens)
+    reason = obstacle("splash", platform, num_tokens)
     if wanted != "auto":
-        if obstacle := _obstacle(wanted, platform, num_tokens):
-            able = [name for name in BACKENDS if not _obstacle(name, platform, num_tokens)]
-            raise ValueError(f"attention {wanted} {obstacle}: use {' or '.join(able)}")
+        if unable := obstacle(wanted, platform, num_tokens):
+            able = [name for name in BACKENDS if not obstacle(name, platform, num_tokens)]
+            raise ValueError(f"attention {wanted} {unable}: use {' or '.join(able)}")
         return wanted, "as the run says"
     if reason is None:
         return "splash", "it skips the blocks that no query reads, backward too"
     return "blockwise", f"splash {reason}"
 
 
-def _obstacle(backend: str, platform: str, num_tokens: int) -> str | None:
+def obstacle(backend: str, platform: str, num_tokens: int) -> str | None:
+    """What keeps a row of BACKENDS from working on rows of this length there; None when nothing does."""
     if backend != "splash":
         return None
     if platform != "tpu":

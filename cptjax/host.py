@@ -1,7 +1,9 @@
 """What a process asks of the operating system."""
 
 import ctypes
+import os
 import sys
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8  # malloc.h of glibc
 
@@ -22,6 +24,11 @@ def return_freed_memory() -> None:
     after the other, in several threads. Does nothing where the C library knows no mallopt."""
     _mallopt(M_MMAP_THRESHOLD, 2**20)
     _mallopt(M_ARENA_MAX, 2)
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept between runs: in XDG_CACHE_HOME, or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cptjax" / "compiled"
 
 
 def _mallopt(name: int, value: int) -> None:

@@ -330,6 +330,26 @@ def test_command_line_mistakes_are_one_line_and_exit_code_two(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+def test_programs_are_kept_between_runs_on_accelerators(tmp_path, monkeypatch):
+    # Broken by: the setting left out, or made on a CPU, or over the user's own.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["cptjax", "train", str(tmp_path / "no.py"), "--workdir", str(tmp_path / "run")])
+    setting = "jax_compilation_cache_dir"
+    before = jax.config.values[setting]
+    try:
+        for platform, given, kept in (
+            ("cpu", None, None),
+            ("gpu", None, str(tmp_path / "cptjax" / "compiled")),
+            ("gpu", "mine", "mine"),
+        ):
+            jax.config.update(setting, given)
+            monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+            assert command_line() == 2  # for there is no config
+            assert jax.config.values[setting] == kept
+    finally:
+        jax.config.update(setting, before)
+
+
 def test_a_refused_first_attempt_leaves_no_model_behind(tmp_path, monkeypatch):
     # Broken by: converting only where workdir/init is absent, which kept the first attempt's model; and by
     # converting before check_inputs.

@@ -1,0 +1,47 @@
+"""The doctor says what is here, and finds a kernel that is wrong."""
+
+import json
+import sys
+
+import jax.numpy as jnp
+import pytest
+
+from cptjax import attention, doctor
+from cptjax.__main__ import main
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Little to time: a row of 128 tokens."""
+    monkeypatch.setattr(doctor, "CPU", {"tokens": 128, "width": 64})
+    monkeypatch.setattr("cptjax.selfcheck.TOKENS", 256)
+
+
+def test_every_row_is_tried_under_every_mask(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cptjax", "doctor", "--out", str(tmp_path / "doctor.json")])
+    assert main() == 0
+    report = json.loads((tmp_path / "doctor.json").read_text())
+    assert {row["backend"] for row in report["rows"]} == {"reference", "blockwise"} and len(report["rows"]) == 8
+    assert all(max(row["errors"].values()) < 1e-5 and row["seconds"] > 0 for row in report["rows"])
+    assert report["unusable"] == {"splash": "needs a TPU, not a cpu"}
+    assert report["devices"][0]["kind"] == "cpu" and report["products"]["flops_per_second"] > 0
+    printed = capsys.readouterr().out
+    assert "splash needs a TPU, not a cpu" in printed and "a run takes blockwise (splash needs" in printed
+
+
+def test_a_kernel_that_is_wrong_here_is_a_failure(small, monkeypatch, capsys):
+    def halved(*arguments):
+        return attention.attend_blockwise(*arguments) * jnp.float32(0.5)
+
+    monkeypatch.setitem(attention.BACKENDS, "blockwise", halved)
+    monkeypatch.setattr(sys, "argv", ["cptjax", "doctor"])
+    assert main() == 2
+    said = capsys.readouterr()
+    assert "attention blockwise is wrong on a cpu" in said.out
+    assert said.err.startswith("error: attention blockwise fails here: full_attention, causal: ")
+    assert said.err.count("\n") == 1
+
+
+def test_what_jax_does_not_see_is_said(monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    assert "pip install -U 'jax[cuda13]'" in doctor.advice("cpu")[0]
