@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from cptjax.masks import MaskSpec, dense_mask, key_interval
-from cptjax.sharding import LANES
+from cptjax.sharding import LANES, device_rows
 
-QUERY_BLOCK = 512  # queries of a whole-document layer handled at once: bounds the scores in memory
+QUERY_BLOCK = 512  # queries of a whole-document layer handled at once, at most
+MOST_SCORES = 2**26  # that exist at once on a device: 256 MiB
 MIN_MARGIN = 8  # smaller tiles only add overhead
 SAVED = "attention"  # names what the backward pass needs of a forward one, for rematerialisation to keep
 MASKED = -1e30  # finite: exp gives exactly 0, and a maximum over it stays finite
@@ -71,7 +72,7 @@ def attend_blockwise(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.
     """
     num_tokens = q_BLHK.shape[1]
     if spec.window is None:
-        block = min(QUERY_BLOCK, num_tokens)
+        block = query_block(device_rows(q_BLHK.shape[0]), q_BLHK.shape[2], num_tokens)
     else:
         block = 2 * max(spec.window, MIN_MARGIN)
     padding = -num_tokens % block
@@ -84,6 +85,12 @@ def attend_blockwise(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.
     walk: Any = _whole_document if spec.window is None else _window
     out_BHLK = walk(q_BHLK, heads_first(k_BLHK), heads_first(v_BLHK), start_BL, end_BL, block)
     return out_BHLK[:, :, :num_tokens].swapaxes(1, 2)
+
+
+def query_block(rows: int, heads: int, num_tokens: int) -> int:
+    """Queries of a whole-document layer that a device with so many rows handles at once: it bounds the scores."""
+    most = MOST_SCORES // (rows * heads * num_tokens)
+    return min(QUERY_BLOCK, num_tokens, max(LANES, most // LANES * LANES))
 
 
 def attend_splash(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.Array:
@@ -160,6 +167,9 @@ def _whole_document(q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, block: int):
 
 
 def _whole_document_forward(q_BHLK, k_BHLK, v_BHLK, start_BL, end_BL, block: int):
+    # The masks must seem to depend on the layer: else the scan over layers makes all of them beforehand, L x L.
+    q_BHLK, start_BL, end_BL = jax.lax.optimization_barrier((q_BHLK, start_BL, end_BL))
+
     def one_block(_, inputs):
         q, start, end = inputs
         return None, _tile_forward(q, k_BHLK, v_BHLK, _interval_mask(start, end, k_BHLK.shape[2]))

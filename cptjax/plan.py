@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
 from cptjax import aot, sharding, telemetry
+from cptjax.attention import choose, query_block
 from cptjax.checkpoint import parameter_shapes
 from cptjax.config import Phase, Run
 from cptjax.model import ModelConfig, layer_plan
@@ -22,6 +23,9 @@ from cptjax.step import chunk_positions, init_state
 from cptjax.train import micro_batches
 
 GIB = 2**30
+FLOAT = 4  # bytes of a float32
+MARGIN = 1.15  # the formulas of memory were up to 13 % below compiled steps
+SCORES = 4  # arrays of them that attention has at a time
 EXCHANGES = 10  # between devices that are shown
 
 
@@ -75,8 +79,9 @@ def plan(
     for phase in run.phases:
         flops = _flops(run, config, phase)
         report["phases"].append({"name": phase.name, "tokens": phase.tokens, "flops_per_token": flops})
-    report["bytes"] = _bytes(run, config, mesh, run.device_batch_size)
-    report["most_rows_per_device"] = _most_rows(run, config, mesh, memory_gib)
+    platform = {"TPU": "tpu", "NVI": "gpu"}.get(kind[:3], "cpu")
+    report["bytes"] = _bytes(run, config, mesh, run.device_batch_size, platform)
+    report["most_rows_per_device"] = _most_rows(run, config, mesh, memory_gib, platform)
     report["time"] = _time(report, telemetry.peak_flops(kind))
     report["warnings"] = _warnings(report, config, mesh)
     if found and found[0].platform != "cpu":
@@ -115,32 +120,59 @@ def _flops(run: Run, config: ModelConfig, phase: Phase) -> dict[str, float]:
     )
 
 
-def _bytes(run: Run, config: ModelConfig, mesh: AbstractMesh, rows: int) -> dict[str, int]:
-    """Bytes of one device by part: those of the state exact, those of activations and loss by formula."""
+def _bytes(run: Run, config: ModelConfig, mesh: AbstractMesh, rows: int, platform: str) -> dict[str, int]:
+    """Bytes of one device by part: those of the state exact, the others by formula, which docs/performance.md
+    compares with compiled steps."""
     tx = make_optimizer(run.optimizer, run.phases[0].schedule.peak)
     shapes = jax.eval_shape(lambda params: init_state(params, tx), parameter_shapes(config))
     shardings = sharding.shard_tree(mesh, shapes)
     each = jax.tree.map(lambda x, where: math.prod(where.shard_shape(x.shape)) * x.dtype.itemsize, shapes, shardings)
     parameters = sum(jax.tree.leaves(each.params))
-    compute, tokens = jnp.dtype(run.precision.compute).itemsize, rows * run.data.sequence_length
-    width, folded = config.hidden_size, layer_plan(config)
-    # Kept of a layer: what enters it and its two norms' outputs, q, k, v before and after rotation, what is mixed
-    # and put out, and the three of the feed-forward.
-    layer = tokens * compute * (11 * width + 3 * config.intermediate_size) // mesh.shape["tensor"]
-    kept = config.num_hidden_layers * layer
-    if run.remat:
-        kept = tokens * width * compute * (folded.repeats + len(folded.rest)) + (folded.period + 1) * layer
-    tables = config.vocab_size * width * 4 // mesh.shape["tensor"]
-    positions = chunk_positions(rows, config.vocab_size) * rows
-    predicted = max(_predicted(run, phase) for phase in run.phases) * rows
+    tensor, compute = mesh.shape["tensor"], jnp.dtype(run.precision.compute).itemsize
+    table = config.vocab_size * config.hidden_size * FLOAT // tensor
+    kept, work = _activations(run, config, rows, platform)
+    chunk = min(chunk_positions(rows, config.vocab_size), max(_predicted(run, phase) for phase in run.phases)) * rows
+    logits = chunk * config.vocab_size * (2 * FLOAT + compute) // tensor
+    whole = parameters * compute // FLOAT if mesh.shape["fsdp"] == 1 else table + table * compute // FLOAT
     return {
         "parameters": parameters,
         "optimiser": sum(jax.tree.leaves(each.opt_state)),
         "gradients": parameters,
-        "gathered tables": tables if mesh.shape["fsdp"] > 1 else 0,
-        "activations": kept,
-        "loss": tables + min(positions, predicted) * config.vocab_size * 4 * 3 // mesh.shape["tensor"],
+        "gradients of tables": 2 * table,  # of the lookup and of the loss
+        "parameters to compute with": whole if compute != FLOAT or mesh.shape["fsdp"] > 1 else 0,
+        "activations": kept // tensor,
+        "work": max(work // tensor, logits),
     }
+
+
+def _activations(run: Run, config: ModelConfig, rows: int, platform: str) -> tuple[int, int]:
+    """Bytes that `rows` rows keep for the backward pass, and those in work meanwhile, in one layer or block."""
+    tokens, compute = rows * run.data.sequence_length, jnp.dtype(run.precision.compute).itemsize
+    width, inner, folded = config.hidden_size, config.intermediate_size, layer_plan(config)
+    backend, _ = choose(platform, run.data.sequence_length, run.attention)
+    # q, k, v and what attention gives have the width of a head last, which a TPU fills up to its lanes.
+    heads = 4 * width * max(1, sharding.LANES // config.head_dim if platform == "tpu" else 1)
+    # Beside them: what enters the layer and its second half, both normed, and what attention gives as an operand;
+    # of the feed-forward both halves, the first one's slope, and their product.
+    layer = tokens * compute * (heads + 5 * width + 4 * inner)
+    dots = tokens * compute * (heads + 2 * width + 2 * inner)
+    block = folded.period * layer
+    blocks = folded.repeats + len(folded.rest)
+    kept = {
+        "none": config.num_hidden_layers * layer,
+        "dots": layer + (config.num_hidden_layers - 1) * dots + blocks * tokens * compute * width,
+        "block": layer + blocks * tokens * compute * width,
+    }[run.remat]
+    again = {"none": layer, "dots": block - folded.period * dots, "block": block}[run.remat]
+    length, of_heads = run.data.sequence_length, rows * config.num_attention_heads * FLOAT
+    if backend == "splash":
+        scores = 2 * of_heads * length * sharding.LANES  # no scores, but their sums in tiles
+    elif backend == "reference":
+        scores = of_heads * length * length
+    else:
+        block = query_block(rows, config.num_attention_heads, length)
+        scores = of_heads * length * max(block, 4 * config.sliding_window)  # of a global layer, of a local one
+    return kept, again + SCORES * scores
 
 
 def _predicted(run: Run, phase: Phase) -> int:
@@ -148,13 +180,17 @@ def _predicted(run: Run, phase: Phase) -> int:
     return length if phase.objective.kind == "clm" else mask_budget(phase.objective, length)
 
 
-def _most_rows(run: Run, config: ModelConfig, mesh: AbstractMesh, memory_gib: float | None) -> int | None:
+def _most_rows(
+    run: Run, config: ModelConfig, mesh: AbstractMesh, memory_gib: float | None, platform: str
+) -> int | None:
     """The most rows per device at a time that fit by formula and divide the batch; 0 when not one does."""
     share = run.data.global_batch_size // math.prod(mesh.shape[axis] for axis in sharding.ROWS)
     if memory_gib is None:
         return None
     fits = (r for r in range(share, 0, -1) if share % r == 0)
-    return next((r for r in fits if sum(_bytes(run, config, mesh, r).values()) < memory_gib * GIB), 0)
+    return next(
+        (r for r in fits if MARGIN * sum(_bytes(run, config, mesh, r, platform).values()) < memory_gib * GIB), 0
+    )
 
 
 def _time(report: dict[str, Any], peak: float | None) -> dict[str, Any] | None:
@@ -180,9 +216,9 @@ def _time(report: dict[str, Any], peak: float | None) -> dict[str, Any] | None:
 def _warnings(report: dict[str, Any], config: ModelConfig, mesh: AbstractMesh) -> list[str]:
     found = []
     total, memory = sum(report["bytes"].values()), report["memory_gib"]
-    if memory and total > memory * GIB:
+    if memory and MARGIN * total > memory * GIB:
         most = report["most_rows_per_device"]
-        advice = f"--device_batch_size {most}" if most else "--remat True, a larger --mesh.fsdp or more devices"
+        advice = f"--device_batch_size {most}" if most else "--remat block, a larger --mesh.fsdp or more devices"
         found.append(f"{_gib(total)} by formula do not fit the {memory:.0f} GiB of a {report['device']}: {advice}")
     if mesh.size > 1:
         specs = sharding.shard_tree(mesh, parameter_shapes(config))

@@ -112,6 +112,12 @@ def row_devices(mesh: AnyMesh) -> int:
     return int(np.prod([mesh.shape[axis] for axis in ROWS]))
 
 
+def device_rows(rows: int) -> int:
+    """How many of `rows` rows a device of the mesh in use has; all of them without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return rows if mesh.empty else -(-rows // row_devices(mesh))
+
+
 def put(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
     """This process's rows -> the global batch, rows spread over the data and fsdp axes."""
     sharding = NamedSharding(mesh, P(ROWS))

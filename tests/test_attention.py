@@ -8,9 +8,11 @@ from conftest import packed
 
 from cptjax.attention import (
     BACKENDS,
+    MOST_SCORES,
     QUERY_BLOCK,
     attend,
     choose,
+    query_block,
 )
 from cptjax.masks import MaskMode, MaskSpec
 
@@ -87,6 +89,14 @@ def test_window_scores_grow_linearly_with_length():
         return jax.jit(gradient).lower(x, x, x, segment).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(8192) < 2.2 * temporary(4096)
+
+
+def test_many_rows_make_few_scores_at_once():
+    # Broken by: the block not made of LANES, or larger than the row.
+    assert query_block(1, 12, 8192) == QUERY_BLOCK and query_block(1, 12, 60) == 60
+    blocks = [query_block(rows, 12, 8192) for rows in (2, 4, 5)]
+    assert blocks == [256, 128, 128]
+    assert all(rows * 12 * 8192 * block <= MOST_SCORES for rows, block in zip((2, 4, 5), blocks, strict=True))
 
 
 def test_unknown_backend_is_refused():

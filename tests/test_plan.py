@@ -77,15 +77,15 @@ def test_the_most_rows_fit_and_divide_the_batch(monkeypatch):
     run, config = replace(small(), mesh=sharding.Mesh(-1, 1, 1)), replace(SHAPE, vocab_size=50368, hidden_size=768)
     run = replace(run, data=replace(run.data, sequence_length=4096, global_batch_size=96))
     mesh = plan._mesh(run, 2)
-    most = plan._most_rows(run, config, mesh, 4)
+    most = plan._most_rows(run, config, mesh, 4, "gpu")
     assert most and 48 % most == 0
     larger = next(r for r in range(most + 1, 49) if 48 % r == 0)
-    taken = [sum(plan._bytes(run, config, mesh, rows).values()) / plan.GIB for rows in (most, larger)]
-    assert taken[0] < 4 <= taken[1]
-    monkeypatch.setitem(telemetry.DEVICES, "Small", telemetry.Device(1e12, 4, None))
-    report = plan.plan(replace(run, device_batch_size=48), config, devices=2, device="Small")
-    assert f"do not fit the 4 GiB of a Small: --device_batch_size {most}" in report["warnings"][0]
-    assert plan._most_rows(run, config, mesh, 0.1) == 0
+    taken = [sum(plan._bytes(run, config, mesh, rows, "gpu").values()) / plan.GIB for rows in (most, larger)]
+    assert taken[0] * plan.MARGIN < 4 <= taken[1] * plan.MARGIN
+    monkeypatch.setitem(telemetry.DEVICES, "NVIDIA Small", telemetry.Device(1e12, 4, None))
+    report = plan.plan(replace(run, device_batch_size=48), config, devices=2, device="NVIDIA Small")
+    assert f"do not fit the 4 GiB of a NVIDIA Small: --device_batch_size {most}" in report["warnings"][0]
+    assert plan._most_rows(run, config, mesh, 0.1, "gpu") == 0
 
 
 def test_time_energy_and_cost_follow_from_the_assumptions():
