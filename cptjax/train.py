@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from cptjax import checkpoint, sharding, telemetry
+from cptjax import checkpoint, host, sharding, telemetry
 from cptjax.attention import choose
 from cptjax.config import Phase, Run, incompatible_fields, to_dict, upgraded
 from cptjax.data import Batches, fingerprint, held_out_batches
@@ -277,7 +277,12 @@ def compile_phase(setting: Setting, phase: Phase, first: int, last: int, tx) -> 
         seed=run.seed,
         micro_batches=setting.micro_batches,
     )
-    return jax.jit(update, donate_argnums=0, out_shardings=(_state_shardings(setting, tx), None))
+    return jax.jit(
+        update,
+        donate_argnums=0,
+        out_shardings=(_state_shardings(setting, tx), None),
+        compiler_options=host.xla_options(setting.mesh.devices.flat[0].platform),
+    )
 
 
 def _trains(config: ModelConfig, phase: Phase) -> Any:

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from cptjax import host
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mallopt belongs to glibc")
 
 TAKE_AGAIN = """
@@ -37,3 +39,11 @@ def test_freed_memory_is_given_back():
     # Broken by: M_MMAP_THRESHOLD left alone.
     # Once 16 MiB were freed, glibc keeps blocks of up to that size. 4 MiB are 1024 pages, fewer where those are large.
     assert faults("none", 2**21, 2**19) < 400 < faults("return_freed_memory", 2**21, 2**19)
+
+
+def test_the_compiler_is_told_what_the_user_did_not_say(monkeypatch):
+    # Broken by: XLA_FLAGS not read.
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert host.xla_options("gpu") == {"xla_gpu_enable_latency_hiding_scheduler": True} and not host.xla_options("cpu")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_latency_hiding_scheduler=false")
+    assert not host.xla_options("gpu")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cptjax import aot, plan, sharding, telemetry
+from cptjax import aot, host, plan, sharding, telemetry
 from cptjax.__main__ import main
 from cptjax.checkpoint import parameter_shapes
 from cptjax.config import Phase, Run
@@ -158,6 +158,13 @@ def test_the_compiled_step_does_what_the_formula_counts(compiled):
         # Attention of 7 layers in tiles, here without the blocks that are skipped: more than the masks let through.
         assert products < executable.flops < 2.5 * products
         assert executable.argument_bytes > 0 and executable.temporary_bytes > 0 and not executable.rematerialised
+
+
+def test_the_step_is_compiled_with_the_options_of_its_platform(monkeypatch):
+    # Broken by: compiler_options left out of compile_phase.
+    monkeypatch.setattr(host, "XLA_OPTIONS", {"cpu": {"xla_cpu_no_such_option": True}})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_cpu_no_such_option"):
+        aot.compile_step(small(), SHAPE, small().phases[0], jax.devices())
 
 
 def test_no_exchange_of_whole_tables_or_activations_in_a_micro_batch(compiled):
