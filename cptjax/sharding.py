@@ -161,31 +161,22 @@ def on_own_rows(function: Callable, split: Sequence[bool]) -> Callable:
     up over the devices once, and comes back split as the tables are. Without a mesh, `function` itself: left to
     itself the partitioner adds up in every turn of a loop, and gathers the sums again.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if jax.sharding.get_abstract_mesh().empty:
         return function
-    parts = mesh.shape["tensor"]
 
     def local(*arrays):
         summed, kept = function(*arrays)
-        return jax.tree.map(add_up, summed), kept
-
-    def add_up(x):
-        if not x.ndim:
-            return jax.lax.psum(x, ROWS)
-        # Split for `tensor` first, as in VOCABULARY: that axis is the partitioner's, not ours.
-        x = jax.lax.psum(x.reshape(parts, -1, *x.shape[1:]), "data")
-        return jax.lax.psum_scatter(x, "fsdp", scatter_dimension=1, tiled=True)
+        return jax.tree.map(lambda x: x[None], summed), kept
 
     def joined(*arrays):
-        shapes = jax.eval_shape(function, *arrays)
-        specs = jax.tree.map(lambda x: P(None, "fsdp") if x.ndim else P(), shapes[0])
         in_specs = tuple(P(ROWS) if is_split else P() for is_split in split)
-        work = jax.shard_map(
-            local, in_specs=in_specs, out_specs=(specs, P(ROWS)), axis_names=set(ROWS), check_vma=False
-        )
+        work = jax.shard_map(local, in_specs=in_specs, out_specs=P(ROWS), axis_names=set(ROWS), check_vma=False)
         summed, kept = work(*arrays)
-        return jax.tree.map(lambda x, shape: x.reshape(shape.shape), summed, shapes[0]), kept
+        return jax.tree.map(add_up, summed), kept
+
+    # Outside, by the partitioner: inside it would gather what `tensor` splits, for that axis is not manual there.
+    def add_up(x):
+        return jax.lax.with_sharding_constraint(x.sum(0), P(VOCABULARY) if x.ndim > 1 else P())
 
     return joined
 
