@@ -130,7 +130,7 @@ def _bytes(run: Run, config: ModelConfig, mesh: AbstractMesh, rows: int, platfor
     parameters = sum(jax.tree.leaves(each.params))
     tensor, compute = mesh.shape["tensor"], jnp.dtype(run.precision.compute).itemsize
     table = config.vocab_size * config.hidden_size * FLOAT // tensor
-    kept, work = _activations(run, config, rows, platform)
+    kept, work = _activations(run, config, rows, platform, tensor)
     chunk = min(chunk_positions(rows, config.vocab_size), max(_predicted(run, phase) for phase in run.phases)) * rows
     logits = chunk * config.vocab_size * (2 * FLOAT + compute) // tensor
     whole = parameters * compute // FLOAT if mesh.shape["fsdp"] == 1 else table + table * compute // FLOAT
@@ -140,22 +140,23 @@ def _bytes(run: Run, config: ModelConfig, mesh: AbstractMesh, rows: int, platfor
         "gradients": parameters,
         "gradients of tables": 2 * table,  # of the lookup and of the loss
         "parameters to compute with": whole if compute != FLOAT or mesh.shape["fsdp"] > 1 else 0,
-        "activations": kept // tensor,
-        "work": max(work // tensor, logits),
+        "activations": kept,
+        "work": max(work, logits),
     }
 
 
-def _activations(run: Run, config: ModelConfig, rows: int, platform: str) -> tuple[int, int]:
-    """Bytes that `rows` rows keep for the backward pass, and those in work meanwhile, in one layer or block."""
+def _activations(run: Run, config: ModelConfig, rows: int, platform: str, tensor: int) -> tuple[int, int]:
+    """Bytes that `rows` rows keep for the backward pass, and those in work meanwhile, in one layer or block, on one
+    of the `tensor` devices that share heads and feed-forward."""
     tokens, compute = rows * run.data.sequence_length, jnp.dtype(run.precision.compute).itemsize
     width, inner, folded = config.hidden_size, config.intermediate_size, layer_plan(config)
     backend, _ = choose(platform, run.data.sequence_length, run.attention)
     # q, k, v and what attention gives have the width of a head last, which a TPU fills up to its lanes.
     heads = 4 * width * max(1, sharding.LANES // config.head_dim if platform == "tpu" else 1)
-    # Beside them: what enters the layer and its second half, both normed, and what attention gives as an operand;
-    # of the feed-forward both halves, the first one's slope, and their product.
-    layer = tokens * compute * (heads + 5 * width + 4 * inner)
-    dots = tokens * compute * (heads + 2 * width + 2 * inner)
+    # Beside them: what enters the layer and its second half, both normed; what attention gives, as an operand; of the
+    # feed-forward both halves, the first one's slope, and their product.
+    layer = tokens * compute * (4 * width + (heads + width + 4 * inner) // tensor)
+    dots = tokens * compute * (2 * width + (heads + 2 * inner) // tensor)
     block = folded.period * layer
     blocks = folded.repeats + len(folded.rest)
     kept = {
@@ -164,14 +165,14 @@ def _activations(run: Run, config: ModelConfig, rows: int, platform: str) -> tup
         "block": layer + blocks * tokens * compute * width,
     }[run.remat]
     again = {"none": layer, "dots": block - folded.period * dots, "block": block}[run.remat]
-    length, of_heads = run.data.sequence_length, rows * config.num_attention_heads * FLOAT
+    length, of_heads = run.data.sequence_length, rows * config.num_attention_heads // tensor * FLOAT
     if backend == "splash":
         scores = 2 * of_heads * length * sharding.LANES  # no scores, but their sums in tiles
     elif backend == "reference":
         scores = of_heads * length * length
     else:
-        block = query_block(rows, config.num_attention_heads, length)
-        scores = of_heads * length * max(block, 4 * config.sliding_window)  # of a global layer, of a local one
+        queries = query_block(rows, config.num_attention_heads, length)
+        scores = of_heads * length * max(queries, 4 * config.sliding_window)  # of a global layer, of a local one
     return kept, again + SCORES * scores
 
 
