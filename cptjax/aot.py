@@ -53,7 +53,10 @@ def topology_devices(name: str) -> list[Any]:
 
 
 def compile_step(run: Run, config: ModelConfig, phase: Phase, devices: list[Any]) -> Executable:
-    """Compile one optimiser step of a phase for these devices, which need not be here, as `train` would."""
+    """Compile one optimiser step of a phase for these devices, which need not be here, as `train` would.
+
+    Raises ValueError when jax cannot read the executable of a compiler of another version.
+    """
     mesh = sharding.make_mesh(run.mesh, devices)
     backend, reason = choose(devices[0].platform, run.data.sequence_length, run.attention)
     model = ModernBert(config, run.precision, backend, run.remat, sharding.pin_rows)
@@ -73,7 +76,13 @@ def compile_step(run: Run, config: ModelConfig, phase: Phase, devices: list[Any]
         with _said() as said:
             compiled = lowered.compile()
     memory = compiled.memory_analysis()
-    program = hlo.parse(compiled.as_text())
+    try:
+        program = hlo.parse(compiled.as_text())
+    except jax.errors.JaxRuntimeError:
+        raise ValueError(
+            f"jax {jax.__version__} cannot read what this compiler made: "
+            "pip install 'jax[tpu]' brings the libtpu that fits"
+        ) from None
     flops = hlo.product_flops(program)
     return Executable(
         memory.argument_size_in_bytes,

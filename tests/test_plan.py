@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cptjax import aot, host, plan, sharding, telemetry
+from cptjax import aot, hlo, host, plan, sharding, telemetry
 from cptjax.__main__ import main
 from cptjax.checkpoint import parameter_shapes
 from cptjax.config import Phase, Run
@@ -173,6 +173,16 @@ def test_the_step_is_compiled_with_the_options_of_its_platform(monkeypatch):
     # Broken by: compiler_options left out of compile_phase.
     monkeypatch.setattr(host, "XLA_OPTIONS", {"cpu": {"xla_cpu_no_such_option": True}})
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_cpu_no_such_option"):
+        aot.compile_step(small(), SHAPE, small().phases[0], jax.devices())
+
+
+def test_a_compiler_of_another_version_is_named(monkeypatch):
+    def unreadable(text):
+        raise jax.errors.JaxRuntimeError("RET_CHECK failure")
+
+    monkeypatch.setattr(hlo, "parse", unreadable)
+    monkeypatch.setattr(aot, "compile_phase", lambda *_: jax.jit(lambda state, batch: batch))
+    with pytest.raises(ValueError, match="cannot read .* pip install 'jax"):
         aot.compile_step(small(), SHAPE, small().phases[0], jax.devices())
 
 
