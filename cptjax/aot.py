@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cptjax import hlo, sharding
+from cptjax import hlo, sharding, telemetry
 from cptjax.attention import choose
 from cptjax.config import Phase, Run
 from cptjax.model import ModelConfig, ModernBert
@@ -45,10 +45,9 @@ def topology_devices(name: str) -> list[Any]:
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
     except Exception as error:  # jaxlib raises many types
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(
-            f"no TPU topology {name} ({reason}): names are KIND:XxY[xZ], such as v4:2x2x2, v5e:4x4, v5e:16x16, "
-            "v5p:2x2x4, v6e:4x4, tpu7x:2x2x2, and the package libtpu is needed"
+            f"no TPU topology {name} ({telemetry.reason(error)}): names are KIND:XxY[xZ], such as v4:2x2x2, v5e:4x4, "
+            "v5e:16x16, v5p:2x2x4, v6e:4x4, tpu7x:2x2x2, and the package libtpu is needed"
         ) from None
 
 

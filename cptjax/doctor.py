@@ -111,7 +111,7 @@ def _row(backend: str, kind: str, mode: MaskMode, tokens: int, dtype: str) -> di
             "seconds": _seconds(jax.jit(partial(both, partial(attend, backend=backend), spec)), *arrays),
         }
     except Exception as error:  # of any kind: kernels, compilers and full devices refuse in their own ways
-        return {"reason": next(iter(str(error).strip().splitlines()), type(error).__name__)}
+        return {"reason": telemetry.reason(error)}
 
 
 def advice(platform_name: str) -> list[str]:

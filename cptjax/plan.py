@@ -79,7 +79,7 @@ def plan(
     for phase in run.phases:
         flops = _flops(run, config, phase)
         report["phases"].append({"name": phase.name, "tokens": phase.tokens, "flops_per_token": flops})
-    platform = {"TPU": "tpu", "NVI": "gpu"}.get(kind[:3], "cpu")
+    platform = "tpu" if kind.startswith("TPU") else "gpu"  # attention is the same on all that are no TPUs
     report["bytes"] = _bytes(run, config, mesh, run.device_batch_size, platform)
     report["most_rows_per_device"] = _most_rows(run, config, mesh, memory_gib, platform)
     report["time"] = _time(report, telemetry.peak_flops(kind))

@@ -88,6 +88,11 @@ class EnergyMeter:
         return sum(now - then for now, then in zip(self._counters(), self._start, strict=True)) / 1000.0
 
 
+def reason(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def versions() -> dict[str, str]:
     """Versions of the packages that decide numbers."""
     return {name: metadata.version(name) for name in PACKAGES}

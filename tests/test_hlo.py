@@ -156,16 +156,15 @@ def test_local_layers_make_no_square_of_tokens_and_the_loss_no_logits_of_a_row(o
     # Broken by: backend="reference" below, or chunk=TOKENS above.
     shapes = arrays_of_a_step(objective, "blockwise")
     assert (TOKENS, LOCAL.hidden_size) in shapes  # the text is read
-    assert not [shape for shape in shapes if shape.count(TOKENS) > 1]
-    assert not [shape for shape in shapes if TOKENS in shape and WORDS in shape]
+    assert max(map(math.prod, shapes)) < TOKENS**2 < TOKENS * WORDS  # however they would be cut
 
 
 def test_global_layers_make_no_square_of_tokens(monkeypatch):
     # Broken by: no optimization_barrier in attention, without which jax makes all masks before the scan over layers.
     monkeypatch.setattr(attention, "QUERY_BLOCK", 128)
     shapes = arrays_of_a_step(CLM, "blockwise", replace(LOCAL, layer_types=(FULL,) * 5))
-    assert max(shape.count(TOKENS) and math.prod(shape) for shape in shapes) < TOKENS**2
+    assert max(map(math.prod, shapes)) < TOKENS**2
 
 
 def test_the_reference_makes_a_square_of_tokens():
-    assert [shape for shape in arrays_of_a_step(CLM, "reference") if shape.count(TOKENS) > 1]
+    assert max(map(math.prod, arrays_of_a_step(CLM, "reference"))) >= TOKENS**2

@@ -122,7 +122,6 @@ def test_rematerialisation_recomputes_what_it_says(config):
         return hlo.product_flops(hlo.parse(compiled.as_text())), compiled.memory_analysis().temp_size_in_bytes
 
     (flops, most), (again, least), (same, middle) = map(cost, ("none", "block", "dots"))
-    print(flops, same, again, most, middle, least)
     assert flops == same < again
     assert least < middle < most
 

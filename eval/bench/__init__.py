@@ -12,7 +12,7 @@ import numpy as np
 from cptjax.files import write_json
 from cptjax.model import ModelConfig
 from cptjax.pool import cores
-from cptjax.telemetry import git_commit, versions
+from cptjax.telemetry import git_commit, reason, versions
 
 SIZES = {  # ModernBERT's two (arXiv:2412.13663)
     "base": ModelConfig(),
@@ -43,11 +43,6 @@ def check_names(what: str, named: Iterable[str], known: Iterable[str]) -> None:
 def compute_dtype() -> str:
     """What products are computed in: as in training on an accelerator; a CPU gains nothing by bfloat16."""
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
-
-
-def reason(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def fitted(function: Any, *arguments: Any) -> tuple[Any, float]:

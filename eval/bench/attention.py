@@ -15,7 +15,8 @@ import jax
 from cptjax.attention import BACKENDS, attend
 from cptjax.masks import MaskMode, MaskSpec
 from cptjax.selfcheck import both, errors, inputs, judge
-from eval.bench import check_names, fitted, in_turns, reason, record, timed
+from cptjax.telemetry import reason
+from eval.bench import check_names, fitted, in_turns, record, timed
 
 WINDOW = 64  # ModernBERT's, on each open side
 SPECS = [MaskSpec(mode, window) for window in (None, WINDOW) for mode in (MaskMode.BIDIRECTIONAL, MaskMode.CAUSAL)]

@@ -24,7 +24,8 @@ import numpy as np
 from convert import to_hf
 from cptjax.objectives import Targets, draw
 from cptjax.pool import cores
-from eval.bench import SIZES, check_names, compute_dtype, in_turns, mib_of, reason, record
+from cptjax.telemetry import reason
+from eval.bench import SIZES, check_names, compute_dtype, in_turns, mib_of, record
 from eval.bench.step import OBJECTIVES, RATE, SEED, Case, Step, describe, speed
 
 OURS = "cptjax"

@@ -13,7 +13,8 @@ import numpy as np
 
 from cptjax.objectives import cross_entropy
 from cptjax.step import chunk_positions
-from eval.bench import compute_dtype, fitted, in_turns, reason, record, timed
+from cptjax.telemetry import reason
+from eval.bench import compute_dtype, fitted, in_turns, record, timed
 
 
 def plain(feature_BSD, table_VD, bias_V, target_BS, weight_BS) -> jax.Array:

@@ -18,7 +18,8 @@ from cptjax.model import ModelConfig, ModernBert, Precision, init_params
 from cptjax.objectives import CLM, Vocabulary, mlm
 from cptjax.optim import AdamW, make_optimizer
 from cptjax.step import chunk_positions, init_state, loss_and_counts, train_step
-from eval.bench import SIZES, check_names, compute_dtype, fitted, in_turns, reason, record
+from cptjax.telemetry import reason
+from eval.bench import SIZES, check_names, compute_dtype, fitted, in_turns, record
 
 OBJECTIVES = {"mlm": mlm(0.15), "clm": CLM}  # the recipe's own, of the decay and of the detour (arXiv:2605.12438)
 RATE = 1e-4  # learning rate
