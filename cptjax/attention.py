@@ -3,7 +3,8 @@
 B rows, L queries, M keys, H heads, K head width; T tiles of queries. Softmax is always float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ QUERY_BLOCK = 512  # queries of a whole-document layer handled at once, at most
 MOST_SCORES = 2**26  # that exist at once on a device: 256 MiB
 MIN_MARGIN = 8  # smaller tiles only add overhead
 SAVED = "attention"  # names what the backward pass needs of a forward one, for rematerialisation to keep
+KERNELS = {"dot_product_attention_fwd_wrapper"}  # primitives to keep too: cuDNN's gives no names
 MASKED = -1e30  # finite: exp gives exactly 0, and a maximum over it stays finite
 
 
@@ -29,29 +31,51 @@ def attend(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL, *, backend: str =
     return BACKENDS[backend](q_BLHK, k_BLHK, v_BLHK, spec, segment_BL)
 
 
-def choose(platform: str, num_tokens: int, wanted: str = "auto") -> tuple[str, str]:
-    """The backend for rows of this length on devices of a platform (cpu, gpu, tpu), and the reason in one line.
+@dataclass(frozen=True)
+class Case:
+    """What decides which backends can work."""
 
-    ValueError when the `wanted` one cannot work there.
+    platform: str  # cpu, gpu or tpu
+    num_tokens: int  # of a row
+    head_dim: int
+    compute: str  # dtype of q, k and v
+
+
+def choose(case: Case, wanted: str = "auto", failed: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """The backend, and the reason in one line; none that `failed`, by name and why, when it was tried.
+
+    ValueError when the `wanted` one cannot work there, or `auto` finds none.
     """
-    reason = obstacle("splash", platform, num_tokens)
-    if wanted != "auto":
-        if unable := obstacle(wanted, platform, num_tokens):
-            able = [name for name in BACKENDS if not obstacle(name, platform, num_tokens)]
-            raise ValueError(f"attention {wanted} {unable}: use {' or '.join(able)}")
+    unable = {name: why for name in BACKENDS if (why := (failed or {}).get(name) or obstacle(name, case))}
+    able = [name for name in BACKENDS if name not in unable]
+    if wanted in able:
         return wanted, "as the run says"
-    if reason is None:
-        return "splash", "it skips the blocks that no query reads, backward too"
-    return "blockwise", f"splash {reason}"
+    if wanted != "auto":
+        raise ValueError(f"attention {wanted} {unable[wanted]}: use {' or '.join(able)}")
+    for name, gain in FASTEST.items():
+        if name in able:
+            return name, gain
+    reasons = "; ".join(f"{name} {unable[name]}" for name in FASTEST)
+    if "blockwise" in unable:
+        raise ValueError(f"no attention works: {reasons}; blockwise {unable['blockwise']}")
+    return "blockwise", reasons
 
 
-def obstacle(backend: str, platform: str, num_tokens: int) -> str | None:
-    """What keeps a row of BACKENDS from working on rows of this length there; None when nothing does."""
-    if backend != "splash":
-        return None
-    if platform != "tpu":
-        return f"needs a TPU, not a {platform}"
-    return f"needs rows of a multiple of {LANES} tokens, not {num_tokens}" if num_tokens % LANES else None
+def obstacle(backend: str, case: Case) -> str | None:
+    """What keeps a row of BACKENDS from working there; None when nothing is known to."""
+    if backend == "splash":
+        if case.platform != "tpu":
+            return f"needs a TPU, not a {case.platform}"
+        if case.num_tokens % LANES:
+            return f"needs rows of a multiple of {LANES} tokens, not {case.num_tokens}"
+    if backend == "cudnn":
+        if case.platform != "gpu":
+            return f"needs an NVIDIA GPU, not a {case.platform}"
+        if case.compute not in ("bfloat16", "float16"):
+            return f"computes in bfloat16 or float16, not in {case.compute}"
+        if case.head_dim % 8 or case.head_dim > 256:
+            return f"needs heads of a multiple of 8 numbers, 256 at most, not {case.head_dim}"
+    return None
 
 
 def attend_reference(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.Array:
@@ -100,10 +124,24 @@ def attend_splash(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.Arr
     return splash.attend_splash(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL, saved=SAVED)
 
 
+def attend_cudnn(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.Array:
+    """cuDNN's kernel for NVIDIA GPUs, see `cudnn.py`. It has no window on both sides: windows go block by block."""
+    if spec.window is not None:
+        return attend_blockwise(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL)
+    from cptjax import cudnn  # here, for it loads what only NVIDIA's GPUs need
+
+    return cudnn.attend_cudnn(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL, otherwise=attend_blockwise)
+
+
 BACKENDS: dict[str, Callable] = {
     "reference": attend_reference,
     "blockwise": attend_blockwise,
     "splash": attend_splash,
+    "cudnn": attend_cudnn,
+}
+FASTEST = {  # what is taken before blockwise where it works, and why
+    "splash": "it skips the blocks that no query reads, backward too",
+    "cudnn": "whole documents without scores in memory, and none between documents; windows go block by block",
 }
 
 

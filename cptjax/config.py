@@ -70,7 +70,7 @@ class Run:
     mesh: Mesh = field(default_factory=Mesh)
     device_batch_size: int = 8  # rows per device at a time; the global batch is reached by accumulation
     causal_window_counts_self: bool = False  # 64 keys in causal local layers, not 65: see ModelConfig
-    attention: Literal["auto", "reference", "blockwise", "splash"] = "auto"  # a row of attention.BACKENDS
+    attention: Literal["auto", "reference", "blockwise", "splash", "cudnn"] = "auto"  # a row of attention.BACKENDS
     remat: Remat = "none"  # what of the activations is recomputed: less memory, more arithmetic; see ModernBert
 
     def __post_init__(self):

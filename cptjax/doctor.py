@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from cptjax import telemetry
-from cptjax.attention import BACKENDS, attend, choose, obstacle
+from cptjax.attention import BACKENDS, Case, attend, choose, obstacle
 from cptjax.masks import MaskMode
 from cptjax.model import FULL, SLIDING, ModelConfig
 from cptjax.pool import cores
@@ -32,8 +32,9 @@ def examine() -> dict[str, Any]:
     """Machine, devices, speed of products, and error and speed of every row of attention, ready for JSON."""
     here = jax.default_backend()
     sizes, dtype = (CPU, "float32") if here == "cpu" else (ACCELERATOR, "bfloat16")
-    backend, reason = choose(here, sizes["tokens"])
-    reasons = {name: obstacle(name, here, sizes["tokens"]) for name in BACKENDS}
+    case = Case(here, sizes["tokens"], SHAPE.head_dim, dtype)
+    backend, reason = choose(case)
+    reasons = {name: obstacle(name, case) for name in BACKENDS}
     return {
         "machine": _machine(),
         "devices": [_device(device) for device in jax.devices()],

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from cptjax.attention import SAVED, attend
+from cptjax.attention import KERNELS, SAVED, attend
 from cptjax.masks import MaskMode, MaskSpec, positions
 from cptjax.sharding import on_own_rows
 
@@ -501,7 +501,8 @@ def _recomputed(module: type[nn.Module], remat: Remat, **options) -> Any:
         return module
     keep = jax.checkpoint_policies
     dots = keep.save_from_both_policies(keep.dots_with_no_batch_dims_saveable, keep.save_only_these_names(SAVED))
-    return nn.remat(module, policy=dots if remat == "dots" else None, **options)
+    with_kernels = keep.save_from_both_policies(dots, lambda primitive, *_, **__: primitive.name in KERNELS)
+    return nn.remat(module, policy=with_kernels if remat == "dots" else None, **options)
 
 
 class ModernBert(nn.Module):

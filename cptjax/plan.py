@@ -16,11 +16,12 @@ from cptjax import aot, sharding, telemetry
 from cptjax.attention import choose, query_block
 from cptjax.checkpoint import parameter_shapes
 from cptjax.config import Phase, Run
-from cptjax.model import ModelConfig, layer_plan
+from cptjax.cudnn import MOST_DOCUMENTS
+from cptjax.model import FULL, ModelConfig, layer_plan
 from cptjax.objectives import mask_budget
 from cptjax.optim import make_optimizer
 from cptjax.step import chunk_positions, init_state
-from cptjax.train import micro_batches
+from cptjax.train import attention_case, micro_batches
 
 GIB = 2**30
 FLOAT = 4  # bytes of a float32
@@ -79,7 +80,7 @@ def plan(
     for phase in run.phases:
         flops = _flops(run, config, phase)
         report["phases"].append({"name": phase.name, "tokens": phase.tokens, "flops_per_token": flops})
-    platform = "tpu" if kind.startswith("TPU") else "gpu"  # attention is the same on all that are no TPUs
+    platform = "tpu" if kind.startswith("TPU") else "cpu" if kind == "cpu" else "gpu"
     report["bytes"] = _bytes(run, config, mesh, run.device_batch_size, platform)
     report["most_rows_per_device"] = _most_rows(run, config, mesh, memory_gib, platform)
     report["time"] = _time(report, telemetry.peak_flops(kind))
@@ -150,7 +151,7 @@ def _activations(run: Run, config: ModelConfig, rows: int, platform: str, tensor
     of the `tensor` devices that share heads and feed-forward."""
     tokens, compute = rows * run.data.sequence_length, jnp.dtype(run.precision.compute).itemsize
     width, inner, folded = config.hidden_size, config.intermediate_size, layer_plan(config)
-    backend, _ = choose(platform, run.data.sequence_length, run.attention)
+    backend, _ = choose(attention_case(run, config, platform), run.attention)
     # q, k, v and what attention gives have the width of a head last, which a TPU fills up to its lanes.
     heads = 4 * width * max(1, sharding.LANES // config.head_dim if platform == "tpu" else 1)
     # Beside them: what enters the layer and its second half, both normed; what attention gives, as an operand; of the
@@ -159,13 +160,15 @@ def _activations(run: Run, config: ModelConfig, rows: int, platform: str, tensor
     dots = tokens * compute * (2 * width + (heads + 2 * inner) // tensor)
     block = folded.period * layer
     blocks = folded.repeats + len(folded.rest)
-    kept = {
-        "none": config.num_hidden_layers * layer,
-        "dots": layer + (config.num_hidden_layers - 1) * dots + blocks * tokens * compute * width,
-        "block": layer + blocks * tokens * compute * width,
-    }[run.remat]
-    again = {"none": layer, "dots": block - folded.period * dots, "block": block}[run.remat]
     length, of_heads = run.data.sequence_length, rows * config.num_attention_heads // tensor * FLOAT
+    sums = of_heads * length * MOST_DOCUMENTS if backend == "cudnn" else 0  # of the scores of a global layer
+    all_sums, entered = config.layer_types.count(FULL) * sums, blocks * tokens * compute * width
+    kept = {
+        "none": config.num_hidden_layers * layer + all_sums,
+        "dots": layer + (config.num_hidden_layers - 1) * dots + all_sums + entered,
+        "block": layer + sums + entered,
+    }[run.remat]
+    again = {"none": layer, "dots": block - folded.period * dots, "block": block + sums}[run.remat]
     if backend == "splash":
         scores = 2 * of_heads * length * sharding.LANES  # no scores, but their sums in tiles
     elif backend == "reference":

@@ -113,9 +113,10 @@ def row_devices(mesh: AnyMesh) -> int:
 
 
 def device_rows(rows: int) -> int:
-    """How many of `rows` rows a device of the mesh in use has; all of them without a mesh."""
+    """How many of `rows` rows a device of the mesh in use has; all of them without a mesh, or where a device has been
+    given its own rows already."""
     mesh = jax.sharding.get_abstract_mesh()
-    return rows if mesh.empty else -(-rows // row_devices(mesh))
+    return rows if mesh.empty or set(ROWS) <= set(mesh.manual_axes) else -(-rows // row_devices(mesh))
 
 
 def put(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
@@ -179,6 +180,15 @@ def on_own_rows(function: Callable, split: Sequence[bool]) -> Callable:
         return jax.lax.with_sharding_constraint(x.sum(0), P(VOCABULARY) if x.ndim > 1 else P())
 
     return joined
+
+
+def on_own_heads(attend: Callable) -> Callable:
+    """`attend(q, k, v, segment_BL)`, of arrays [B, L, H, K], where each device of the mesh in use works on its own rows
+    and heads, as kernels must, which the partitioner cannot split. Without a mesh, `attend` itself."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return attend
+    heads = P(ROWS, None, "tensor", None)
+    return jax.shard_map(attend, in_specs=(heads,) * 3 + (P(ROWS, None),), out_specs=heads, check_vma=False)
 
 
 def start_processes() -> None:

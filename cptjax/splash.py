@@ -11,10 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
-from jax.sharding import PartitionSpec as P
 
 from cptjax.masks import MaskMode, MaskSpec
-from cptjax.sharding import LANES, ROWS
+from cptjax.sharding import LANES, on_own_heads
 
 GLOBAL_BLOCK, WINDOW_BLOCK = 512, 256  # tokens of a tile; not measured on a TPU
 
@@ -38,11 +37,7 @@ def attend_splash(
         out_BHLK: Any = jax.vmap(kernel)(q_BHLK, k_BLHK.swapaxes(1, 2), v_BLHK.swapaxes(1, 2), segments)
         return out_BHLK.swapaxes(1, 2)
 
-    if jax.sharding.get_abstract_mesh().empty:
-        return local(q_BLHK, k_BLHK, v_BLHK, segment_BL)
-    heads = P(ROWS, None, "tensor", None)
-    split = jax.shard_map(local, in_specs=(heads,) * 3 + (P(ROWS, None),), out_specs=heads, check_vma=False)
-    return split(q_BLHK, k_BLHK, v_BLHK, segment_BL)
+    return on_own_heads(local)(q_BLHK, k_BLHK, v_BLHK, segment_BL)
 
 
 def _kernel(spec: MaskSpec, num_tokens: int, heads: int, saved: str | None, interpret: bool):

@@ -16,10 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from cptjax import checkpoint, host, sharding, telemetry
-from cptjax.attention import choose
+from cptjax.attention import BACKENDS, Case, choose
 from cptjax.config import Phase, Run, incompatible_fields, to_dict, upgraded
 from cptjax.data import Batches, fingerprint, held_out_batches
 from cptjax.files import locked, read_json, write_json
@@ -145,21 +146,34 @@ def set_up(run: Run, folder: Path) -> Setting:
 def choose_attention(run: Run, config: ModelConfig) -> dict[str, Any]:
     """The attention backend, the reason for it, and by how much it errs on this device under each mask of the run.
 
-    On a CPU, where the tests are run, nothing is measured. Raises ValueError for a backend that cannot work here, or
-    that is wrong here.
+    A kernel that `auto` would take is left, and the reason says so, when it is wrong here. On a CPU, where the tests
+    are run, nothing is measured. Raises ValueError for a backend that cannot work here, or that is wrong here.
     """
-    platform = jax.default_backend()
-    backend, reason = choose(platform, run.data.sequence_length, run.attention)
-    found: dict[str, Any] = {"backend": backend, "reason": reason, "errors": {}}
+    case = attention_case(run, config, jax.default_backend())
     masks = {
         f"{kind}, {mode}": config.mask_spec(kind, mode)
         for mode in dict.fromkeys(phase.objective.mask_mode for phase in run.phases)
         for kind in dict.fromkeys(config.layer_types)
     }
-    if platform != "cpu":
-        sizes = config.num_attention_heads, config.head_dim
-        found["errors"] = {name: verify(backend, spec, *sizes, run.precision.compute) for name, spec in masks.items()}
-    return found
+    sizes = config.num_attention_heads, config.head_dim, run.precision.compute
+    failed: dict[str, str] = {}
+    while True:
+        backend, reason = choose(case, run.attention, failed)
+        try:
+            errors = {name: verify(backend, spec, *sizes) for name, spec in masks.items() if case.platform != "cpu"}
+            break
+        except ValueError as error:
+            if run.attention != "auto":
+                raise ValueError(f"attention {error}: choose another with --attention, and please report it") from error
+            failed[backend] = str(error).removeprefix(f"{backend} ")
+    if jax.process_count() > 1:
+        multihost_utils.assert_equal(list(BACKENDS).index(backend), f"here attention is {backend}, elsewhere it is not")
+    return {"backend": backend, "reason": reason, "errors": errors}
+
+
+def attention_case(run: Run, config: ModelConfig, platform: str) -> Case:
+    """What decides which attention backends can work for a run on devices of a platform."""
+    return Case(platform, run.data.sequence_length, config.head_dim, run.precision.compute)
 
 
 def write_own_files(setting: Setting) -> None:

@@ -1,5 +1,7 @@
 """Every backend against the dense reference, gradients included; and what a query truly reads."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from cptjax.attention import (
     BACKENDS,
     MOST_SCORES,
     QUERY_BLOCK,
+    Case,
     attend,
     choose,
     query_block,
@@ -18,7 +21,7 @@ from cptjax.masks import MaskMode, MaskSpec
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
-ANYWHERE = sorted(set(BACKENDS) - {"splash"})  # the others are kernels of one kind of device
+ANYWHERE = sorted(set(BACKENDS) - {"splash", "cudnn"})  # the others are kernels of one kind of device
 SPECS = [MaskSpec(mode, window) for mode in MaskMode for window in (None, 3, 20, 64)]
 
 
@@ -105,22 +108,41 @@ def test_unknown_backend_is_refused():
         attend(q, k, v, SPECS[0], jnp.ones((2, 5), jnp.int32), backend="fast")
 
 
+CPU, GPU, TPU = (Case(platform, 1024, 64, "bfloat16") for platform in ("cpu", "gpu", "tpu"))
+
+
 @pytest.mark.parametrize(
-    ("platform", "tokens", "wanted", "backend", "reason"),
+    ("case", "wanted", "backend", "reason"),
     [
-        ("cpu", 1024, "auto", "blockwise", "splash needs a TPU, not a cpu"),
-        ("gpu", 1024, "reference", "reference", "as the run says"),
-        ("tpu", 1024, "auto", "splash", "skips the blocks"),
-        ("tpu", 1000, "auto", "blockwise", "splash needs rows of a multiple of 128 tokens, not 1000"),
+        (CPU, "auto", "blockwise", "splash needs a TPU, not a cpu; cudnn needs an NVIDIA GPU, not a cpu"),
+        (GPU, "auto", "cudnn", "windows go block by block"),
+        (GPU, "reference", "reference", "as the run says"),
+        (replace(GPU, compute="float32"), "auto", "blockwise", "cudnn computes in bfloat16 or float16, not in float32"),
+        (TPU, "auto", "splash", "skips the blocks"),
+        (replace(TPU, num_tokens=1000), "auto", "blockwise", "rows of a multiple of 128 tokens, not 1000"),
     ],
 )
-def test_the_backend_is_chosen_for_a_reason(platform, tokens, wanted, backend, reason):
-    found, why = choose(platform, tokens, wanted)
+def test_the_backend_is_chosen_for_a_reason(case, wanted, backend, reason):
+    found, why = choose(case, wanted)
     assert found == backend and reason in why
 
 
-def test_a_backend_that_cannot_work_is_refused_with_those_that_can():
-    with pytest.raises(ValueError, match="attention splash needs a TPU, not a gpu: use reference or blockwise"):
-        choose("gpu", 1024, "splash")
-    with pytest.raises(ValueError, match="rows of a multiple of 128 tokens, not 100: use reference or blockwise"):
-        choose("tpu", 100, "splash")
+@pytest.mark.parametrize(
+    ("case", "wanted", "says"),
+    [
+        (GPU, "splash", "attention splash needs a TPU, not a gpu: use reference or blockwise or cudnn"),
+        (replace(TPU, num_tokens=100), "splash", "rows of a multiple of 128 tokens, not 100: use reference or"),
+        (TPU, "cudnn", "cudnn needs an NVIDIA GPU, not a tpu: use reference or blockwise or splash"),
+        (replace(GPU, compute="float32"), "cudnn", "not in float32: use reference or blockwise"),
+        (replace(GPU, head_dim=20), "cudnn", "heads of a multiple of 8 numbers, 256 at most, not 20: use reference or"),
+    ],
+)
+def test_a_backend_that_cannot_work_is_refused_with_those_that_can(case, wanted, says):
+    with pytest.raises(ValueError, match=says):
+        choose(case, wanted)
+
+
+def test_what_failed_is_not_chosen_again():
+    assert choose(GPU, failed={"cudnn": "is wrong"}) == ("blockwise", "splash needs a TPU, not a gpu; cudnn is wrong")
+    with pytest.raises(ValueError, match="no attention works: .*cudnn is wrong; blockwise is wrong too"):
+        choose(GPU, failed={"cudnn": "is wrong", "blockwise": "is wrong too"})

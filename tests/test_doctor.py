@@ -23,7 +23,7 @@ def test_every_row_is_tried_under_every_mask(small, tmp_path, monkeypatch, capsy
     report = json.loads((tmp_path / "doctor.json").read_text())
     assert {row["backend"] for row in report["rows"]} == {"reference", "blockwise"} and len(report["rows"]) == 8
     assert all(max(row["errors"].values()) < 1e-5 and row["seconds"] > 0 for row in report["rows"])
-    assert report["unusable"] == {"splash": "needs a TPU, not a cpu"}
+    assert report["unusable"] == {"splash": "needs a TPU, not a cpu", "cudnn": "needs an NVIDIA GPU, not a cpu"}
     assert report["devices"][0]["kind"] == "cpu" and report["products"]["flops_per_second"] > 0
     printed = capsys.readouterr().out
     assert "splash needs a TPU, not a cpu" in printed and "a run takes blockwise (splash needs" in printed
@@ -37,7 +37,7 @@ def test_a_kernel_that_is_wrong_here_is_a_failure(small, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["cptjax", "doctor"])
     assert main() == 2
     said = capsys.readouterr()
-    assert "attention blockwise is wrong on a cpu" in said.out
+    assert "blockwise is wrong on a cpu" in said.out
     assert said.err.startswith("error: attention blockwise fails here: full_attention, causal: ")
     assert said.err.count("\n") == 1
 

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from cptjax.model import ModelConfig, ModernBert, init_params
 from cptjax.objectives import CLM, mlm
-from cptjax.sharding import RULES, Mesh, make_mesh, pin_rows, put, shard_tree, spec_for
+from cptjax.sharding import ROWS, RULES, Mesh, device_rows, make_mesh, pin_rows, put, shard_tree, spec_for
 from cptjax.step import loss_and_counts, summed_gradients
 
 
@@ -82,3 +82,18 @@ def test_dimension_that_does_not_divide_is_named():
     mesh = make_mesh(Mesh(1, 8, 1))
     with pytest.raises(ValueError, match="decoder/bias: dimension 33 is not a multiple of the 8 devices"):
         shard_tree(mesh, {"decoder": {"bias": jax.ShapeDtypeStruct((33,), jnp.float32)}})
+
+
+def test_the_rows_of_a_device_are_counted_once():
+    # Broken by: rows divided by the devices again where a device has its own already.
+    seen = []
+
+    def count(x):
+        seen.append(device_rows(x.shape[0]))
+        return x
+
+    assert device_rows(16) == 16
+    with jax.set_mesh(make_mesh(Mesh(data=2, fsdp=2, tensor=2))):
+        jax.eval_shape(count, jnp.ones(16))
+        jax.eval_shape(jax.shard_map(count, in_specs=P(ROWS), out_specs=P(ROWS)), jnp.ones(16))
+    assert seen == [4, 4]

@@ -154,7 +154,8 @@ def test_a_run_writes_everything_it_promises(store, tmp_path, two_devices):
     assert [event["step"] for event in evaluations] == [0, 5, 10, 15, 20]
     assert all(set(event["held_out"]) == {"clm", "decay"} for event in evaluations)
     facts = json.loads((folder / "run.json").read_text())
-    assert facts["attention"] == {"backend": "blockwise", "reason": "splash needs a TPU, not a cpu", "errors": {}}
+    reason = "splash needs a TPU, not a cpu; cudnn needs an NVIDIA GPU, not a cpu"
+    assert facts["attention"] == {"backend": "blockwise", "reason": reason, "errors": {}}
     assert facts["spent"]["tokens"] == sum(event["tokens"] for event in steps)
     assert facts["cost"]["energy_by"] == "not measured" and facts["cost"]["kilowatt_hours"] is None
     assert facts["cost"]["device_hours"] == pytest.approx(2 * facts["spent"]["seconds"] / 3600)
@@ -517,10 +518,13 @@ def test_a_config_file_with_a_wrong_field_is_one_line(tmp_path, change, words, c
 def test_attention_is_checked_on_a_device_that_is_no_cpu(store, monkeypatch):
     run = small_run(store, precision=Precision())
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    found = choose_attention(run, run.model)
+    found = choose_attention(run, run.model)  # cuDNN is tried, but there is none
+    assert found["backend"] == "blockwise" and "cudnn does not run on a cpu under" in found["reason"]
     masks = [f"{kind}, {mode}" for mode in ("causal", "bidirectional") for kind in (FULL, SLIDING)]
     assert list(found["errors"]) == masks and all(0 < x["out"] < 1e-2 for x in found["errors"].values())
     reads_all = lambda q, k, v, spec, segment_BL: attend_reference(q, k, v, spec, jnp.ones_like(segment_BL))  # noqa: E731
     monkeypatch.setitem(BACKENDS, "blockwise", reads_all)
     with pytest.raises(ValueError, match="attention blockwise is wrong on a cpu under MaskSpec.*causal.*--attention"):
+        choose_attention(replace(run, attention="blockwise"), run.model)
+    with pytest.raises(ValueError, match="no attention works: .*; blockwise is wrong on a cpu"):
         choose_attention(run, run.model)

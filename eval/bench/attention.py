@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from cptjax.attention import BACKENDS, attend
+from cptjax.attention import BACKENDS, Case, attend, obstacle
 from cptjax.masks import MaskMode, MaskSpec
 from cptjax.selfcheck import both, errors, inputs, judge
 from cptjax.telemetry import reason
@@ -23,13 +23,16 @@ SPECS = [MaskSpec(mode, window) for window in (None, WINDOW) for mode in (MaskMo
 CHECKED = 2048  # tokens of the longest row that errors are measured on: the reference needs O(L^2) memory
 
 
-def backend_of(name: str, named: bool) -> Callable:
-    """The backend of this name as it runs here. Raises NotImplementedError for a TPU's kernel elsewhere, unless
-    the user `named` it: then its interpreter runs, slowly."""
-    if name != "splash" or jax.default_backend() == "tpu":
+def backend_of(name: str, case: Case, named: bool) -> Callable:
+    """The backend of this name as it runs here. Raises NotImplementedError for another device's kernel, but for that
+    of TPUs when the user `named` it: then its interpreter runs, slowly."""
+    why = obstacle(name, case)
+    if why is None:
         return partial(attend, backend=name)
+    if name != "splash" or case.platform == "tpu":
+        raise NotImplementedError(why)
     if not named:
-        raise NotImplementedError("needs a TPU; elsewhere its interpreter runs when it is named")
+        raise NotImplementedError(f"{why}; its interpreter runs here when it is named")
     from cptjax.splash import attend_splash  # here, for it loads Pallas
 
     return partial(attend_splash, interpret=True)
@@ -55,7 +58,7 @@ def bench(
         found[name] = {"backend": name, "mask": spec.mode.value, "window": spec.window, "rows": size}
         found[name] |= {"tokens": tokens, "heads": heads, "width": width, "dtype": dtype, "checked_tokens": checked}
         try:
-            function = backend_of(name, named)
+            function = backend_of(name, Case(jax.default_backend(), tokens, width, dtype), named)
             program = jax.jit(partial(both, function, spec))
             alone, _ = fitted(jax.jit(partial(forward, function, spec)), *qkv, segment_BL)
             whole, found[name]["temporary_mib"] = fitted(program, *arrays)

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cptjax import host, telemetry
-from cptjax.attention import choose
+from cptjax import attention, host, telemetry
 from cptjax.model import ModelConfig, ModernBert, Precision, init_params
 from cptjax.objectives import CLM, Vocabulary, mlm
 from cptjax.optim import AdamW, make_optimizer
@@ -54,8 +53,9 @@ class Step:
 
     def __init__(self, case: Case):
         host.keep_freed_memory()  # as `cptjax train` does on a CPU
-        backend, _ = choose(jax.default_backend(), case.tokens)
-        model = ModernBert(case.config, Precision(compute=compute_dtype()), backend)  # pyright: ignore[reportArgumentType]
+        compute: Any = compute_dtype()
+        backend, _ = attention.choose(attention.Case(jax.default_backend(), case.tokens, case.config.head_dim, compute))
+        model = ModernBert(case.config, Precision(compute=compute), backend)
         tx = make_optimizer(AdamW(), RATE)
         self.state = jax.jit(lambda: init_state(init_params(model, jax.random.key(SEED)), tx))()
         self.batch = batch_of(case)
