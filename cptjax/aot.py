@@ -22,7 +22,7 @@ from cptjax.config import Phase, Run
 from cptjax.model import ModelConfig, ModernBert
 from cptjax.objectives import Vocabulary
 from cptjax.optim import make_optimizer
-from cptjax.train import Setting, attention_case, compile_phase, state_shapes
+from cptjax.train import Setting, compile_phase, state_shapes
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def compile_step(run: Run, config: ModelConfig, phase: Phase, devices: list[Any]
     Raises ValueError when jax cannot read the executable of a compiler of another version.
     """
     mesh = sharding.make_mesh(run.mesh, devices)
-    backend, reason = choose(attention_case(run, config, devices[0].platform), run.attention)
+    backend, reason = choose(run.attention_case(config, devices[0].platform), run.attention)
     model = ModernBert(config, run.precision, backend, run.remat, sharding.pin_rows)
     vocabulary = Vocabulary(config.vocab_size, 0, ())  # the ids decide no shape
     setting = Setting(run, Path(), model, vocabulary, mesh, {}, {"backend": backend, "reason": reason})

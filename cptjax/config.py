@@ -18,6 +18,7 @@ from typing import Any, Literal, get_type_hints
 import typeguard
 import tyro
 
+from cptjax.attention import Case
 from cptjax.data import Data
 from cptjax.model import ModelConfig, Precision, Remat
 from cptjax.objectives import Objective, mlm
@@ -94,6 +95,10 @@ class Run:
     def bounds(self) -> tuple[tuple[int, int], ...]:
         """First and one-past-last optimiser step of each phase."""
         return phase_bounds(tuple(phase.tokens for phase in self.phases), self.tokens_per_step)
+
+    def attention_case(self, config: ModelConfig, platform: str) -> Case:
+        """What decides which backends of attention can work, for a model of this shape on devices of a platform."""
+        return Case(platform, self.data.sequence_length, config.head_dim, self.precision.compute)
 
 
 # A run may be resumed with another value of these: none of them decides a number of the result.

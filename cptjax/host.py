@@ -4,6 +4,9 @@ import ctypes
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+import jax
 
 # Of XLA, by platform; where none is named, none was found that gains anything.
 XLA_OPTIONS: dict[str, dict[str, bool]] = {
@@ -35,6 +38,13 @@ def xla_options(platform: str) -> dict[str, bool]:
     """What the training step is compiled with on devices of this platform; what XLA_FLAGS names is left to it."""
     flags = os.environ.get("XLA_FLAGS", "")
     return {name: value for name, value in XLA_OPTIONS.get(platform, {}).items() if name not in flags}
+
+
+def device_memory(device: Any) -> int:
+    """Bytes that jax may use of a device of this process; of a CPU, its share of the machine's memory."""
+    if stats := device.memory_stats():
+        return stats["bytes_limit"]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
 
 
 def cache_folder() -> Path:

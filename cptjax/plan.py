@@ -9,24 +9,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
 from cptjax import aot, sharding, telemetry
-from cptjax.attention import choose, query_block
 from cptjax.checkpoint import parameter_shapes
 from cptjax.config import Phase, Run
-from cptjax.cudnn import MOST_DOCUMENTS
-from cptjax.model import FULL, ModelConfig, layer_plan
-from cptjax.objectives import mask_budget
-from cptjax.optim import make_optimizer
-from cptjax.step import chunk_positions, init_state
-from cptjax.train import attention_case, micro_batches
+from cptjax.memory import GIB, MARGIN, most_rows, needed, shortage
+from cptjax.model import ModelConfig
+from cptjax.train import micro_batches
 
-GIB = 2**30
-FLOAT = 4  # bytes of a float32
-MARGIN = 1.15  # the formulas of memory were up to 13 % below compiled steps
-SCORES = 4  # arrays of them that attention has at a time
 EXCHANGES = 10  # between devices that are shown
 
 
@@ -81,10 +72,12 @@ def plan(
         flops = _flops(run, config, phase)
         report["phases"].append({"name": phase.name, "tokens": phase.tokens, "flops_per_token": flops})
     platform = "tpu" if kind.startswith("TPU") else "cpu" if kind == "cpu" else "gpu"
-    report["bytes"] = _bytes(run, config, mesh, run.device_batch_size, platform)
-    report["most_rows_per_device"] = _most_rows(run, config, mesh, memory_gib, platform)
+    report["bytes"] = needed(run, config, mesh, run.device_batch_size, platform)
+    report["most_rows_per_device"] = memory_gib and most_rows(run, config, mesh, memory_gib * GIB, platform)
     report["time"] = _time(report, telemetry.peak_flops(kind))
     report["warnings"] = _warnings(report, config, mesh)
+    if memory_gib and MARGIN * sum(report["bytes"].values()) > memory_gib * GIB:
+        report["warnings"].insert(0, shortage(run, config, mesh, memory_gib * GIB, kind, platform))
     if found and found[0].platform != "cpu":
         if memory_gib and sum(report["bytes"].values()) > 4 * memory_gib * GIB:
             raise ValueError(f"{_gib(sum(report['bytes'].values()))} by formula is far beyond a {kind}: not compiled")
@@ -121,82 +114,6 @@ def _flops(run: Run, config: ModelConfig, phase: Phase) -> dict[str, float]:
     )
 
 
-def _bytes(run: Run, config: ModelConfig, mesh: AbstractMesh, rows: int, platform: str) -> dict[str, int]:
-    """Bytes of one device by part: those of the state exact, the others by formula, which docs/performance.md
-    compares with compiled steps."""
-    tx = make_optimizer(run.optimizer, run.phases[0].schedule.peak)
-    shapes = jax.eval_shape(lambda params: init_state(params, tx), parameter_shapes(config))
-    shardings = sharding.shard_tree(mesh, shapes)
-    each = jax.tree.map(lambda x, where: math.prod(where.shard_shape(x.shape)) * x.dtype.itemsize, shapes, shardings)
-    parameters = sum(jax.tree.leaves(each.params))
-    tensor, compute = mesh.shape["tensor"], jnp.dtype(run.precision.compute).itemsize
-    table = config.vocab_size * config.hidden_size * FLOAT // tensor
-    kept, work = _activations(run, config, rows, platform, tensor)
-    chunk = min(chunk_positions(rows, config.vocab_size), max(_predicted(run, phase) for phase in run.phases)) * rows
-    logits = chunk * config.vocab_size * (2 * FLOAT + compute) // tensor
-    whole = parameters * compute // FLOAT if mesh.shape["fsdp"] == 1 else table + table * compute // FLOAT
-    return {
-        "parameters": parameters,
-        "optimiser": sum(jax.tree.leaves(each.opt_state)),
-        "gradients": parameters,
-        "gradients of tables": 2 * table,  # of the lookup and of the loss
-        "parameters to compute with": whole if compute != FLOAT or mesh.shape["fsdp"] > 1 else 0,
-        "activations": kept,
-        "work": max(work, logits),
-    }
-
-
-def _activations(run: Run, config: ModelConfig, rows: int, platform: str, tensor: int) -> tuple[int, int]:
-    """Bytes that `rows` rows keep for the backward pass, and those in work meanwhile, in one layer or block, on one
-    of the `tensor` devices that share heads and feed-forward."""
-    tokens, compute = rows * run.data.sequence_length, jnp.dtype(run.precision.compute).itemsize
-    width, inner, folded = config.hidden_size, config.intermediate_size, layer_plan(config)
-    backend, _ = choose(attention_case(run, config, platform), run.attention)
-    # q, k, v and what attention gives have the width of a head last, which a TPU fills up to its lanes.
-    heads = 4 * width * max(1, sharding.LANES // config.head_dim if platform == "tpu" else 1)
-    # Beside them: what enters the layer and its second half, both normed; what attention gives, as an operand; of the
-    # feed-forward both halves, the first one's slope, and their product.
-    layer = tokens * compute * (4 * width + (heads + width + 4 * inner) // tensor)
-    dots = tokens * compute * (2 * width + (heads + 2 * inner) // tensor)
-    block = folded.period * layer
-    blocks = folded.repeats + len(folded.rest)
-    length, of_heads = run.data.sequence_length, rows * config.num_attention_heads // tensor * FLOAT
-    sums = of_heads * length * MOST_DOCUMENTS if backend == "cudnn" else 0  # of the scores of a global layer
-    all_sums, entered = config.layer_types.count(FULL) * sums, blocks * tokens * compute * width
-    kept = {
-        "none": config.num_hidden_layers * layer + all_sums,
-        "dots": layer + (config.num_hidden_layers - 1) * dots + all_sums + entered,
-        "block": layer + sums + entered,
-    }[run.remat]
-    again = {"none": layer, "dots": block - folded.period * dots, "block": block + sums}[run.remat]
-    if backend == "splash":
-        scores = 2 * of_heads * length * sharding.LANES  # no scores, but their sums in tiles
-    elif backend == "reference":
-        scores = of_heads * length * length
-    else:
-        queries = query_block(rows, config.num_attention_heads, length)
-        scores = of_heads * length * max(queries, 4 * config.sliding_window)  # of a global layer, of a local one
-    return kept, again + SCORES * scores
-
-
-def _predicted(run: Run, phase: Phase) -> int:
-    length = run.data.sequence_length
-    return length if phase.objective.kind == "clm" else mask_budget(phase.objective, length)
-
-
-def _most_rows(
-    run: Run, config: ModelConfig, mesh: AbstractMesh, memory_gib: float | None, platform: str
-) -> int | None:
-    """The most rows per device at a time that fit by formula and divide the batch; 0 when not one does."""
-    share = run.data.global_batch_size // math.prod(mesh.shape[axis] for axis in sharding.ROWS)
-    if memory_gib is None:
-        return None
-    fits = (r for r in range(share, 0, -1) if share % r == 0)
-    return next(
-        (r for r in fits if MARGIN * sum(_bytes(run, config, mesh, r, platform).values()) < memory_gib * GIB), 0
-    )
-
-
 def _time(report: dict[str, Any], peak: float | None) -> dict[str, Any] | None:
     """Hours, energy, emissions and cost at the assumed share of the peak; None when the peak is not known."""
     if peak is None:
@@ -220,10 +137,6 @@ def _time(report: dict[str, Any], peak: float | None) -> dict[str, Any] | None:
 def _warnings(report: dict[str, Any], config: ModelConfig, mesh: AbstractMesh) -> list[str]:
     found = []
     total, memory = sum(report["bytes"].values()), report["memory_gib"]
-    if memory and MARGIN * total > memory * GIB:
-        most = report["most_rows_per_device"]
-        advice = f"--device_batch_size {most}" if most else "--remat block, a larger --mesh.fsdp or more devices"
-        found.append(f"{_gib(total)} by formula do not fit the {memory:.0f} GiB of a {report['device']}: {advice}")
     if mesh.size > 1:
         specs = sharding.shard_tree(mesh, parameter_shapes(config))
         whole = [

@@ -19,8 +19,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from cptjax import checkpoint, host, sharding, telemetry
-from cptjax.attention import BACKENDS, Case, choose
+from cptjax import checkpoint, host, memory, sharding, telemetry
+from cptjax.attention import BACKENDS, choose
 from cptjax.config import Phase, Run, incompatible_fields, to_dict, upgraded
 from cptjax.data import Batches, fingerprint, held_out_batches
 from cptjax.files import locked, read_json, write_json
@@ -136,11 +136,21 @@ def set_up(run: Run, folder: Path) -> Setting:
     _check_vocabulary(run, config, manifests, own_tokenizer)
     manifest = next(iter(manifests.values()))
     vocabulary = Vocabulary(manifest.vocab_size, manifest.mask_token_id, manifest.special_token_ids)
+    _check_memory(run, config, mesh)
     attention = choose_attention(run, config)
     model = ModernBert(config, run.precision, attention["backend"], run.remat, sharding.pin_rows)
     for phase in run.phases:
         _trains(config, phase)
     return Setting(run, folder, model, vocabulary, mesh, fingerprint(run.data), attention)
+
+
+def _check_memory(run: Run, config: ModelConfig, mesh: jax.sharding.Mesh) -> None:
+    """Raise ValueError when a step certainly needs more memory than there is: compiling it would take minutes."""
+    device = mesh.local_devices[0]
+    available = host.device_memory(device)
+    total = sum(memory.needed(run, config, mesh, run.device_batch_size, device.platform).values())
+    if total > memory.MARGIN * available:
+        raise ValueError(memory.shortage(run, config, mesh, available, device.device_kind, device.platform))
 
 
 def choose_attention(run: Run, config: ModelConfig) -> dict[str, Any]:
@@ -149,7 +159,7 @@ def choose_attention(run: Run, config: ModelConfig) -> dict[str, Any]:
     A kernel that `auto` would take is left, and the reason says so, when it is wrong here. On a CPU, where the tests
     are run, nothing is measured. Raises ValueError for a backend that cannot work here, or that is wrong here.
     """
-    case = attention_case(run, config, jax.default_backend())
+    case = run.attention_case(config, jax.default_backend())
     masks = {
         f"{kind}, {mode}": config.mask_spec(kind, mode)
         for mode in dict.fromkeys(phase.objective.mask_mode for phase in run.phases)
@@ -169,11 +179,6 @@ def choose_attention(run: Run, config: ModelConfig) -> dict[str, Any]:
     if jax.process_count() > 1:
         multihost_utils.assert_equal(list(BACKENDS).index(backend), f"here attention is {backend}, elsewhere it is not")
     return {"backend": backend, "reason": reason, "errors": errors}
-
-
-def attention_case(run: Run, config: ModelConfig, platform: str) -> Case:
-    """What decides which attention backends can work for a run on devices of a platform."""
-    return Case(platform, run.data.sequence_length, config.head_dim, run.precision.compute)
 
 
 def write_own_files(setting: Setting) -> None:

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+import jax
 import pytest
 
 from cptjax import host
@@ -47,3 +49,15 @@ def test_the_compiler_is_told_what_the_user_did_not_say(monkeypatch):
     assert host.xla_options("gpu") == {"xla_gpu_enable_latency_hiding_scheduler": True} and not host.xla_options("cpu")
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_latency_hiding_scheduler=false")
     assert not host.xla_options("gpu")
+
+
+class Accelerator:
+    def memory_stats(self):
+        return {"bytes_limit": 7, "bytes_in_use": 3}
+
+
+def test_the_memory_of_devices(monkeypatch):
+    assert host.device_memory(Accelerator()) == 7
+    one = host.device_memory(jax.local_devices()[0])  # of eight, see conftest.py
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    assert one == 1024 * int(lines[0].split()[1]) // 8

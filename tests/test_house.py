@@ -54,7 +54,7 @@ FLOORS = (
     ("step", "heads"),
     ("checkpoint",),
     ("config",),
-    ("record",),
+    ("record", "memory"),
     ("train",),
     ("aot",),
     ("plan", "doctor", "demo"),

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cptjax import aot, hlo, host, plan, sharding, telemetry
+from cptjax import aot, hlo, host, memory, plan, sharding, telemetry
 from cptjax.__main__ import main
 from cptjax.checkpoint import parameter_shapes
 from cptjax.config import Phase, Run
 from cptjax.data import Data
+from cptjax.memory import GIB
 from cptjax.model import ModelConfig
 from cptjax.objectives import CLM, mlm
 from cptjax.optim import make_optimizer
@@ -78,15 +79,15 @@ def test_the_most_rows_fit_and_divide_the_batch(monkeypatch):
     run, config = replace(small(), mesh=sharding.Mesh(-1, 1, 1)), replace(SHAPE, vocab_size=50368, hidden_size=768)
     run = replace(run, data=replace(run.data, sequence_length=4096, global_batch_size=96))
     mesh = plan._mesh(run, 2)
-    most = plan._most_rows(run, config, mesh, 4, "gpu")
+    most = memory.most_rows(run, config, mesh, 4 * GIB, "gpu")
     assert most and 48 % most == 0
     larger = next(r for r in range(most + 1, 49) if 48 % r == 0)
-    taken = [sum(plan._bytes(run, config, mesh, rows, "gpu").values()) / plan.GIB for rows in (most, larger)]
-    assert taken[0] * plan.MARGIN < 4 <= taken[1] * plan.MARGIN
+    taken = [sum(memory.needed(run, config, mesh, rows, "gpu").values()) / GIB for rows in (most, larger)]
+    assert taken[0] * memory.MARGIN < 4 <= taken[1] * memory.MARGIN
     monkeypatch.setitem(telemetry.DEVICES, "NVIDIA Small", telemetry.Device(1e12, 4, None))
     report = plan.plan(replace(run, device_batch_size=48), config, devices=2, device="NVIDIA Small")
     assert f"do not fit the 4 GiB of a NVIDIA Small: --device_batch_size {most}" in report["warnings"][0]
-    assert plan._most_rows(run, config, mesh, 0.1, "gpu") == 0
+    assert memory.most_rows(run, config, mesh, 0.1 * GIB, "gpu") == 0
 
 
 def test_time_energy_and_cost_follow_from_the_assumptions():
