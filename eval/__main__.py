@@ -46,6 +46,7 @@ def main() -> int:
     )
     compare = whats.add_parser("compare", help="a training step, beside PyTorch's")
     compare.add_argument("--peers", nargs="*", default=["eager", "sdpa", "flex", "compile"])
+    compare.add_argument("--forward", action="store_true", help="the forward pass alone, loss included")
     compare.add_argument("--plot", type=Path, dest="plot_file", metavar="FILE.png", help="speed and memory by length")
     for parser_ in (attention, compare):
         parser_.add_argument("--lengths", nargs="+", type=int, default=[512, 2048, 8192], help="tokens of a row")

@@ -151,7 +151,7 @@ def test_step_reports_ours_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(step, "Step", QuickStep)
     step.main(["tiny"], ["clm"], [(2, 16), (1, 99)], 3, tmp_path / "out.json")
     row, large = rows_of(tmp_path / "out.json", 3)
-    said = {"size", "objective", "rows", "tokens", "dtype"}
+    said = {"size", "objective", "forward", "rows", "tokens", "dtype"}
     assert row.keys() == said | COMPILED.keys() | TIMES | {"tokens_per_s", "model_tflops_per_s", "mfu"}
     assert row["tokens_per_s"] == pytest.approx(32 / row["median"]) and row["mfu"] is None
     assert large.keys() == said | {"reason"} and large["reason"] == "RESOURCE_EXHAUSTED: no room"
@@ -202,11 +202,11 @@ def test_compare_reports_every_side(tmp_path, monkeypatch, capsys):
     compiled, compile_ = [], step.Step.compile
     monkeypatch.setattr(step.Step, "compile", lambda made: compiled.append(compile_(made)))
     out, picture = tmp_path / "out.json", tmp_path / "out.png"
-    compare.main(["tiny"], [24], 2, ["mlm", "clm"], ["absent", "sdpa"], 2, out, picture)
+    compare.main(["tiny"], [24], 2, ["mlm", "clm"], ["absent", "sdpa"], False, 2, out, picture)
     rows = rows_of(out, 2)
     sides = ["cptjax", "absent", "sdpa"]
     assert [(row["objective"], row["side"]) for row in rows] == [(o, side) for o in ("mlm", "clm") for side in sides]
-    said = {"side", "size", "objective", "rows", "tokens", "dtype", "torch"}
+    said = {"side", "size", "objective", "forward", "rows", "tokens", "dtype", "torch"}
     measured = said | TIMES | {"loss", "grad_norm", "tokens_per_s", "model_tflops_per_s", "mfu", "peak_mib", "ratio"}
     for ours, absent, sdpa in (rows[:3], rows[3:]):
         assert absent.keys() == said | {"reason", "beside", "ratio"}
@@ -217,6 +217,17 @@ def test_compare_reports_every_side(tmp_path, monkeypatch, capsys):
     assert "no_such_attention" in capsys.readouterr().out
     assert all(said.keys() == COMPILED.keys() and min(said.values()) > 0 for said in compiled) and len(compiled) == 2
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_takes_the_forward_pass_alone(tmp_path, monkeypatch):
+    # Broken by: only_forward left out of their_step, counts left out of _forward; no division by 3 in speed.
+    monkeypatch.setattr(compare, "Side", Here)
+    monkeypatch.setitem(bench.SIZES, "tiny", replace(CONFIG, initializer_range=0.2))
+    compare.main(["tiny"], [24], 2, ["mlm"], ["sdpa"], True, 1, tmp_path / "out.json", None)
+    ours, theirs = rows_of(tmp_path / "out.json", 1)
+    assert theirs["loss_error"] < 1e-6 and not {"grad_norm", "grad_norm_error"} & (ours.keys() | theirs.keys())
+    case = step.Case(CONFIG, "mlm", 2, 24)
+    assert 3 * ours["model_tflops_per_s"] == pytest.approx(step.speed(case, 0.5)["model_tflops_per_s"])
 
 
 def test_a_side_with_other_numbers_is_wrong():
@@ -274,7 +285,7 @@ def test_calls_are_made_in_turns():
     [
         (lambda: attention.main(["fast"], [64], 1, 1, 8, "float32", 1, None), "no backend is called fast"),
         (lambda: step.main(["huge"], ["mlm"], [(1, 16)], 1, None), "no size is called huge: there are base, large"),
-        (lambda: compare.main(["base"], [16], 1, ["mlm"], ["keras"], 1, None, None), "no peer is called keras"),
+        (lambda: compare.main(["base"], [16], 1, ["mlm"], ["keras"], False, 1, None, None), "no peer is called keras"),
     ],
 )
 def test_unknown_names_are_refused(call, message):

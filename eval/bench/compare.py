@@ -1,8 +1,8 @@
 """One training step, ours beside transformers' PyTorch ModernBERT: same device, weights, inputs and labels.
 
 Each side lives in a process of its own, as its users run it, and steps are made in turns. A whole step counts:
-forward, backward, clipping, AdamW; bfloat16 products on a GPU (PyTorch by autocast), float32 on a CPU. The first
-step's loss and gradient norm must agree with ours, or a side is not timed.
+forward, backward, clipping, AdamW (or, if asked, the forward pass alone); bfloat16 products on a GPU (PyTorch by
+autocast), float32 on a CPU. The first step's loss and gradient norm must agree with ours, or a side is not timed.
 """
 
 import multiprocessing
@@ -81,8 +81,10 @@ def write_batch(case: Case, batch: dict[str, jax.Array], path: Path) -> None:
     np.savez(path, input_BL=np.asarray(targets.input_BL), label_BL=label_BL)
 
 
-def their_step(peer: Peer, architecture: str, folder: Path, device: str, dtype: str) -> Callable[[], dict]:
-    """The same step with transformers, PyTorch and its AdamW, on the weights and the batch of `folder`."""
+def their_step(
+    peer: Peer, architecture: str, folder: Path, device: str, dtype: str, only_forward: bool
+) -> Callable[[], dict]:
+    """The same with transformers, PyTorch and its AdamW, on the weights and the batch of `folder`."""
     import torch
     import transformers
 
@@ -100,13 +102,16 @@ def their_step(peer: Peer, architecture: str, folder: Path, device: str, dtype: 
         batch = {name: torch.from_numpy(arrays[f"{name}_BL"]).long().to(device) for name in ("input", "label")}
 
     def run() -> dict:
-        with torch.autocast(device, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
+        autocast = torch.autocast(device, torch.bfloat16) if dtype == "bfloat16" else nullcontext()
+        with autocast, torch.no_grad() if only_forward else nullcontext():
             loss = forward(input_ids=batch["input"], labels=batch["label"]).loss
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        values = {"loss": loss.item(), "grad_norm": norm.item()}
+        found = {"loss": loss}
+        if not only_forward:
+            loss.backward()
+            found["grad_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        values = {name: number.item() for name, number in found.items()}
         if device == "cpu":
             return values | {"peak_mib": resident_peak()}
         torch.cuda.synchronize()
@@ -165,10 +170,10 @@ class Side:
 
 def disagreement(found: dict[str, Any], ours: dict[str, Any], tolerance: float) -> tuple[dict[str, float], str | None]:
     """Relative distances of a first step's numbers from ours, and what is wrong with them, if anything is."""
-    distances = {f"{name}_error": abs(found[name] / ours[name] - 1) for name in ("loss", "grad_norm")}
+    distances = {f"{name}_error": abs(found[name] / ours[name] - 1) for name in found}
     if all(distance <= tolerance for distance in distances.values()):
         return distances, None
-    said = ", ".join(f"{name} {found[name]:.6g} where {OURS} has {ours[name]:.6g}" for name in ("loss", "grad_norm"))
+    said = ", ".join(f"{name} {found[name]:.6g} where {OURS} has {ours[name]:.6g}" for name in found)
     return distances, f"wrong: {said}"
 
 
@@ -184,7 +189,7 @@ def bench(case: Case, peers: list[str], rounds: int) -> dict[str, dict[str, Any]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         makes = {OURS: partial(our_step, case, folder)}
-        setting = (ARCHITECTURES[case.objective], folder, device, dtype)
+        setting = (ARCHITECTURES[case.objective], folder, device, dtype, case.forward)
         makes |= {peer: partial(their_step, PEERS[peer], *setting) for peer in peers}
         try:
             for name, make in makes.items():
@@ -196,7 +201,7 @@ def bench(case: Case, peers: list[str], rounds: int) -> dict[str, dict[str, Any]
                         raise
                     found[name] = {"reason": str(error)}
                 else:
-                    found[name] = {what: side.last[what] for what in ("loss", "grad_norm")}
+                    found[name] = {what: side.last[what] for what in ("loss", "grad_norm") if what in side.last}
                     if OURS in sides:  # what failed itself judges nobody
                         distances, wrong = disagreement(found[name], found[OURS], TOLERANCE[dtype])
                         found[name] |= distances if wrong is None else {**distances, "reason": wrong}
@@ -227,7 +232,7 @@ def line(row: dict[str, Any]) -> str:
         "" if row[name] is None else format(row[name], form)
         for name, form in (("mfu", ".1%"), ("ratio", ".2f"), ("peak_mib", ".0f"))
     )
-    error = f"{row['loss_error']:9.0e}{row['grad_norm_error']:9.0e}" if "loss_error" in row else ""
+    error = "".join(f"{row[name]:9.0e}" for name in ("loss_error", "grad_norm_error") if name in row)
     seconds = f"{row['median']:10.3f} ±{row['spread']:4.0%}"
     return f"{start}{seconds}{row['tokens_per_s']:10.0f}{ratio:>7}{mfu:>7}{peak:>10}{row['loss']:9.4f}{error}"
 
@@ -264,6 +269,7 @@ def main(
     rows: int,
     objectives: list[str],
     peers: list[str],
+    forward: bool,
     rounds: int,
     out: Path | None,
     plot_file: Path | None,
@@ -273,14 +279,15 @@ def main(
     check_names("objective", objectives, OBJECTIVES)
     check_names("peer", peers, PEERS)
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process and ours leave room for the others
-    print(f"{jax.devices()[0].device_kind}, {compute_dtype()}, torch {metadata.version('torch')}")
+    what = "forward pass" if forward else "training step"
+    print(f"{what} on {jax.devices()[0].device_kind}, {compute_dtype()}, torch {metadata.version('torch')}")
     heading = f"{'size':7}{'objective':11}{'rows x tokens':14}{'side':9}{'seconds':>16}{'tokens/s':>10}{'ratio':>7}"
     print(f"{heading}{'MFU':>7}{'peak MiB':>10}{'loss':>9}{'its err':>9}{'grad err':>9}")
     found = []
     for size, objective, tokens in ((s, o, x) for s in sizes for o in objectives for x in lengths):
         # transformers' decoder counts the token itself among the keys of its window: ours must read as many.
         config = replace(SIZES[size], causal_window_counts_self=objective == "clm")
-        case = Case(config, objective, rows, tokens)
+        case = Case(config, objective, rows, tokens, forward)
         for side, row in bench(case, peers, rounds).items():
             row = {"side": side, **describe(size, case), "torch": metadata.version("torch"), **row}
             found.append(row)

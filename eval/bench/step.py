@@ -5,6 +5,7 @@ PyTorch's.
 """
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from cptjax import attention, host, telemetry
 from cptjax.model import ModelConfig, ModernBert, Precision, init_params
 from cptjax.objectives import CLM, Vocabulary, mlm
 from cptjax.optim import AdamW, make_optimizer
-from cptjax.step import chunk_positions, init_state, loss_and_counts, train_step
+from cptjax.step import TrainState, chunk_positions, init_state, loss_and_counts, train_step
 from cptjax.telemetry import reason
 from eval.bench import SIZES, check_names, compute_dtype, fitted, in_turns, record
 
@@ -33,6 +34,7 @@ class Case(NamedTuple):
     objective: str
     rows: int
     tokens: int  # of a row
+    forward: bool = False  # the loss alone, without gradients and update
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -49,7 +51,8 @@ def batch_of(case: Case) -> dict[str, jax.Array]:
 
 
 class Step:
-    """The trainer's own update of a case, compiled; each call makes one and returns its loss and gradient norm."""
+    """The trainer's own update of a case, compiled; each call makes one and returns its loss and gradient norm. Of a
+    forward case, the loss alone."""
 
     def __init__(self, case: Case):
         host.keep_freed_memory()  # as `cptjax train` does on a CPU
@@ -66,7 +69,7 @@ class Step:
             vocabulary=case.vocabulary,
             chunk=chunk_positions(case.rows, case.config.vocab_size),
         )
-        self._jitted = jax.jit(
+        self._jitted: Any = jax.jit(
             partial(
                 train_step,
                 loss_fn=loss,
@@ -78,6 +81,8 @@ class Step:
             ),
             donate_argnums=0,
         )
+        if case.forward:
+            self._jitted = jax.jit(partial(_forward, loss))
 
     def compile(self) -> dict[str, float]:
         """Make the program; the seconds that takes and the program's temporary memory. Raises MemoryError."""
@@ -86,9 +91,16 @@ class Step:
         return {"compile_seconds": time.perf_counter() - began, "temporary_mib": temporary}
 
     def __call__(self) -> dict[str, float]:
-        self.state, metrics = self._update(self.state, self.batch)
-        jax.block_until_ready(self.state)
-        return {name: float(metrics[name]) for name in ("loss", "grad_norm")}
+        self.state, metrics = jax.block_until_ready(self._update(self.state, self.batch))
+        return {name: float(metrics[name]) for name in ("loss", "grad_norm") if name in metrics}
+
+
+def _forward(loss_fn: Callable, state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The loss that `train_step` would begin with."""
+    key = jax.random.fold_in(jax.random.key(SEED), state.step)
+    row_B = jnp.arange(batch["token_BL"].shape[0], dtype=jnp.int32)
+    loss, counts = loss_fn(state.params, batch["token_BL"], batch["segment_BL"], row_B, key)
+    return state, {"loss": loss / counts["targets"]}
 
 
 def speed(case: Case, seconds: float) -> dict[str, float | None]:
@@ -102,7 +114,7 @@ def speed(case: Case, seconds: float) -> dict[str, float | None]:
         keys=config.mean_keys(objective.mask_mode, case.tokens),
         predicted=objective.mask_rate or 1.0,
     )
-    flops_per_s = tokens_per_s * sum(flops.values())
+    flops_per_s = tokens_per_s * sum(flops.values()) / (3 if case.forward else 1)  # a backward pass is two forward
     peak = telemetry.peak_flops(jax.devices()[0].device_kind)
     return {
         "tokens_per_s": tokens_per_s,
@@ -114,7 +126,7 @@ def speed(case: Case, seconds: float) -> dict[str, float | None]:
 def describe(size: str, case: Case) -> dict[str, Any]:
     """A case as the first columns of a row."""
     shape = {"rows": case.rows, "tokens": case.tokens, "dtype": compute_dtype()}
-    return {"size": size, "objective": case.objective, **shape}
+    return {"size": size, "objective": case.objective, "forward": case.forward, **shape}
 
 
 def bench(case: Case, rounds: int) -> dict[str, Any]:
