@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cptjax import hlo, sharding, telemetry
+from cptjax import hlo, host, sharding, telemetry
 from cptjax.attention import choose
 from cptjax.config import Phase, Run
 from cptjax.model import ModelConfig, ModernBert
@@ -57,7 +57,9 @@ def compile_step(run: Run, config: ModelConfig, phase: Phase, devices: list[Any]
     Raises ValueError when jax cannot read the executable of a compiler of another version.
     """
     mesh = sharding.make_mesh(run.mesh, devices)
-    backend, reason = choose(run.attention_case(config, devices[0].platform), run.attention)
+    backend, reason = choose(
+        run.attention_case(config, devices[0].platform, host.capability(devices[0])), run.attention
+    )
     model = ModernBert(config, run.precision, backend, run.remat, sharding.pin_rows)
     vocabulary = Vocabulary(config.vocab_size, 0, ())  # the ids decide no shape
     setting = Setting(run, Path(), model, vocabulary, mesh, {}, {"backend": backend, "reason": reason})

@@ -3,6 +3,7 @@
 B rows, L queries, M keys, H heads, K head width; T tiles of queries. Softmax is always float32.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from cptjax.sharding import LANES, device_rows
 QUERY_BLOCK = 512  # queries of a whole-document layer handled at once, at most
 MOST_SCORES = 2**26  # that exist at once on a device: 256 MiB
 MIN_MARGIN = 8  # smaller tiles only add overhead
+MOST_DOCUMENTS = 64  # of a row that cuDNN handles: for each it keeps a float32 per head and token
 SAVED = "attention"  # names what the backward pass needs of a forward one, for rematerialisation to keep
 KERNELS = {"dot_product_attention_fwd_wrapper"}  # primitives to keep too: cuDNN's gives no names
 MASKED = -1e30  # finite: exp gives exactly 0, and a maximum over it stays finite
@@ -39,6 +41,7 @@ class Case:
     num_tokens: int  # of a row
     head_dim: int
     compute: str  # dtype of q, k and v
+    capability: str | None = None  # of a GPU that is here, such as 9.0
 
 
 def choose(case: Case, wanted: str = "auto", failed: Mapping[str, str] | None = None) -> tuple[str, str]:
@@ -57,7 +60,7 @@ def choose(case: Case, wanted: str = "auto", failed: Mapping[str, str] | None = 
             return name, gain
     reasons = "; ".join(f"{name} {unable[name]}" for name in FASTEST)
     if "blockwise" in unable:
-        raise ValueError(f"no attention works: {reasons}; blockwise {unable['blockwise']}")
+        raise ValueError(f"{reasons}; blockwise {unable['blockwise']}: use --attention reference, and please report it")
     return "blockwise", reasons
 
 
@@ -71,6 +74,8 @@ def obstacle(backend: str, case: Case) -> str | None:
     if backend == "cudnn":
         if case.platform != "gpu":
             return f"needs an NVIDIA GPU, not a {case.platform}"
+        if case.capability and not re.match(r"9|\d\d", case.capability):
+            return f"needs an NVIDIA GPU of compute capability 9.0 or more, not {case.capability}"
         if case.compute not in ("bfloat16", "float16"):
             return f"computes in bfloat16 or float16, not in {case.compute}"
         if case.head_dim % 8 or case.head_dim > 256:
@@ -130,7 +135,7 @@ def attend_cudnn(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.Arra
         return attend_blockwise(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL)
     from cptjax import cudnn  # here, for it loads what only NVIDIA's GPUs need
 
-    return cudnn.attend_cudnn(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL, otherwise=attend_blockwise)
+    return cudnn.attend_cudnn(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL, MOST_DOCUMENTS, otherwise=attend_blockwise)
 
 
 BACKENDS: dict[str, Callable] = {

@@ -96,9 +96,9 @@ class Run:
         """First and one-past-last optimiser step of each phase."""
         return phase_bounds(tuple(phase.tokens for phase in self.phases), self.tokens_per_step)
 
-    def attention_case(self, config: ModelConfig, platform: str) -> Case:
-        """What decides which backends of attention can work, for a model of this shape on devices of a platform."""
-        return Case(platform, self.data.sequence_length, config.head_dim, self.precision.compute)
+    def attention_case(self, config: ModelConfig, platform: str, capability: str | None = None) -> Case:
+        """What decides which backends of attention can work, for a model of this shape on such devices."""
+        return Case(platform, self.data.sequence_length, config.head_dim, self.precision.compute, capability)
 
 
 # A run may be resumed with another value of these: none of them decides a number of the result.

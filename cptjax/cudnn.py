@@ -17,17 +17,16 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from cptjax.masks import MaskMode, MaskSpec, document_bounds
 from cptjax.sharding import on_own_heads
 
-MOST_DOCUMENTS = 64  # of a row: for each the kernel keeps a float32 per head and token
 
-
-def attend_cudnn(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL, *, otherwise: Callable) -> jax.Array:
+def attend_cudnn(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL, most: int, *, otherwise: Callable) -> jax.Array:
     """Softmax attention [B, L, H, K] over whole documents; under a mesh each device works on its own rows and heads.
 
-    A batch with a row of more than MOST_DOCUMENTS goes to the backend `otherwise`, its forward pass made twice.
+    The rows of a device go to the backend `otherwise`, its forward pass made twice, where one of them has more than
+    `most` documents, its padding counted.
     """
 
     def packed(q_BLHK, k_BLHK, v_BLHK, segment_BL):
-        length_BS, start_BS = documents(segment_BL, MOST_DOCUMENTS)
+        length_BS, start_BS = documents(segment_BL, most)
         return _kernel(q_BLHK, k_BLHK, v_BLHK, length_BS, start_BS, causal=spec.mode == MaskMode.CAUSAL)
 
     def unpacked(q_BLHK, k_BLHK, v_BLHK, segment_BL):
@@ -37,7 +36,7 @@ def attend_cudnn(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL, *, otherwis
     unpacked = jax.checkpoint(unpacked)
 
     def local(*arrays):
-        return jax.lax.cond(_most_documents(arrays[-1]) <= MOST_DOCUMENTS, packed, unpacked, *arrays)
+        return jax.lax.cond(_most_documents(arrays[-1]) <= most, packed, unpacked, *arrays)
 
     return on_own_heads(local)(q_BLHK, k_BLHK, v_BLHK, segment_BL)
 

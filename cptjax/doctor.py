@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cptjax import telemetry
+from cptjax import host, telemetry
 from cptjax.attention import BACKENDS, Case, attend, choose, obstacle
 from cptjax.masks import MaskMode
 from cptjax.model import FULL, SLIDING, ModelConfig
@@ -32,9 +32,19 @@ def examine() -> dict[str, Any]:
     """Machine, devices, speed of products, and error and speed of every row of attention, ready for JSON."""
     here = jax.default_backend()
     sizes, dtype = (CPU, "float32") if here == "cpu" else (ACCELERATOR, "bfloat16")
-    case = Case(here, sizes["tokens"], SHAPE.head_dim, dtype)
-    backend, reason = choose(case)
+    case = Case(here, sizes["tokens"], SHAPE.head_dim, dtype, host.capability(jax.devices()[0]))
     reasons = {name: obstacle(name, case) for name in BACKENDS}
+    rows = [
+        {"kind": kind, "mask_mode": mode.value, "backend": name, **_row(name, kind, mode, sizes["tokens"], dtype)}
+        for kind in (FULL, SLIDING)
+        for mode in MaskMode
+        for name, why in reasons.items()
+        if not why
+    ]
+    try:
+        backend, reason = choose(case, failed={row["backend"]: row["reason"] for row in rows if "reason" in row})
+    except ValueError as error:
+        backend, reason = None, str(error)
     return {
         "machine": _machine(),
         "devices": [_device(device) for device in jax.devices()],
@@ -42,13 +52,7 @@ def examine() -> dict[str, Any]:
         "products": {"width": sizes["width"], "flops_per_second": _products(sizes["width"], dtype)},
         "attention": {"backend": backend, "reason": reason, **_shape(sizes["tokens"])},
         "unusable": {name: why for name, why in reasons.items() if why},
-        "rows": [
-            {"kind": kind, "mask_mode": mode.value, "backend": name, **_row(name, kind, mode, sizes["tokens"], dtype)}
-            for kind in (FULL, SLIDING)
-            for mode in MaskMode
-            for name, why in reasons.items()
-            if not why
-        ],
+        "rows": rows,
         "advice": advice(here),
     }
 
@@ -60,7 +64,7 @@ def _machine() -> dict[str, Any]:
         "versions": telemetry.versions(),
         "commit": telemetry.git_commit(),
         "cores": cores(),
-        "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB,
+        "memory_gib": host.memory() / GIB,
         "free_disk_gib": shutil.disk_usage(".").free / GIB,
         "energy": telemetry.EnergyMeter().method,
         "settings": {
@@ -70,12 +74,12 @@ def _machine() -> dict[str, Any]:
 
 
 def _device(device: Any) -> dict[str, Any]:
-    facts, stats = telemetry.device_facts(device.device_kind), device.memory_stats()
+    facts, available = telemetry.device_facts(device.device_kind), host.device_memory(device)
     return {
         "kind": device.device_kind,
         "platform": device.platform,
         "process": device.process_index,
-        "memory_gib": stats["bytes_limit"] / GIB if stats else None,
+        "memory_gib": available and available / GIB,
         "peak_flops": facts and facts.peak_flops,
     }
 
@@ -162,12 +166,7 @@ def text(report: dict[str, Any]) -> str:
         else:
             lines += [f"{start}{max(row['errors'].values()):12.1e}{1000 * row['seconds']:10.1f}"]
     lines += [f"  {name} {why}" for name, why in report["unusable"].items()]
-    lines += [f"  a run takes {attention['backend']} ({attention['reason']})", ""]
+    taken = "nothing" if attention["backend"] is None else attention["backend"]
+    lines += [f"  a run takes {taken} ({attention['reason']})", ""]
     lines += [f"! {line}" for line in report["advice"]] or ["nothing to mend"]
     return "\n".join(lines) + "\n"
-
-
-def wrong(report: dict[str, Any]) -> list[str]:
-    """What is wrong with the row of attention that a run takes here; nothing where it may be used."""
-    chosen = [row for row in report["rows"] if row["backend"] == report["attention"]["backend"]]
-    return [f"{row['kind']}, {row['mask_mode']}: {row['reason']}" for row in chosen if "reason" in row]

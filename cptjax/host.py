@@ -40,11 +40,22 @@ def xla_options(platform: str) -> dict[str, bool]:
     return {name: value for name, value in XLA_OPTIONS.get(platform, {}).items() if name not in flags}
 
 
-def device_memory(device: Any) -> int:
-    """Bytes that jax may use of a device of this process; of a CPU, its share of the machine's memory."""
-    if stats := device.memory_stats():
-        return stats["bytes_limit"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+def device_memory(device: Any) -> int | None:
+    """Bytes that jax may use of a device of this process, None where it does not say (of GPUs it takes three quarters
+    unless XLA_PYTHON_CLIENT_MEM_FRACTION says more); of a CPU, its share of the machine's memory."""
+    if device.platform == "cpu":
+        return memory() // jax.local_device_count()
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def capability(device: Any) -> str | None:
+    """Of a GPU, such as 9.0; None of others."""
+    return getattr(device, "compute_capability", None)
 
 
 def cache_folder() -> Path:

@@ -11,10 +11,11 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
-from cptjax import aot, sharding, telemetry
+from cptjax import aot, host, sharding, telemetry
+from cptjax.attention import choose
 from cptjax.checkpoint import parameter_shapes
 from cptjax.config import Phase, Run
-from cptjax.memory import GIB, MARGIN, most_rows, needed, shortage
+from cptjax.memory import GIB, MARGIN, Place, most_rows, needed, shortage
 from cptjax.model import ModelConfig
 from cptjax.train import micro_batches
 
@@ -54,6 +55,8 @@ def plan(
     mesh = _mesh(run, len(found) if found else devices or 1)
     facts = telemetry.device_facts(kind)
     memory_gib, watts = (facts.memory_gib, facts.watts) if facts else (None, None)
+    if found is here and (available := host.device_memory(here[0])):
+        memory_gib = available / GIB
     parameters = _parameters(config)
     report: dict[str, Any] = {
         "name": run.name,
@@ -72,12 +75,14 @@ def plan(
         flops = _flops(run, config, phase)
         report["phases"].append({"name": phase.name, "tokens": phase.tokens, "flops_per_token": flops})
     platform = "tpu" if kind.startswith("TPU") else "cpu" if kind == "cpu" else "gpu"
-    report["bytes"] = needed(run, config, mesh, run.device_batch_size, platform)
-    report["most_rows_per_device"] = memory_gib and most_rows(run, config, mesh, memory_gib * GIB, platform)
+    capability = host.capability(found[0]) if found else None
+    place = Place(mesh, platform, choose(run.attention_case(config, platform, capability), run.attention)[0])
+    report["bytes"] = needed(run, config, place, run.device_batch_size)
+    report["most_rows_per_device"] = memory_gib and most_rows(run, config, place, memory_gib * GIB)
     report["time"] = _time(report, telemetry.peak_flops(kind))
     report["warnings"] = _warnings(report, config, mesh)
     if memory_gib and MARGIN * sum(report["bytes"].values()) > memory_gib * GIB:
-        report["warnings"].insert(0, shortage(run, config, mesh, memory_gib * GIB, kind, platform))
+        report["warnings"].insert(0, shortage(run, config, place, memory_gib * GIB, kind))
     if found and found[0].platform != "cpu":
         if memory_gib and sum(report["bytes"].values()) > 4 * memory_gib * GIB:
             raise ValueError(f"{_gib(sum(report['bytes'].values()))} by formula is far beyond a {kind}: not compiled")

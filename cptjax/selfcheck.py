@@ -17,25 +17,25 @@ from cptjax import telemetry
 from cptjax.attention import attend, attend_reference
 from cptjax.masks import MaskSpec
 
-TOKENS = 1024  # of the row that `verify` takes
+ROWS, TOKENS = 2, 1024  # that `verify` takes: a kernel may mistake where the second row begins
 MOST_ERROR = {"out": 1e-2, "q": 2e-2, "k": 2e-2, "v": 2e-2}  # of `errors`, in bfloat16
 
 
 def verify(backend: str, spec: MaskSpec, heads: int, width: int, dtype: str) -> dict[str, float]:
     """The `errors` of a backend on this device. Raises ValueError when it is wrong here, or does not run."""
-    arrays = inputs((1, TOKENS, heads, width), dtype)
+    arrays = inputs((ROWS, TOKENS, heads, width), dtype)
+    kind = jax.devices()[0].device_kind
     try:
-        found = jax.jit(partial(both, partial(attend, backend=backend), spec))(*arrays)
+        found = jax.block_until_ready(jax.jit(partial(both, partial(attend, backend=backend), spec))(*arrays))
     except Exception as error:  # of any kind: kernels and compilers refuse in their own ways
-        kind = jax.devices()[0].device_kind
-        raise ValueError(f"{backend} does not run on a {kind} under {spec} ({telemetry.reason(error)})") from error
+        raise ValueError(f"does not run on a {kind} under {spec} ({telemetry.reason(error)})") from error
     try:
         measured = errors(found, judge(spec, arrays), arrays[-1])
         wrong = [f"error of {what} {error:.1e}" for what, error in measured.items() if error > MOST_ERROR[what]]
     except FloatingPointError as error:
         measured, wrong = {}, [str(error)]
     if wrong:
-        raise ValueError(f"{backend} is wrong on a {jax.devices()[0].device_kind} under {spec} ({', '.join(wrong)})")
+        raise ValueError(f"is wrong on a {kind} under {spec} ({', '.join(wrong)})")
     return measured
 
 

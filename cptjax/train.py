@@ -136,21 +136,22 @@ def set_up(run: Run, folder: Path) -> Setting:
     _check_vocabulary(run, config, manifests, own_tokenizer)
     manifest = next(iter(manifests.values()))
     vocabulary = Vocabulary(manifest.vocab_size, manifest.mask_token_id, manifest.special_token_ids)
-    _check_memory(run, config, mesh)
     attention = choose_attention(run, config)
+    _check_memory(run, config, mesh, attention["backend"])
     model = ModernBert(config, run.precision, attention["backend"], run.remat, sharding.pin_rows)
     for phase in run.phases:
         _trains(config, phase)
     return Setting(run, folder, model, vocabulary, mesh, fingerprint(run.data), attention)
 
 
-def _check_memory(run: Run, config: ModelConfig, mesh: jax.sharding.Mesh) -> None:
+def _check_memory(run: Run, config: ModelConfig, mesh: jax.sharding.Mesh, backend: str) -> None:
     """Raise ValueError when a step certainly needs more memory than there is: compiling it would take minutes."""
     device = mesh.local_devices[0]
+    place = memory.Place(mesh, device.platform, backend)
     available = host.device_memory(device)
-    total = sum(memory.needed(run, config, mesh, run.device_batch_size, device.platform).values())
-    if total > memory.MARGIN * available:
-        raise ValueError(memory.shortage(run, config, mesh, available, device.device_kind, device.platform))
+    total = sum(memory.needed(run, config, place, run.device_batch_size).values())
+    if available is not None and total > memory.MARGIN * available:
+        raise ValueError(memory.shortage(run, config, place, available, device.device_kind))
 
 
 def choose_attention(run: Run, config: ModelConfig) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def choose_attention(run: Run, config: ModelConfig) -> dict[str, Any]:
     A kernel that `auto` would take is left, and the reason says so, when it is wrong here. On a CPU, where the tests
     are run, nothing is measured. Raises ValueError for a backend that cannot work here, or that is wrong here.
     """
-    case = run.attention_case(config, jax.default_backend())
+    case = run.attention_case(config, jax.default_backend(), host.capability(jax.local_devices()[0]))
     masks = {
         f"{kind}, {mode}": config.mask_spec(kind, mode)
         for mode in dict.fromkeys(phase.objective.mask_mode for phase in run.phases)
@@ -174,10 +175,11 @@ def choose_attention(run: Run, config: ModelConfig) -> dict[str, Any]:
             break
         except ValueError as error:
             if run.attention != "auto":
-                raise ValueError(f"attention {error}: choose another with --attention, and please report it") from error
-            failed[backend] = str(error).removeprefix(f"{backend} ")
-    if jax.process_count() > 1:
-        multihost_utils.assert_equal(list(BACKENDS).index(backend), f"here attention is {backend}, elsewhere it is not")
+                raise ValueError(f"attention {backend} {error}: choose another with --attention") from error
+            failed[backend] = str(error)
+    everywhere = multihost_utils.process_allgather(np.int32(list(BACKENDS).index(backend))).flat
+    if len(set(everywhere)) > 1:
+        raise ValueError(f"attention {backend} works here, but not for all processes: name another with --attention")
     return {"backend": backend, "reason": reason, "errors": errors}
 
 

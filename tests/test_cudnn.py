@@ -13,7 +13,7 @@ from conftest import packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cptjax import cudnn
+from cptjax import attention, cudnn
 from cptjax.attention import attend, attend_reference
 from cptjax.masks import MaskMode, MaskSpec
 from cptjax.model import ModelConfig, ModernBert, Precision, encode, init_params
@@ -41,7 +41,7 @@ def arrays(rows=2, tokens=40, heads=2, dtype=jnp.float32):
 def test_it_equals_the_reference_with_gradients(monkeypatch, spec, most):
     # Broken by: one document more than MOST_DOCUMENTS let through, the causal mask forgotten, starts off by one.
     monkeypatch.setattr(cudnn, "_kernel", by_reference)
-    monkeypatch.setattr(cudnn, "MOST_DOCUMENTS", most)
+    monkeypatch.setattr(attention, "MOST_DOCUMENTS", most)
     *qkv, d_out = arrays()
     segment_BL = jnp.stack([packed(20, 1, total=40), packed(40, total=40)])  # 3 documents, padding being one
     expected, pull_expected = jax.vjp(lambda *x: attend(*x, spec, segment_BL, backend="reference"), *qkv)
@@ -54,7 +54,7 @@ def test_it_equals_the_reference_with_gradients(monkeypatch, spec, most):
 def test_devices_work_on_their_own_rows_and_heads(monkeypatch):
     # Broken by: on_own_heads left out, P(None, None, "tensor", None) in it.
     monkeypatch.setattr(cudnn, "_kernel", by_reference)
-    monkeypatch.setattr(cudnn, "MOST_DOCUMENTS", 3)  # beyond which the devices with rows of 4 go another way
+    monkeypatch.setattr(attention, "MOST_DOCUMENTS", 3)  # beyond which the devices with rows of 4 go another way
     q, k, v, _ = arrays(rows=4)
     segment_BL = jnp.stack([packed(i, 30 - i, *rest, total=40) for i, rest in ((10, ()), (3, (5,)), (20, ()), (7, ()))])
     with jax.set_mesh(make_mesh(Mesh(data=2, fsdp=2, tensor=2))):
@@ -108,12 +108,12 @@ def test_the_kernel_is_asked_for_packed_documents(cuda, spec, mask):
     assert calls.keys() == {"fmhaSoftmax", "fmhaSoftmaxBackward"}
     for call in [*calls["fmhaSoftmax"], *calls["fmhaSoftmaxBackward"]]:
         assert call["mask_type"] == mask and call["fmha_scale"] == 8**-0.5
-        assert call["max_seg_per_batch"] == cudnn.MOST_DOCUMENTS
+        assert call["max_seg_per_batch"] == attention.MOST_DOCUMENTS
 
 
 @pytest.mark.parametrize(("remat", "calls"), [("none", 2), ("dots", 2), ("block", 3)])
 def test_dots_keeps_what_the_kernel_gave(cuda, remat, calls):
-    # Broken by: KEPT left out of the policy, which calls the kernel forward again in the backward pass.
+    # Broken by: KERNELS left out of the policy, which calls the kernel forward again in the backward pass.
     config = ModelConfig(128, 32, 48, num_hidden_layers=7, num_attention_heads=4)
     model = ModernBert(config, Precision(), "cudnn", remat)
     shapes = jax.eval_shape(partial(init_params, ModernBert(config, Precision())), jax.random.key(0))

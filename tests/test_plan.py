@@ -78,16 +78,17 @@ def test_parameters_and_flops_are_counted_by_part():
 def test_the_most_rows_fit_and_divide_the_batch(monkeypatch):
     run, config = replace(small(), mesh=sharding.Mesh(-1, 1, 1)), replace(SHAPE, vocab_size=50368, hidden_size=768)
     run = replace(run, data=replace(run.data, sequence_length=4096, global_batch_size=96))
-    mesh = plan._mesh(run, 2)
-    most = memory.most_rows(run, config, mesh, 4 * GIB, "gpu")
+    place = memory.Place(plan._mesh(run, 2), "gpu", "blockwise")
+    most = memory.most_rows(run, config, place, 4 * GIB)
     assert most and 48 % most == 0
     larger = next(r for r in range(most + 1, 49) if 48 % r == 0)
-    taken = [sum(memory.needed(run, config, mesh, rows, "gpu").values()) / GIB for rows in (most, larger)]
+    taken = [sum(memory.needed(run, config, place, rows).values()) / GIB for rows in (most, larger)]
     assert taken[0] * memory.MARGIN < 4 <= taken[1] * memory.MARGIN
     monkeypatch.setitem(telemetry.DEVICES, "NVIDIA Small", telemetry.Device(1e12, 4, None))
     report = plan.plan(replace(run, device_batch_size=48), config, devices=2, device="NVIDIA Small")
-    assert f"do not fit the 4 GiB of a NVIDIA Small: --device_batch_size {most}" in report["warnings"][0]
-    assert memory.most_rows(run, config, mesh, 0.1 * GIB, "gpu") == 0
+    warning = f"and 20% for its error, do not fit the 4 GiB of a NVIDIA Small: --device_batch_size {most}"
+    assert warning in report["warnings"][0]
+    assert memory.most_rows(run, config, place, 0.1 * GIB) == 0
 
 
 def test_time_energy_and_cost_follow_from_the_assumptions():

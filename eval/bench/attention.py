@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from cptjax import host
 from cptjax.attention import BACKENDS, Case, attend, obstacle
 from cptjax.masks import MaskMode, MaskSpec
 from cptjax.selfcheck import both, errors, inputs, judge
@@ -53,12 +54,13 @@ def bench(
     small = arrays if checked == tokens else inputs((size, checked, heads, width), dtype)
     *qkv, _, segment_BL = arrays
     expected = judge(spec, small)
+    case = Case(jax.default_backend(), tokens, width, dtype, host.capability(jax.devices()[0]))
     found, calls = {}, {}
     for name in names:
         found[name] = {"backend": name, "mask": spec.mode.value, "window": spec.window, "rows": size}
         found[name] |= {"tokens": tokens, "heads": heads, "width": width, "dtype": dtype, "checked_tokens": checked}
         try:
-            function = backend_of(name, Case(jax.default_backend(), tokens, width, dtype), named)
+            function = backend_of(name, case, named)
             program = jax.jit(partial(both, function, spec))
             alone, _ = fitted(jax.jit(partial(forward, function, spec)), *qkv, segment_BL)
             whole, found[name]["temporary_mib"] = fitted(program, *arrays)

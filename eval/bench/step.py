@@ -57,10 +57,11 @@ class Step:
     def __init__(self, case: Case):
         host.keep_freed_memory()  # as `cptjax train` does on a CPU
         compute: Any = compute_dtype()
-        backend, _ = attention.choose(attention.Case(jax.default_backend(), case.tokens, case.config.head_dim, compute))
+        here = jax.default_backend(), case.tokens, case.config.head_dim, compute, host.capability(jax.devices()[0])
+        backend, _ = attention.choose(attention.Case(*here))
         model = ModernBert(case.config, Precision(compute=compute), backend)
         tx = make_optimizer(AdamW(), RATE)
-        self.state = jax.jit(lambda: init_state(init_params(model, jax.random.key(SEED)), tx))()
+        self.state: Any = jax.jit(lambda: init_state(init_params(model, jax.random.key(SEED)), tx))()
         self.batch = batch_of(case)
         loss = partial(
             loss_and_counts,
@@ -82,7 +83,8 @@ class Step:
             donate_argnums=0,
         )
         if case.forward:
-            self._jitted = jax.jit(partial(_forward, loss))
+            self.state = self.state._replace(opt_state=None)
+            self._jitted = jax.jit(partial(_forward, loss), donate_argnums=0)  # or the parameters would be copied
 
     def compile(self) -> dict[str, float]:
         """Make the program; the seconds that takes and the program's temporary memory. Raises MemoryError."""
