@@ -193,8 +193,8 @@ def _doctor(arguments: argparse.Namespace) -> None:
     print(doctor.text(report), end="")
     if arguments.out is not None:
         files.write_json(arguments.out, report)
-    if report["attention"]["backend"] is None:
-        raise ValueError(f"no attention works here: {report['attention']['reason']}")
+    if failures := doctor.failures(report):
+        raise ValueError("; ".join(failures))
 
 
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:

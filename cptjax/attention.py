@@ -55,10 +55,10 @@ def choose(case: Case, wanted: str = "auto", failed: Mapping[str, str] | None = 
         return wanted, "as the run says"
     if wanted != "auto":
         raise ValueError(f"attention {wanted} {unable[wanted]}: use {' or '.join(able)}")
-    for name, gain in FASTEST.items():
+    for name, gain in PREFERRED.items():
         if name in able:
             return name, gain
-    reasons = "; ".join(f"{name} {unable[name]}" for name in FASTEST)
+    reasons = "; ".join(f"{name} {unable[name]}" for name in PREFERRED)
     if "blockwise" in unable:
         raise ValueError(f"{reasons}; blockwise {unable['blockwise']}: use --attention reference, and please report it")
     return "blockwise", reasons
@@ -144,7 +144,7 @@ BACKENDS: dict[str, Callable] = {
     "splash": attend_splash,
     "cudnn": attend_cudnn,
 }
-FASTEST = {  # what is taken before blockwise where it works, and why
+PREFERRED = {  # what is taken before blockwise where it works, and why
     "splash": "it skips the blocks that no query reads, backward too",
     "cudnn": "whole documents without scores in memory, and none between documents; windows go block by block",
 }

@@ -170,3 +170,12 @@ def text(report: dict[str, Any]) -> str:
     lines += [f"  a run takes {taken} ({attention['reason']})", ""]
     lines += [f"! {line}" for line in report["advice"]] or ["nothing to mend"]
     return "\n".join(lines) + "\n"
+
+
+def failures(report: dict[str, Any]) -> list[str]:
+    """What is wrong with the rows of attention that a run might take here, whether or not another takes their place."""
+    return [
+        f"attention {row['backend']} fails here: {row['kind']}, {row['mask_mode']}: {row['reason']}"
+        for row in report["rows"]
+        if "reason" in row and row["backend"] != "reference"
+    ]

@@ -74,7 +74,7 @@ def plan(
     for phase in run.phases:
         flops = _flops(run, config, phase)
         report["phases"].append({"name": phase.name, "tokens": phase.tokens, "flops_per_token": flops})
-    platform = "tpu" if kind.startswith("TPU") else "cpu" if kind == "cpu" else "gpu"
+    platform = found[0].platform if found else "tpu" if kind.startswith("TPU") else "gpu"
     capability = host.capability(found[0]) if found else None
     place = Place(mesh, platform, choose(run.attention_case(config, platform, capability), run.attention)[0])
     report["bytes"] = needed(run, config, place, run.device_batch_size)

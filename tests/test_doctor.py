@@ -39,16 +39,18 @@ def test_a_kernel_that_is_wrong_here_is_a_failure(small, monkeypatch, capsys):
     assert main() == 2
     said = capsys.readouterr()
     assert "blockwise   is wrong on a cpu" in said.out and "a run takes nothing" in said.out
-    assert "; blockwise is wrong on a cpu" in said.err and said.err.endswith("and please report it\n")
-    assert said.err.startswith("error: no attention works here: splash needs a TPU") and said.err.count("\n") == 1
+    assert said.err.startswith("error: attention blockwise fails here: full_attention, causal: ")
+    assert said.err.count("\n") == 1
 
 
 def test_a_kernel_that_fails_is_left_as_a_run_leaves_it(small, monkeypatch):
     # Broken by: `failed` not given to choose in examine.
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(doctor, "ACCELERATOR", {"tokens": 128, "width": 64})
-    found = doctor.examine()["attention"]
+    report = doctor.examine()
+    found = report["attention"]
     assert found["backend"] == "blockwise" and "cudnn does not run on a cpu" in found["reason"]
+    assert doctor.failures(report)[0].startswith("attention cudnn fails here: full_attention, causal: does not run")
 
 
 def test_what_jax_does_not_see_is_said(monkeypatch):
