@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("config", type=Path)
     add("--topology", help="TPUs to compile for, such as v5e:4x4; they need not be here, the package libtpu does")
     add("--devices", type=int, help="how many devices to plan for, by formula; needs --device")
-    add("--device", help="their kind, such as 'NVIDIA H100'")
+    add("--device", help="their kind, such as 'NVIDIA H100 80GB HBM3'")
     add("--mfu", type=float, default=0.4, help="share of the peak that is reached")
     add("--price", type=float, default=2.0, help="of a device for an hour")
     add("--watts", type=float, help="of a device; without it its board power, where its maker states one")

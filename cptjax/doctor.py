@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from cptjax import host, telemetry
 from cptjax.attention import BACKENDS, Case, attend, choose, obstacle
+from cptjax.energy import EnergyMeter
 from cptjax.masks import MaskMode
 from cptjax.model import FULL, SLIDING, ModelConfig
 from cptjax.pool import cores
@@ -66,7 +67,7 @@ def _machine() -> dict[str, Any]:
         "cores": cores(),
         "memory_gib": host.memory() / GIB,
         "free_disk_gib": shutil.disk_usage(".").free / GIB,
-        "energy": telemetry.EnergyMeter().method,
+        "energy": EnergyMeter(jax.local_devices()).method,
         "settings": {
             name: os.environ[name] for name in sorted(os.environ) if name.startswith(("JAX_", "XLA_", "LIBTPU"))
         },
@@ -130,8 +131,9 @@ def advice(platform_name: str) -> list[str]:
     for kind in sorted(kinds):
         if telemetry.device_facts(kind) is None:
             found.append(f"the peak of a {kind} is not known: runs are not told their MFU, nor plans their hours")
-    if platform_name == "gpu" and telemetry.EnergyMeter().method == "not measured":
-        found.append("energy is not measured: pip install nvidia-ml-py")
+    method = EnergyMeter(jax.local_devices()).method
+    if platform_name == "gpu" and method.startswith("not measured"):
+        found.append(f"energy is {method}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a run says about itself: FLOPs, MFU, energy, events.jsonl, TensorBoard, a plot."""
+"""What a run says about itself: FLOPs, MFU, events.jsonl, TensorBoard, a plot."""
 
 import json
 import subprocess
@@ -16,15 +16,28 @@ class Device(NamedTuple):
     watts: float | None
 
 
-# From the makers' data sheets, by the beginning of jax's device_kind.
+# By jax's device_kind, letter by letter: a name that only begins like one of these is another board, or a part of one.
+# NVIDIA's data sheets of each board, without sparsity; GH200's watts are of the CPU too, so they are left out.
+# TPUs: Google Cloud's page of each generation; the newer names are those that jax 0.10 knows beside the older ones.
 DEVICES = {
-    "NVIDIA A100": Device(312e12, 80, 400),
-    "NVIDIA H100": Device(989e12, 80, 700),
+    "NVIDIA A100-PCIE-40GB": Device(312e12, 40, 250),
+    "NVIDIA A100-SXM4-40GB": Device(312e12, 40, 400),
+    "NVIDIA A100 80GB PCIe": Device(312e12, 80, 300),
+    "NVIDIA A100-SXM4-80GB": Device(312e12, 80, 400),
+    "NVIDIA H100 80GB HBM3": Device(989e12, 80, 700),
+    "NVIDIA H100 PCIe": Device(756e12, 80, 350),
+    "NVIDIA H100 NVL": Device(835e12, 94, 400),
     "NVIDIA H200": Device(989e12, 141e9 / 2**30, 700),
+    "NVIDIA H200 NVL": Device(835e12, 141e9 / 2**30, 600),
+    "NVIDIA GH200 480GB": Device(989e12, 96, None),
     "TPU v4": Device(275e12, 32, None),
     "TPU v5 lite": Device(197e12, 16, None),
+    "TPU v5e": Device(197e12, 16, None),
+    "TPU v5": Device(459e12, 95, None),
     "TPU v5p": Device(459e12, 95, None),
     "TPU v6 lite": Device(918e12, 32, None),
+    "TPU v6e": Device(918e12, 32, None),
+    "TPU7x": Device(2307e12 / 2, 96, None),  # a chip is two devices
 }
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
@@ -47,45 +60,13 @@ def flops_per_token(
 
 def device_facts(device_kind: str) -> Device | None:
     """What is known of a device, None when it is not in the table: nothing is guessed."""
-    return next((facts for name, facts in DEVICES.items() if device_kind.startswith(name)), None)
+    return DEVICES.get(device_kind)
 
 
 def peak_flops(device_kind: str) -> float | None:
     """Peak FLOP/s of a device, None when it is not in the table: an MFU is never guessed."""
     facts = device_facts(device_kind)
     return facts and facts.peak_flops
-
-
-class EnergyMeter:
-    """Joules used by this host's NVIDIA devices since the meter was made, by NVML's own counters."""
-
-    def __init__(self):
-        self._handles: list[Any] = []
-        self._nvml: Any = None
-        try:
-            import pynvml  # pyright: ignore[reportMissingImports]
-
-            pynvml.nvmlInit()
-            self._nvml = pynvml
-            count = pynvml.nvmlDeviceGetCount()
-            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
-            self._start = self._counters()
-        except Exception:  # no library, no driver or no counter: said in `method`, never guessed
-            self._handles = []
-
-    def _counters(self) -> list[int]:
-        return [self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in self._handles]
-
-    @property
-    def method(self) -> str:
-        """How the energy was measured."""
-        return f"NVML counters of {len(self._handles)} devices of this host" if self._handles else "not measured"
-
-    def joules(self) -> float | None:
-        """Energy so far, None when it cannot be measured."""
-        if not self._handles:
-            return None
-        return sum(now - then for now, then in zip(self._counters(), self._start, strict=True)) / 1000.0
 
 
 def reason(error: BaseException) -> str:

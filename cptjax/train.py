@@ -23,6 +23,7 @@ from cptjax import checkpoint, host, memory, sharding, telemetry
 from cptjax.attention import BACKENDS, choose
 from cptjax.config import Phase, Run, incompatible_fields, to_dict, upgraded
 from cptjax.data import Batches, fingerprint, held_out_batches
+from cptjax.energy import EnergyMeter
 from cptjax.files import locked, read_json, write_json
 from cptjax.model import ModelConfig, ModernBert, init_params, parameter_names
 from cptjax.objectives import Vocabulary
@@ -374,7 +375,7 @@ class Recorder:
         self._setting, self._pending = setting, None
         self._first = jax.process_index() == 0
         self._log = telemetry.EventLog(setting.folder, int(state.step), self._first)
-        self._energy = telemetry.EnergyMeter()
+        self._energy = EnergyMeter(setting.mesh.local_devices)
         self._before, self.spent = spent, dict(spent)
         self._clock = time.perf_counter()
         total = setting.run.bounds[-1][1]

@@ -46,7 +46,7 @@ def imports_of(tree: ast.AST) -> set[str]:
 
 FLOORS = (
     ("files",),
-    ("masks", "schedules", "telemetry", "sharding", "grammar", "host", "page", "hlo"),
+    ("masks", "schedules", "telemetry", "energy", "sharding", "grammar", "host", "page", "hlo"),
     ("tokenizer", "store", "sources", "cleaning", "pool", "splash", "cudnn"),
     ("attention", "objectives", "optim", "packing", "parts"),
     ("data", "corpus"),
