@@ -484,4 +484,4 @@ def _describe(
         shards=tuple(shards),
         **shared,
     )
-    write_json(folder / "manifest.json", dataclasses.asdict(manifest))
+    manifest.write(folder)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,15 @@ TOKENIZER_FILES = (
     "spm.model",
     "sentencepiece.bpe.model",
 )
+
+
+class DamageWarning(UserWarning, ValueError):
+    """Something kept is not what was written, and the work goes on without it; `--strict` raises it."""
+
+
+def warn_of_damage(message: str) -> None:
+    """Name what is damaged, in one line, and how the work goes on."""
+    warnings.warn(message, DamageWarning, stacklevel=2)
 
 
 @contextmanager
@@ -113,3 +123,13 @@ def sha256(path: Path) -> str:
     """Of a file's bytes, hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """The sha256 of each file right in a folder, by name; none where there is no folder."""
+    return {path.name: sha256(path) for path in sorted(folder.glob("*")) if path.is_file()}
+
+
+def hash_of(value: Any) -> str:
+    """The sha256 of a value that JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

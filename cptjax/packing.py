@@ -6,17 +6,24 @@ N documents, S spans (a span is an unbroken piece of a document), R rows of a pl
 import bisect
 import hashlib
 import itertools
+import json
 import math
 import os
 import uuid
 from array import array
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from cptjax.files import read_json, sha256, warn_of_damage
+
 PACKING_VERSION = 2  # counts up with every change of what a plan holds: a plan kept by an older program is not read
+HASHES = "sha256.json"  # of a kept plan's files
 FILL = 0.995  # share of a packed row that holds text; documents are cut for it, only if they must be
 MIN_PIECE = 32  # tokens: a cut for the sake of filling leaves no piece shorter than this
 
@@ -212,10 +219,12 @@ def stored_plan(
 ) -> Plan:
     """The plan of the store with this fingerprint, memory-mapped from `folder`; made and kept there if it is not yet.
 
-    Opening a kept plan takes the same time however many documents it has. Processes may race: what
-    they write is equal. A damaged file is made anew; where nothing can be written the plan stays in memory.
+    Opening a kept plan takes no more than reading it: its files are compared with their hashes. Processes may
+    race: what they write is equal. A damaged plan is named and made anew; where nothing can be written the
+    plan stays in memory.
     """
     content = hashlib.sha256(fingerprint.encode())
+    content.update(np.asarray(length_N, np.int64).data)
     content.update(b"" if weight_N is None else np.asarray(weight_N, np.float64).data)
     kept = folder / f"v{PACKING_VERSION}-{sequence_length}-{seed}-{content.hexdigest()[:32]}"
     plan = _open_plan(kept)
@@ -230,26 +239,41 @@ def stored_plan(
 
 
 def _open_plan(kept: Path) -> Plan | None:
-    try:
-        plan = Plan(*(np.load(kept / f"{x.name}.npy", mmap_mode="r", allow_pickle=False) for x in fields(Plan)))
-    except (OSError, ValueError, EOFError):
+    if not (kept / HASHES).exists():  # none yet, or not finished, or of an older version
         return None
-    spans = plan.document_S.shape
-    arrays = (plan.document_S, plan.start_S, plan.length_S, plan.row_offset)
-    whole = all(x.dtype == np.int32 and x.ndim == 1 for x in arrays) and len(plan.row_offset) > 0
-    whole = whole and plan.start_S.shape == plan.length_S.shape == spans == (plan.row_offset[-1],)
-    return plan if whole and plan.tokens.shape == () else None
+    try:
+        recorded = read_json(kept / HASHES)
+        if changed := [name for name, value in _hashes(kept).items() if recorded.get(name) != value]:
+            raise ValueError(f"changed since it was written: {', '.join(changed)}")
+        return Plan(*(np.load(kept / f"{x.name}.npy", mmap_mode="r", allow_pickle=False) for x in fields(Plan)))
+    except (OSError, ValueError) as error:
+        warn_of_damage(f"packing plan {kept} is damaged ({error}): it is made again")
+        return None
+
+
+def _hashes(kept: Path) -> dict[str, str]:
+    """The sha256 of a plan's files, and the name that says of what it is a plan."""
+    return {"plan": kept.name, **{x.name: sha256(kept / f"{x.name}.npy") for x in fields(Plan)}}
 
 
 def _keep_plan(plan: Plan, kept: Path) -> None:
     kept.mkdir(parents=True, exist_ok=True)
     for field in fields(Plan):
-        partial = kept / f".{field.name}.partial-{uuid.uuid4().hex}"
-        try:
-            with open(partial, "wb") as stream:
-                np.save(stream, getattr(plan, field.name))
-                stream.flush()
-                os.fsync(stream.fileno())  # a rename may reach the disk before the bytes do
-            partial.replace(kept / f"{field.name}.npy")
-        finally:
-            partial.unlink(missing_ok=True)
+        with _written(kept / f"{field.name}.npy") as stream:
+            np.save(stream, getattr(plan, field.name))
+    with _written(kept / HASHES) as stream:
+        stream.write(json.dumps(_hashes(kept)).encode())
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears whole, under its own temporary name until then."""
+    partial = path.with_name(f".{path.stem}.partial-{uuid.uuid4().hex}")
+    try:
+        with open(partial, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())  # a rename may reach the disk before the bytes do
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

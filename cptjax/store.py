@@ -13,20 +13,21 @@ It appears whole and at once, or not at all.
 N documents, L tokens of one document.
 """
 
-import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from cptjax.files import read_json, sha256
+from cptjax.files import folder_hashes, hash_of, read_json, sha256, warn_of_damage, write_json
 
 STORE_VERSION = 2
+MANIFEST, TOKENIZER = "manifest.json", "tokenizer"
+OWN_HASH = "manifest_sha256"  # in manifest.json: of all else in it
 FILES = ("length_N.npy", "weight_N.npy", "row_N.npy", "file_N.npy", "files.json", "dropped.jsonl")
 SHARD_TOKENS = 2**27  # tokens per shard file before a new one is begun: 256 MiB in two bytes
 
@@ -87,8 +88,8 @@ class Manifest:
 
     Every document ends with `eos_token_id`, and begins with `bos_token_id` unless that is None.
     `vocab_size` is the largest id of the tokenizer + 1. `text_bytes` are UTF-8 bytes of kept text,
-    `words` stand between white space. `sha256` is of each file of FILES that the store has. `settings`
-    are the options of `prepare` that decide the content. Of the whole run, shared by a store and its
+    `words` stand between white space. `sha256` is of each file of FILES that the store has, and of the tokenizer's.
+    `settings` are the options of `prepare` that decide the content. Of the whole run, shared by a store and its
     held-out store: `sources`, `dropped` (documents left out, by reason, and "other_files": files of
     other kinds met in a source folder), `duplicates`, `contamination`, and `fields` (documents and
     tokens by the value of each field counted).
@@ -119,17 +120,24 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Names the content: equal for equal tokens and weights made by an equal tokenizer. Hexadecimal."""
-        parts = [self.tokenizer_sha256, *(shard.sha256 for shard in self.shards), self.sha256.get("weight_N.npy", "")]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        """Names all that decides what a run reads: equal for equal tokens and weights made by an equal tokenizer."""
+        arrays = [self.sha256.get(name) for name in ("length_N.npy", "weight_N.npy")]
+        ids = [self.vocab_size, self.pad_token_id, self.mask_token_id, *self.special_token_ids]
+        shards = [(shard.sha256, shard.documents) for shard in self.shards]
+        return hash_of([self.tokenizer_sha256, self.dtype, ids, shards, arrays])
+
+    def write(self, store: Path) -> None:
+        """Write manifest.json, and in it the hash of all else that it says."""
+        fields = json.loads(json.dumps(asdict(self)))
+        write_json(store / MANIFEST, {**fields, OWN_HASH: hash_of(fields)})
 
     @classmethod
     def read(cls, store: Path | str) -> "Manifest":
         """The manifest of a store folder. ValueError when it is not a store of this version."""
-        path = Path(store) / "manifest.json"
+        path = Path(store) / MANIFEST
         try:
             fields = json.loads(path.read_bytes())
-            version = fields.get("version")
+            version, own_hash = fields.get("version"), fields.pop(OWN_HASH, None)
         except OSError:
             raise ValueError(
                 f"{store} is not a token store (it holds no manifest.json): make one with `python -m cptjax prepare`"
@@ -141,6 +149,10 @@ class Manifest:
                 f"{store} is a token store of version {version}, this program reads version "
                 f"{STORE_VERSION}: prepare it again"
             )
+        if own_hash is None:
+            warn_of_damage(f"{path} holds no hash of itself (an older version wrote it): what it says is believed")
+        elif own_hash != hash_of(fields):
+            raise ValueError(f"{path} has changed since it was written: copy the whole store again")
         try:
             fields["special_token_ids"] = tuple(fields["special_token_ids"])
             fields["sources"] = tuple(Source(**source) for source in fields["sources"])
@@ -156,7 +168,8 @@ class Manifest:
 class Store:
     """A token store opened for random access.
 
-    ValueError when the folder is not a store, or a file of it is missing, cut or of another store.
+    ValueError when the folder is not a store, or a file of it is missing, cut or of another store: all but the
+    shards is compared with the manifest's hashes when it is read, and each document with its length.
     """
 
     def __init__(self, path: Path | str):
@@ -165,6 +178,7 @@ class Store:
         for name in (*self.manifest.sha256, *(shard.file for shard in self.manifest.shards)):
             if not (self.path / name).is_file():
                 raise ValueError(f"{self.path / name} is missing: copy the whole store again")
+        self._check_tokenizer()
         self.length_N = self._array("length_N.npy")
         self.weight_N = self._array("weight_N.npy") if "weight_N.npy" in self.manifest.sha256 else None
         if self.length_N.sum() != self.manifest.tokens:
@@ -174,11 +188,32 @@ class Store:
             )
         self._source = _open_shards(self.path, self.manifest.shards)
 
+    def _check_tokenizer(self) -> None:
+        found = _tokenizer_hashes(self.path)
+        known = {name: value for name, value in self.manifest.sha256.items() if name.startswith(f"{TOKENIZER}/")}
+        if found and not known:  # an older version wrote it, and named this one only
+            known = found | {f"{TOKENIZER}/tokenizer.json": self.manifest.tokenizer_sha256}
+        for name in sorted(found.keys() | known.keys()):
+            if found.get(name) != known.get(name):
+                how = "has changed since it was made" if name in found else "is missing"
+                raise ValueError(f"{self.path / name} {how}: copy the whole store again")
+
+    def _checked(self, name: str) -> Path:
+        """The path of a file that is what the manifest says it is."""
+        path = self.path / name
+        known = {shard.file: shard.sha256 for shard in self.manifest.shards} | self.manifest.sha256
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: copy the whole store again")
+        if sha256(path) != known.get(name):
+            raise ValueError(f"{path} has changed since it was made: copy the whole store again")
+        return path
+
     def _array(self, name: str) -> np.ndarray:
+        path = self._checked(name)
         try:
-            found: np.ndarray = np.load(self.path / name, allow_pickle=False)
+            found: np.ndarray = np.load(path, allow_pickle=False)
         except (OSError, EOFError, ValueError):
-            raise ValueError(f"{self.path / name} is damaged: copy the whole store again") from None
+            raise ValueError(f"{path} is damaged: copy the whole store again") from None
         if len(found) != self.manifest.documents:
             raise ValueError(
                 f"{self.path / name} is of {len(found)} documents, the store of {self.manifest.documents}: "
@@ -189,7 +224,14 @@ class Store:
     def tokens(self, documents: Sequence[int]) -> list[np.ndarray]:
         """The ids of each of these documents, int32 [L], special tokens included."""
         dtype = np.dtype(self.manifest.dtype).newbyteorder("<")
-        return [np.frombuffer(self._source[d], dtype).astype(np.int32) for d in documents]
+        read = [np.frombuffer(self._source[d], dtype).astype(np.int32) for d in documents]
+        for d, token_L in zip(documents, read, strict=True):
+            if len(token_L) != self.length_N[d]:
+                raise ValueError(
+                    f"document {d} of {self.path} has {len(token_L)} tokens, length_N.npy says "
+                    f"{self.length_N[d]}: a shard is of another store, copy the whole store again"
+                )
+        return read
 
     def origins(self, documents: Sequence[int]) -> list[str]:
         """Where each of these documents stands in the input, as FILE:ROW, rows counted from 1."""
@@ -202,23 +244,24 @@ class Store:
         return np.array([file["source"] for file in self._files()])[self._array("file_N.npy")]
 
     def _files(self) -> list[dict[str, Any]]:
-        return read_json(self.path / "files.json")["files"]
+        return read_json(self._checked("files.json"))["files"]
 
     def verify(self) -> None:
         """Read every file, those of the held-out store too, and compare hashes. ValueError names one that changed."""
-        hashes = {shard.file: shard.sha256 for shard in self.manifest.shards} | self.manifest.sha256
-        for name, expected in {**hashes, "tokenizer/tokenizer.json": self.manifest.tokenizer_sha256}.items():
-            if not (self.path / name).is_file():
-                raise ValueError(f"{self.path / name} is missing: copy the whole store again")
-            if sha256(self.path / name) != expected:
-                raise ValueError(f"{self.path / name} has changed since it was made: copy the whole store again")
+        for name in (*(shard.file for shard in self.manifest.shards), *self.manifest.sha256):
+            self._checked(name)
         if (self.path / "held_out").exists():
             Store(self.path / "held_out").verify()
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """The sha256 of each file of FILES in a folder, as a manifest holds them."""
-    return {name: sha256(folder / name) for name in FILES if (folder / name).is_file()}
+    """The sha256 of each file of FILES and of the tokenizer in a folder, as a manifest holds them."""
+    kept = {name: sha256(folder / name) for name in FILES if (folder / name).is_file()}
+    return kept | _tokenizer_hashes(folder)
+
+
+def _tokenizer_hashes(folder: Path) -> dict[str, str]:
+    return {f"{TOKENIZER}/{name}": value for name, value in folder_hashes(folder / TOKENIZER).items()}
 
 
 def _open_shards(folder: Path, shards: Sequence[Shard]) -> Any:

@@ -1,7 +1,6 @@
 """A tokenizer small enough to make in every test (bytes, some words, five special tokens); stores of given texts."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from tokenizers import (
     trainers,
 )
 
-from cptjax.files import sha256, write_json
+from cptjax.files import sha256
 from cptjax.store import STORE_VERSION, Duplicates, Manifest, file_hashes, write_shard
 from cptjax.tokenizer import Encoder
 
@@ -75,6 +74,7 @@ def make_store(
     np.save(folder / "length_N.npy", np.array([len(token_L) for token_L in documents], np.int64))
     if weights is not None:
         np.save(folder / "weight_N.npy", np.array(weights, np.float32))
+    encoder.write(tokenizer_folder, folder / "tokenizer")
     special = encoder.special
     manifest = Manifest(
         version=STORE_VERSION,
@@ -100,6 +100,5 @@ def make_store(
         settings={},
         shards=files,
     )
-    write_json(folder / "manifest.json", asdict(manifest))
-    encoder.write(tokenizer_folder, folder / "tokenizer")
+    manifest.write(folder)
     return folder

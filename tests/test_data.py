@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from cptjax import packing
 from cptjax.data import Batches, Data, fingerprint, held_out_batches
+from cptjax.files import DamageWarning, read_json, write_json
 from cptjax.packing import packing_plan
-from cptjax.store import Store
+from cptjax.store import OWN_HASH, Store
 from cptjax.tokenizer import load_tokenizer
 from tests.fixtures_text import WORDS, make_store, make_tokenizer
 
@@ -430,3 +431,74 @@ def test_wrong_data_is_refused(stores, tmp_path):
 def test_the_fingerprint_names_each_store(stores):
     found = fingerprint(small(stores, a=1.0, b=1.0))
     assert found == {stores[n]: Store(stores[n]).manifest.fingerprint for n in "ab"}
+
+
+def flip_last(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+CHANGED = {  # how a store is changed behind the manifest's back, and what is said
+    "lengths": (lambda s: flip_last(s / "length_N.npy"), "length_N.npy has changed since it was made"),
+    "lengths that keep their sum": (
+        lambda s: np.save(s / "length_N.npy", np.load(s / "length_N.npy")[::-1]),
+        "length_N.npy has changed since it was made",
+    ),
+    "weights": (lambda s: np.save(s / "weight_N.npy", np.ones(4, np.float32)), "weight_N.npy has changed"),
+    "weights taken away": (lambda s: (s / "weight_N.npy").unlink(), "weight_N.npy is missing"),
+    "tokenizer": (lambda s: flip_last(s / "tokenizer" / "tokenizer.json"), "tokenizer.json has changed"),
+    "tokenizer's settings": (
+        lambda s: (s / "tokenizer" / "tokenizer_config.json").write_text("{}"),
+        "tokenizer_config.json has changed",
+    ),
+    "one file more of the tokenizer": (
+        lambda s: (s / "tokenizer" / "special_tokens_map.json").write_text("{}"),
+        "special_tokens_map.json has changed",
+    ),
+    "manifest": (
+        lambda s: write_json(s / "manifest.json", read_json(s / "manifest.json") | {"mask_token_id": 1}),
+        "manifest.json has changed since it was written",
+    ),
+    "a shard of another store": (
+        lambda s: shutil.copy(s.parent / "other" / "tokens-00000.array_record", s),
+        "a shard is of another store",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "says"), CHANGED.values(), ids=CHANGED)
+def test_a_store_is_what_its_manifest_says(tmp_path, tokenizer, change, says):
+    """All that decides a number is compared with a hash before it is used."""
+    # Broken by: no sha256 in _checked, no _check_tokenizer, no hash of the manifest or no lengths compared.
+    store = make_store(tmp_path / "s", tokenizer, ["the heart", "blood", "a muscle is", "the"], [1, 2, 1, 1])
+    make_store(tmp_path / "other", tokenizer, ["the", "the heart is", "blood is", "a"])
+    data = Data(((str(store), 1),), 64, 4)
+    before = Batches(data).batch_of_step(0)
+    assert same(Batches(data).batch_of_step(0), before)
+    change(store)
+    with pytest.raises(ValueError, match=says) as caught:
+        Batches(data).batch_of_step(0)
+    assert "\n" not in str(caught.value) and str(store) in str(caught.value)
+
+
+def test_a_store_of_an_older_version_is_believed_aloud(tmp_path, tokenizer):
+    # Broken by: no warning for a manifest without a hash.
+    store = make_store(tmp_path / "s", tokenizer, ["the heart", "blood"])
+    fields = read_json(store / "manifest.json")
+    del fields[OWN_HASH]
+    write_json(store / "manifest.json", fields)
+    with pytest.warns(DamageWarning, match="manifest.json holds no hash of itself"):
+        Store(store)
+
+
+def test_each_field_that_decides_a_batch_is_in_the_fingerprint(stores):
+    # Broken by: any of them left out of Manifest.fingerprint.
+    manifest = Store(stores["a"]).manifest
+    other = "0" * 64
+    changes = [{name: 99} for name in ("vocab_size", "pad_token_id", "mask_token_id", "dtype")]
+    changes += [{"tokenizer_sha256": other}, {"special_token_ids": (0,)}, {"shards": manifest.shards[:-1]}]
+    changes += [{"sha256": manifest.sha256 | {name: other}} for name in ("length_N.npy", "weight_N.npy")]
+    found = {replace(manifest, **change).fingerprint for change in changes}
+    assert len(found | {manifest.fingerprint}) == len(changes) + 1
+    assert replace(manifest, words=99).fingerprint == manifest.fingerprint

@@ -1,5 +1,6 @@
 """A plan loses no token and repeats none but by weight, fills its rows, and is computed once for a store."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -11,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cptjax import packing
+from cptjax.files import DamageWarning
 from cptjax.packing import Plan, packing_plan, stored_plan
 
 few = settings(max_examples=60, deadline=None)
@@ -198,13 +200,13 @@ def test_whatever_decides_a_plan_is_in_its_name(tmp_path, made, monkeypatch):
     # Broken by: any of them left out of `kept` in stored_plan.
     weight_N = np.full(500, 2.0)
     others = ({}, {"fingerprint": "g"}, {"sequence_length": 65}, {"seed": 2}, {"weight_N": weight_N})
-    others = (*others, {"weight_N": weight_N + 1})
+    others = (*others, {"weight_N": weight_N + 1}, {"length_N": LENGTH_N + 1})
     for number, other in enumerate(others, start=1):
         plan = kept(tmp_path, **other)
         assert made == [number]
-        assert same(
-            plan, packing_plan(LENGTH_N, other.get("sequence_length", 64), other.get("seed", 1), other.get("weight_N"))
-        )
+        given = {"length_N": LENGTH_N, "sequence_length": 64, "seed": 1, **other}
+        given.pop("fingerprint", None)
+        assert same(plan, packing_plan(**given))
     monkeypatch.setattr(packing, "PACKING_VERSION", 10**6)
     kept(tmp_path)
     assert made == [len(others) + 1]
@@ -227,16 +229,46 @@ def shorten(path):
     np.save(path, array[:-1] if array.ndim else np.zeros(2))
 
 
-@pytest.mark.parametrize("damage", [cut, empty, garble, shorten, Path.unlink])
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 4
+    path.write_bytes(data)
+
+
+def zero(path):
+    data = path.read_bytes()
+    path.write_bytes(data[:128].ljust(len(data), b"\0"))
+
+
+@pytest.mark.parametrize("damage", [cut, empty, garble, shorten, flip, zero, Path.unlink])
 @pytest.mark.parametrize("name", [field.name for field in fields(Plan)])
-def test_a_damaged_plan_is_computed_anew(tmp_path, made, name, damage):
-    # Broken by: no `except` in _open_plan; its comparison of shapes removed.
+def test_a_damaged_plan_is_named_and_computed_anew(tmp_path, made, name, damage):
+    # Broken by: no `except` in _open_plan; its comparison of hashes removed.
     kept(tmp_path)
     (path,) = tmp_path.glob(f"*/{name}.npy")
     damage(path)
-    for _ in range(2):  # and the second time it is whole again
-        assert same(kept(tmp_path), packing_plan(LENGTH_N, 64, 1))
+    with pytest.warns(DamageWarning, match=f"packing plan {path.parent} is damaged .*{name}.*: it is made again"):
+        remade = kept(tmp_path)
+    for plan in (remade, kept(tmp_path)):  # and the second time it is whole again
+        assert same(plan, packing_plan(LENGTH_N, 64, 1))
         assert made == [2]
+
+
+def test_the_plan_of_something_else_is_not_believed(tmp_path, made):
+    # Broken by: the folder's name left out of _hashes; no reading of a file of hashes that is garbage.
+    kept(tmp_path, seed=2)
+    (other,) = tmp_path.glob("*")
+    kept(tmp_path)
+    (own,) = set(tmp_path.glob("*")) - {other}
+    shutil.rmtree(own)
+    shutil.copytree(other, own)
+    with pytest.warns(DamageWarning, match="changed since it was written: plan"):
+        assert same(kept(tmp_path), packing_plan(LENGTH_N, 64, 1))
+    (own / packing.HASHES).write_text("{")
+    with pytest.warns(DamageWarning, match="is damaged"):
+        assert same(kept(tmp_path), packing_plan(LENGTH_N, 64, 1))
+    (own / packing.HASHES).unlink()  # as an older version leaves it
+    assert same(kept(tmp_path), packing_plan(LENGTH_N, 64, 1)) and made == [5]
 
 
 def test_a_store_that_cannot_be_written_to_has_its_plan_in_memory(tmp_path, made):

@@ -96,7 +96,7 @@ def make_store(
         {},
         (shard,),
     )
-    write_json(folder / "manifest.json", dataclasses.asdict(dataclasses.replace(manifest, **changes)))
+    dataclasses.replace(manifest, **changes).write(folder)
     return folder
 
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +80,7 @@ def random_store(folder: Path, documents: int) -> Path:
         settings={},
         shards=(shard,),
     )
-    write_json(folder / "manifest.json", asdict(manifest))
+    manifest.write(folder)
     return folder
 
 
