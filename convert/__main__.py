@@ -4,31 +4,35 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from absl import logging as absl_logging
-from safetensors import SafetensorError
 
-from convert import from_hf, parity, release, to_hf, vocab
-from cptjax import host
+from cptjax import errors
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code, 2 with one line on stderr for a user's mistake."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code, as `errors.run_command` has them."""
+    words = sys.argv[1:] if argv is None else argv
+    return errors.run_command(lambda: _run(words), words)
+
+
+def _run(words: Sequence[str]) -> int:
     absl_logging.set_verbosity(absl_logging.FATAL)  # orbax logs the errors it raises
     logging.getLogger("orbax").setLevel(logging.ERROR)
+    from cptjax import host
+
     host.return_freed_memory()
-    args = parser().parse_args(argv)
-    try:
-        return args.run(args)
-    except (ValueError, OSError, SafetensorError) as error:  # the last: safetensors on a full disk
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    args = parser().parse_args(words)
+    return args.run(args)
 
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their arguments."""
+    from convert import to_hf
+
     top = argparse.ArgumentParser(prog="python -m convert")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
@@ -59,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("a", metavar="A", help="the one to trust: Hugging Face folder or run folder")
     sub.add_argument("b", metavar="B")
     sub.add_argument("--out", metavar="FILE", type=Path, help="default: B/parity.json")
-    sub.set_defaults(run=lambda args: parity.main(args.a, args.b, args.out))
+    sub.set_defaults(run=run_parity)
 
     sub = commands.add_parser("release", help="a finished run -> a folder for the Hub, with its card")
     sub.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
@@ -90,11 +94,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("source", metavar="SRC")
     sub.add_argument("--revision", metavar="R", help="branch, tag or commit of the Hub id")
     sub.set_defaults(run=run_shape)
+    for command in commands.choices.values():
+        errors.add_option(command)
     return top
 
 
 def run_from_hf(args: argparse.Namespace) -> int:
     """from-hf"""
+    from convert import from_hf
+
     config = from_hf.convert_folder(args.source, args.out, revision=args.revision, overwrite=args.overwrite)
     print(f"wrote {args.out}: step 0, {config.num_hidden_layers} layers of {config.hidden_size}")
     return 0
@@ -102,6 +110,8 @@ def run_from_hf(args: argparse.Namespace) -> int:
 
 def run_to_hf(args: argparse.Namespace) -> int:
     """to-hf"""
+    from convert import to_hf
+
     step, architecture = to_hf.convert_checkpoint(
         args.checkpoint,
         args.out,
@@ -115,11 +125,24 @@ def run_to_hf(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_parity(args: argparse.Namespace) -> int:
+    """parity"""
+    from convert import parity
+
+    return parity.main(args.a, args.b, args.out)
+
+
 def run_release(args: argparse.Namespace) -> int:
     """release"""
+    from convert import release
+
     if args.private and args.model_id is None:
         raise ValueError("--private says how to --push: give the Hub id too")
-    told = {name: value for name, value in vars(args).items() if name not in ("run", "checkpoint", "out", "private")}
+    told = {
+        name: value
+        for name, value in vars(args).items()
+        if name not in ("run", "checkpoint", "out", "private", "traceback")
+    }
     print(f"wrote {release.release(args.checkpoint, args.out, **told)}: read its README.md before you publish it")
     if args.model_id is not None:
         print(f"pushed: {release.push(args.out, args.model_id, private=args.private)}")
@@ -128,6 +151,8 @@ def run_release(args: argparse.Namespace) -> int:
 
 def run_resize_vocab(args: argparse.Namespace) -> int:
     """resize-vocab"""
+    from convert import vocab
+
     done = vocab.resize_vocab(args.source, args.out, args.tokens, revision=args.revision, overwrite=args.overwrite)
     print(
         f"wrote {args.out}: {done.in_slots} tokens in unused slots, {done.appended} appended; "
@@ -138,6 +163,8 @@ def run_resize_vocab(args: argparse.Namespace) -> int:
 
 def run_shape(args: argparse.Namespace) -> int:
     """shape"""
+    from convert import from_hf
+
     print(json.dumps(asdict(from_hf.read_shape(args.source, revision=args.revision))))
     return 0
 

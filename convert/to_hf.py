@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from huggingface_hub import split_state_dict_into_shards_factory
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from convert import table
@@ -159,9 +160,17 @@ def write_weights(
         max_shard_size=shard_size,
     )
     for file, names in plan.filename_to_tensors.items():
-        save_file(dict(tensors(names)), folder / file, metadata={"format": "pt"})
+        write_tensors(folder / file, dict(tensors(names)), {"format": "pt"})
     if plan.is_sharded:
         write_json(folder / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
+
+
+def write_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write one safetensors file. Raises OSError when the disk refuses it."""
+    try:
+        save_file(arrays, path, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
 
 
 def write_config(

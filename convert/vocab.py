@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
 from convert import from_hf, table
 from convert.from_hf import INDEX, SINGLE, full_name, opened
+from convert.to_hf import write_tensors
 from cptjax.files import copy_tokenizer, new_folder, read_json, write_json
 from cptjax.tokenizer import load_tokenizer
 
@@ -231,7 +231,7 @@ def _write_weights(folder: Path, out: Path, resized: set[str], pieces: dict[int,
         before = sum(arrays[key].nbytes for key in wide)
         arrays |= {key: resize_rows(arrays[key], pieces, size) for key in wide}
         grown += sum(arrays[key].nbytes for key in wide) - before
-        save_file(arrays, out / file.name, metadata=metadata)
+        write_tensors(out / file.name, arrays, metadata)
     if not (folder / SINGLE).is_file():
         index = read_json(folder / INDEX)
         sizes = index.get("metadata") or {}

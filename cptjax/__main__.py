@@ -9,9 +9,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import logging as absl_logging
+
+from cptjax import errors
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("config", type=Path)
     train.add_argument("--workdir", required=True, type=Path)
     train.add_argument("--mlm-twin", action="store_true", help="the matched baseline: no causal phase")
+    for command in commands.choices.values():
+        errors.add_option(command)
     return parser
 
 
@@ -168,7 +173,7 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
     elif (Path(run.init or "") / checkpoint.MODEL).exists():
         shape = checkpoint.read_model(Path(run.init or ""))
     else:
-        command = [sys.executable, "-m", "convert", "shape", str(run.init)]
+        command = [sys.executable, "-m", "convert", "shape", str(run.init), *[errors.OPTION] * arguments.traceback]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
         found = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
         shape = checkpoint.model_config(json.loads(found))
@@ -221,7 +226,8 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
         check_inputs(run)
         if jax.process_index() == 0:
             origin = str(starting_folder(run, arguments.workdir))
-            command = [sys.executable, "-m", "convert", "from-hf", run.init, origin, "--overwrite"]
+            options = ["--overwrite", *[errors.OPTION] * arguments.traceback]
+            command = [sys.executable, "-m", "convert", "from-hf", run.init, origin, *options]
             subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
         multihost_utils.sync_global_devices("converted")
     folder = train(run, arguments.workdir)
@@ -232,20 +238,25 @@ def _stop(*_) -> None:
     raise KeyboardInterrupt  # what a scheduler sends ends the work as Ctrl-C does
 
 
-def main() -> int:
-    """Run one command; 0 when it was done, 2 with one line on stderr for a user's mistake."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code, as `errors.run_command` has them."""
+    words = sys.argv[1:] if argv is None else argv
+    return errors.run_command(lambda: _run(words), words)
+
+
+def _run(words: Sequence[str]) -> None:
     signal.signal(signal.SIGTERM, _stop)
     absl_logging.set_verbosity(absl_logging.FATAL)  # orbax logs the errors it raises
     logging.getLogger("orbax").setLevel(logging.ERROR)
     parser = _parser()
-    arguments, rest = parser.parse_known_args()
+    arguments, rest = parser.parse_known_args(words)
+    if rest and arguments.command not in ("train", "plan") and getattr(arguments, "runner", None) is None:
+        parser.error(f"unrecognized arguments: {errors.one_line(' '.join(rest))}")
     try:
         if arguments.command == "train":
             _train(arguments, rest)
         elif arguments.command == "plan":
             _plan(arguments, rest)
-        elif rest and getattr(arguments, "runner", None) is None:
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
         elif arguments.command == "prepare":
             _prepare(arguments, rest)
         elif arguments.command == "data-report":
@@ -256,16 +267,9 @@ def main() -> int:
             from cptjax.demo import demo
 
             demo(arguments.workdir, arguments.text)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on" * (arguments.command in ("train", "prepare"))
-        print(f"stopped{goes_on}", file=sys.stderr)
-        return 130
-    except subprocess.CalledProcessError as error:
-        return error.returncode  # the command said on stderr what was wrong
-    return 0
+        goes_on = arguments.command in ("train", "prepare")
+        raise KeyboardInterrupt(*["the same command goes on"] * goes_on) from None
 
 
 if __name__ == "__main__":

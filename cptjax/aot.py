@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cptjax import hlo, host, sharding, telemetry
+from cptjax import errors, hlo, host, sharding
 from cptjax.attention import choose
 from cptjax.config import Phase, Run
 from cptjax.model import ModelConfig, ModernBert
@@ -46,7 +46,7 @@ def topology_devices(name: str) -> list[Any]:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
     except Exception as error:  # jaxlib raises many types
         raise ValueError(
-            f"no TPU topology {name} ({telemetry.reason(error)}): names are KIND:XxY[xZ], such as v4:2x2x2, v5e:4x4, "
+            f"no TPU topology {name} ({errors.reason(error)}): names are KIND:XxY[xZ], such as v4:2x2x2, v5e:4x4, "
             "v5e:16x16, v5p:2x2x4, v6e:4x4, tpu7x:2x2x2, and the package libtpu is needed"
         ) from None
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from cptjax import host, telemetry
 from cptjax.attention import BACKENDS, Case, attend, choose, obstacle
 from cptjax.energy import EnergyMeter
+from cptjax.errors import reason
 from cptjax.masks import MaskMode
 from cptjax.model import FULL, SLIDING, ModelConfig
 from cptjax.pool import cores
@@ -117,7 +118,7 @@ def _row(backend: str, kind: str, mode: MaskMode, tokens: int, dtype: str) -> di
             "seconds": _seconds(jax.jit(partial(both, partial(attend, backend=backend), spec)), *arrays),
         }
     except Exception as error:  # of any kind: kernels, compilers and full devices refuse in their own ways
-        return {"reason": telemetry.reason(error)}
+        return {"reason": reason(error)}
 
 
 def advice(platform_name: str) -> list[str]:

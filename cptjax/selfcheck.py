@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cptjax import telemetry
 from cptjax.attention import attend, attend_reference
+from cptjax.errors import reason
 from cptjax.masks import MaskSpec
 
 ROWS, TOKENS = 2, 1024  # that `verify` takes: a kernel may mistake where the second row begins
@@ -28,7 +28,7 @@ def verify(backend: str, spec: MaskSpec, heads: int, width: int, dtype: str) -> 
     try:
         found = jax.block_until_ready(jax.jit(partial(both, partial(attend, backend=backend), spec))(*arrays))
     except Exception as error:  # of any kind: kernels and compilers refuse in their own ways
-        raise ValueError(f"does not run on a {kind} under {spec} ({telemetry.reason(error)})") from error
+        raise ValueError(f"does not run on a {kind} under {spec} ({reason(error)})") from error
     try:
         measured = errors(found, judge(spec, arrays), arrays[-1])
         wrong = [f"error of {what} {error:.1e}" for what, error in measured.items() if error > MOST_ERROR[what]]

@@ -69,11 +69,6 @@ def peak_flops(device_kind: str) -> float | None:
     return facts and facts.peak_flops
 
 
-def reason(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def versions() -> dict[str, str]:
     """Versions of the packages that decide numbers."""
     return {name: metadata.version(name) for name in PACKAGES}

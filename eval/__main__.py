@@ -3,7 +3,10 @@
 import argparse
 import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from cptjax import errors
 
 
 def _shape(names: str):
@@ -19,10 +22,16 @@ def _shape(names: str):
     return numbers
 
 
-def main() -> int:
-    """Run one command; 0 when it was done, 2 with one line on stderr for a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m eval", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code, as `errors.run_command` has them."""
+    words = sys.argv[1:] if argv is None else argv
+    return errors.run_command(lambda: _run(words), words)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their arguments."""
+    top = argparse.ArgumentParser(prog="python -m eval", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
     bench = commands.add_parser("bench", help="what our code costs beside its peers")
     whats = bench.add_subparsers(dest="what", required=True)
     attention = whats.add_parser("attention", help="every backend of attention: errors, speed, memory")
@@ -63,16 +72,15 @@ def main() -> int:
     for parser_ in (attention, loss, step, compare, convert, data, prepare):
         parser_.add_argument("--rounds", type=int, default=5)
         parser_.add_argument("--out", type=Path, default=None, help="JSON file")
-    arguments = vars(parser.parse_args())
-    what = arguments.pop("what")
-    del arguments["command"]
+        errors.add_option(parser_)
+    return top
 
-    try:
-        importlib.import_module(f"eval.bench.{what}").main(**arguments)
-    except (ValueError, OSError, ImportError) as error:  # a peer's package may be absent
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+
+def _run(words: Sequence[str]) -> None:
+    arguments = vars(parser().parse_args(words))
+    what = arguments.pop("what")
+    del arguments["command"], arguments["traceback"]
+    importlib.import_module(f"eval.bench.{what}").main(**arguments)
 
 
 if __name__ == "__main__":

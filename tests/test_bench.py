@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cptjax import selfcheck, telemetry
+from cptjax import errors, selfcheck
 from cptjax.attention import BACKENDS, attend_reference
 from cptjax.masks import MaskMode, MaskSpec
 from cptjax.model import FULL, ModelConfig
@@ -186,7 +186,7 @@ class Here:
             self._step = self._step or self._make()
             self.last = self._step()
         except Exception as error:
-            raise ChildProcessError(telemetry.reason(error)) from error
+            raise ChildProcessError(errors.reason(error)) from error
         return 0.5
 
     def end(self) -> None:

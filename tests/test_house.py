@@ -45,6 +45,7 @@ def imports_of(tree: ast.AST) -> set[str]:
 # ---- imports only go down
 
 FLOORS = (
+    ("errors",),
     ("files",),
     ("masks", "schedules", "telemetry", "energy", "sharding", "grammar", "host", "page", "hlo"),
     ("tokenizer", "store", "sources", "cleaning", "pool", "splash", "cudnn"),

@@ -1,6 +1,5 @@
 """What README.md and docs/ tell a user to type is accepted, and what they point at exists."""
 
-import argparse
 import dataclasses
 import re
 import shlex
@@ -10,11 +9,11 @@ import jax
 import pytest
 
 import cptjax.__main__
-import eval.__main__ as eval_main
 from convert import from_hf, to_hf
 from convert.__main__ import parser as convert_parser
 from cptjax import config
 from cptjax.model import ModelConfig, ModernBert, init_params
+from eval.__main__ import parser as eval_parser
 from tests.test_house import nested_dataclasses
 
 ROOT = Path(__file__).parent.parent
@@ -36,27 +35,12 @@ def commands_of(page: Path) -> list[tuple[str, list[str]]]:
 COMMANDS = [(page, *command) for page in PAGES for command in commands_of(page)]
 
 
-class Built(Exception):
-    """Carries a parser out of the program that was about to use it."""
-
-
-@pytest.fixture
-def eval_parser(monkeypatch) -> argparse.ArgumentParser:
-    def stop(parser, *_):
-        raise Built(parser)
-
-    with monkeypatch.context() as patch, pytest.raises(Built) as caught:
-        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
-        eval_main.main()
-    return caught.value.args[0]
-
-
-def check(package: str, words: list[str], eval_parser: argparse.ArgumentParser) -> None:
+def check(package: str, words: list[str]) -> None:
     """Raises when the command would be refused; runs nothing."""
     if package == "convert":
         convert_parser().parse_args(words)
     elif package == "eval":
-        eval_parser.parse_args(words)
+        eval_parser().parse_args(words)
     else:
         arguments, rest = cptjax.__main__._parser().parse_known_args(words)
         if arguments.command in ("train", "plan"):
@@ -71,10 +55,10 @@ def check(package: str, words: list[str], eval_parser: argparse.ArgumentParser) 
     COMMANDS,
     ids=[" ".join([p, *words])[:60] for _, p, words in COMMANDS],
 )
-def test_commands_are_accepted(page, package, words, eval_parser):
+def test_commands_are_accepted(page, package, words):
     # Broken by: --held-out written --heldout in the README.
     try:
-        check(package, words, eval_parser)
+        check(package, words)
     except SystemExit as stop:
         pytest.fail(f"{page.name}: python -m {package} {' '.join(words)} is refused ({stop.code})")
 
@@ -90,10 +74,10 @@ def test_commands_are_accepted(page, package, words, eval_parser):
         ("eval", "bench rocket"),
     ],
 )
-def test_the_check_refuses_what_the_commands_refuse(package, words, eval_parser):
+def test_the_check_refuses_what_the_commands_refuse(package, words):
     # Broken by: check() returning at once.
     with pytest.raises((SystemExit, AssertionError, ValueError, FileNotFoundError)):
-        check(package, words.split(), eval_parser)
+        check(package, words.split())
 
 
 def test_the_readme_shows_every_command():

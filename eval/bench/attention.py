@@ -14,9 +14,9 @@ import jax
 
 from cptjax import host
 from cptjax.attention import BACKENDS, Case, attend, obstacle
+from cptjax.errors import reason
 from cptjax.masks import MaskMode, MaskSpec
 from cptjax.selfcheck import both, errors, inputs, judge
-from cptjax.telemetry import reason
 from eval.bench import check_names, fitted, in_turns, record, timed
 
 WINDOW = 64  # ModernBERT's, on each open side

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cptjax.errors import reason
 from cptjax.objectives import cross_entropy
 from cptjax.step import chunk_positions
-from cptjax.telemetry import reason
 from eval.bench import compute_dtype, fitted, in_turns, record, timed
 
 

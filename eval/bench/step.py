@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from cptjax import attention, host, telemetry
+from cptjax.errors import reason
 from cptjax.model import ModelConfig, ModernBert, Precision, init_params
 from cptjax.objectives import CLM, Vocabulary, mlm
 from cptjax.optim import AdamW, make_optimizer
 from cptjax.step import TrainState, chunk_positions, init_state, loss_and_counts, train_step
-from cptjax.telemetry import reason
 from eval.bench import SIZES, check_names, compute_dtype, fitted, in_turns, record
 
 OBJECTIVES = {"mlm": mlm(0.15), "clm": CLM}  # the recipe's own, of the decay and of the detour (arXiv:2605.12438)

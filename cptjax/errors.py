@@ -1,0 +1,142 @@
+"""How a command ends: whatever goes wrong becomes one line on stderr and an exit code, never a traceback.
+
+What a user can mend is raised as ValueError, OSError or FloatingPointError, in words of its own. All else is told with
+its type and the file at hand; `--traceback`, an option of every command, shows the rest.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+FORESEEN = (ValueError, OSError, FloatingPointError, ImportError)  # the last: an optional package that is not there
+UNFORESEEN = (UnicodeError, json.JSONDecodeError)  # of ValueError, but not in words of ours
+OPTION = "--traceback"
+LONGEST = 2000  # characters of a line
+AT_HAND = "while reading "
+
+
+def run_command(work: Callable[[], int | None], arguments: Sequence[str]) -> int:
+    """Do the work of a command and return its exit code: what `work` returns, 0 for None; 2 with one line on stderr
+    for whatever it raises; 130 for Ctrl-C, whose message says what to do; 141, without a word, when nobody reads what
+    is printed (`| head`). SystemExit passes: argparse has spoken."""
+    _print_anything()
+    try:
+        with _threads_told():
+            code = work() or 0
+            _flush()
+        return code
+    except KeyboardInterrupt as stop:
+        _say("; ".join(["stopped", *map(str, stop.args)]))
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        _print_nothing()
+        return 128 + signal.SIGPIPE
+    except SystemExit:
+        raise
+    except BaseException as error:  # pyo3's PanicException is no Exception
+        if OPTION in arguments:
+            traceback.print_exception(error)
+        if isinstance(error, subprocess.CalledProcessError) and error.returncode > 0:
+            return error.returncode  # a command of ours: it said on stderr what was wrong
+        _say(f"error: {describe(error)}")
+        with contextlib.suppress(OSError):
+            _flush()
+        return 2
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """Let a command take `--traceback`, which `run_command` looks for."""
+    parser.add_argument(OPTION, action="store_true", help="show where in the program an error arose")
+
+
+@contextlib.contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """Whatever unforeseen comes out of the block is told with this file; of nested blocks the innermost is named."""
+    try:
+        yield
+    except BaseException as error:
+        if not _at_hand(error):
+            error.add_note(f"{AT_HAND}{path}")
+        raise
+
+
+def describe(error: BaseException) -> str:
+    """What an error says, in one line, and the file at hand; for one that nobody foresaw also its type."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    file = next((f" ({AT_HAND}{path})" for path in _at_hand(error) if path not in str(error)), "")
+    if isinstance(error, FORESEEN) and not isinstance(error, UNFORESEEN) and str(error).strip():
+        return one_line(f"{error}{file}")
+    if isinstance(
+        error, subprocess.CalledProcessError
+    ):  # by a signal, without a word: perhaps the system's, for memory
+        return one_line(f"{' '.join(map(str, error.cmd))} was ended by {signal.Signals(-error.returncode).name}")
+    return one_line(f"unforeseen {type(error).__name__}{file}: {reason(error)}; {OPTION} shows where")
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def one_line(text: str) -> str:
+    """Text as one line that no terminal takes for a command, cut where it is very long."""
+    line = " ".join(text.split())
+    more = len(line) - LONGEST
+    line = f"{line[:LONGEST]}... ({more} characters more)" if more > 0 else line
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def _at_hand(error: BaseException) -> list[str]:
+    """The file that `reading` named, if any; jax leaves notes too."""
+    notes = getattr(error, "__notes__", ())
+    return [note.removeprefix(AT_HAND) for note in notes if note.startswith(AT_HAND)]
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # stderr may be closed
+        print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _threads_told() -> Iterator[None]:
+    """A library's thread that dies leaves one line, not a traceback; who waits for it raises what it raised."""
+
+    def tell(died: threading.ExceptHookArgs) -> None:
+        if died.exc_value is not None and not issubclass(died.exc_type, SystemExit):
+            _say(f"warning: a thread ended: {describe(died.exc_value)}")
+
+    before, threading.excepthook = threading.excepthook, tell
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def _print_anything() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="backslashreplace")  # what a terminal has no character for
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _print_nothing()
+            raise
+
+
+def _print_nothing() -> None:
+    """Stdout takes no more: without this the interpreter would complain when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
