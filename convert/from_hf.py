@@ -3,9 +3,10 @@
 ModernBERT: arXiv:2412.13663. Only config.json and safetensors are read; no pickle, no remote code.
 """
 
+import re
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from convert import table
-from cptjax import checkpoint
+from cptjax import bounds, checkpoint
 from cptjax.checkpoint import parameter_shapes, path_keys
 from cptjax.files import TOKENIZER_FILES, copy_tokenizer, new_folder, read_json
 from cptjax.model import FULL, SLIDING, ModelConfig
@@ -31,7 +32,16 @@ NEEDED = (
     "num_attention_heads",
 )
 THETAS = {FULL: "global_rope_theta", SLIDING: "local_rope_theta"}
-OURS = {"head", "causal_window_counts_self", *THETAS.values()}  # fields that config.json says in another way
+OWN = {"head", "causal_window_counts_self"}  # fields that config.json has not
+OURS = {*OWN, *THETAS.values()}  # or says in another way
+WITNESSES = {  # the tensor, and the axis of it, that show a field of config.json
+    "vocab_size": (table.TABLE, 0),
+    "hidden_size": (table.TABLE, 1),
+    "intermediate_size": ("model.layers.0.mlp.Wo.weight", 1),
+    "num_labels": ("classifier.weight", 0),
+}
+LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
+LISTED = 50  # of the tensors that do not fit
 EXACT = ("F32", "F16", "BF16")  # safetensors dtypes whose every value is a float32
 
 
@@ -128,19 +138,19 @@ def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
     Dropout is warned about on stderr.
     """
     architecture = architecture_of(raw, where=where)
-    bad = [name for name in NEEDED if type(raw.get(name)) is not int or raw[name] < 1]
-    if bad:
-        raise ValueError(f"{where}: needed and not a positive whole number: {', '.join(bad)}")
-    if type(pad := raw.get("pad_token_id")) is int and not 0 <= pad < raw["vocab_size"]:
-        raise ValueError(f"{where}: pad_token_id {pad} is no id of a vocabulary of {raw['vocab_size']}")
     raw = dict(raw)
     if "local_rope_theta" in raw and raw["local_rope_theta"] is None:  # transformers 4: as global
         raw["local_rope_theta"] = raw.get("global_rope_theta", ModelConfig.global_rope_theta)
+    said = {name: value for name, value in raw.items() if name not in OWN}
+    if wrong := bounds.complaints(dict.fromkeys(NEEDED) | said):  # here, for transformers counts up to any number
+        raise ValueError(f"{where}: {'; '.join(wrong)}")
+    if type(pad := raw.get("pad_token_id")) is int and not 0 <= pad < raw["vocab_size"]:
+        raise ValueError(f"{where}: pad_token_id {pad} is no id of a vocabulary of {raw['vocab_size']}")
     try:
         normal: Any = config_class(architecture).from_dict(raw)
         parameters: Any = normal.rope_parameters
         rope = {kind: dict(parameters[kind]) for kind in THETAS}
-        thetas = {THETAS[kind]: float(rope[kind].pop("rope_theta")) for kind in THETAS}
+        thetas = {THETAS[kind]: rope[kind].pop("rope_theta") for kind in THETAS}
     except Exception as error:  # transformers raises many types for a bad config
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{where}: transformers refuses this config: {reason}") from error
@@ -162,53 +172,60 @@ def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
 
 
 class Stored(NamedTuple):
-    """Where a tensor lies."""
+    """Where a tensor lies, and what its file's header says of it."""
 
     file: Path
     key: str  # its name there
+    shape: tuple[int, ...]
+    dtype: str  # in safetensors' words
 
 
 class Weights:
     """The parameters of a folder, float32, read one at a time and never all at once.
 
-    What the files' headers already show to be wrong is found when this is made; `parameters` raises it.
+    Raises ValueError, before there is any array, naming all that the files' headers show to be wrong.
     """
 
     def __init__(self, folder: Path, config: ModelConfig, architecture: str):
         self.config, self._folder = config, folder
+        listed = [(name, stored) for file in weight_files(folder) for name, stored in _header(file)]
+        found = dict(listed)
+        self._tied: list[Stored] = []  # both places of a table that is stored twice
+        if config.tie_word_embeddings and table.TIED in found:
+            alias = found.pop(table.TIED)  # alone where safetensors' save_model wrote the file
+            if found.setdefault(table.TABLE, alias) is not alias:
+                self._tied = [alias, found[table.TABLE]]
+        if unlike := [
+            f"{field} is {getattr(config, field)}, the weights hold {size}"
+            for field, size in _sizes(found).items()
+            if getattr(config, field) not in (0, size)
+        ]:
+            raise ValueError(f"{folder / 'config.json'}: {'; '.join(unlike)}")
+        wanted = {full_name(entry.hf_name): entry for entry in table.entries(config, architecture)}
+        problems = [f"twice: {name}" for name, times in Counter(name for name, _ in listed).items() if times > 1]
+        problems += [
+            problem for name, stored in found.items() if (problem := _mismatch(name, wanted.get(name), stored))
+        ]
+        problems += [f"missing: {entry.hf_name}" for name, entry in wanted.items() if name not in found]
+        self._refuse(problems)
+        self._pieces: dict[tuple[str, ...], list[tuple[table.Entry, Stored]]] = defaultdict(list)
+        for name, stored in found.items():
+            self._pieces[wanted[name].path].append((wanted[name], stored))
         shapes = jax.tree_util.tree_leaves_with_path(parameter_shapes(config))
         self._shapes = {path_keys(path): x.shape for path, x in shapes}
-        self._problems: list[str] = []
-        wanted = {full_name(entry.hf_name): entry for entry in table.entries(config, architecture)}
-        self._tied: list[Stored] = []  # both places of a table that is stored twice
-        self._pieces: dict[tuple[str, ...], list[tuple[table.Entry, Stored]]] = defaultdict(list)
-        seen: dict[str, Stored] = {}
-        for file in weight_files(folder):
-            with opened(file) as tensors:
-                for key in tensors.keys():
-                    name = full_name(key)
-                    if name in seen:
-                        self._problems.append(f"twice: {name}")
-                        continue
-                    seen[name] = Stored(file, key)
-                    tied = name == table.TIED and config.tie_word_embeddings
-                    entry = wanted.get(table.TABLE if tied else name)
-                    problem = _mismatch(name, entry, tensors.get_slice(key))
-                    if entry is None or problem:
-                        self._problems.append(problem)
-                    elif not tied:
-                        self._pieces[entry.path].append((entry, seen[name]))
-        self._problems += [f"missing: {entry.hf_name}" for name, entry in wanted.items() if name not in seen]
-        if config.tie_word_embeddings and {table.TIED, table.TABLE} <= seen.keys():
-            self._tied = [seen[table.TIED], seen[table.TABLE]]
+
+    def _refuse(self, problems: list[str]) -> None:
+        if problems:
+            more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+            raise ValueError(f"{self._folder} does not fit its config: {'; '.join(problems[:LISTED])}{more}")
 
     def parameter(self, path: tuple[str, ...]) -> np.ndarray:
         """One parameter in our layout."""
         pieces = self._pieces[path]
         if len(pieces) == 1 and not pieces[0][0].index:  # not stacked: no second copy of a large table
-            entry, (file, key) = pieces[0]
-            with opened(file) as tensors:
-                return entry.to_ours(tensors.get_tensor(key)).astype(np.float32, copy=False)
+            entry, stored = pieces[0]
+            with opened(stored.file) as tensors:
+                return entry.to_ours(tensors.get_tensor(stored.key)).astype(np.float32, copy=False)
         array = np.zeros(self._shapes[path], np.float32)
         for file in sorted({stored.file for _, stored in pieces}):
             with opened(file) as tensors:
@@ -220,10 +237,9 @@ class Weights:
     def parameters(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
         """Path and array of each parameter, in the order of the model's tree.
 
-        Raises ValueError, after the last, naming every tensor that is missing, unexpected, misshapen or
-        not finite.
+        Raises ValueError, after the last, naming every tensor that is not finite or not what it is tied to.
         """
-        problems = list(self._problems)
+        problems = []
         for path in self._shapes:
             array = self.parameter(path)
             if not np.isfinite(array).all():
@@ -232,8 +248,7 @@ class Weights:
             yield path, array
         if self._tied and not _equal(*self._tied):
             problems.append(f"{table.TIED} differs from {table.TABLE}, but the config ties them")
-        if problems:
-            raise ValueError(f"{self._folder} does not fit its config: {'; '.join(problems)}")
+        self._refuse(problems)
 
 
 def open_weights(folder: Path) -> Weights:
@@ -243,14 +258,33 @@ def open_weights(folder: Path) -> Weights:
     return Weights(folder, read_config(raw, where=where), architecture_of(raw, where=where))
 
 
-def _mismatch(name: str, entry: table.Entry | None, tensor: Any) -> str:
+def _header(file: Path) -> Iterator[tuple[str, Stored]]:
+    """Full name and place of each tensor of a file."""
+    with opened(file) as tensors:
+        for key in tensors.keys():
+            tensor = tensors.get_slice(key)
+            yield full_name(key), Stored(file, key, tuple(tensor.get_shape()), tensor.get_dtype())
+
+
+def _sizes(found: Mapping[str, Stored]) -> dict[str, int]:
+    """Fields of the config as the tensors show them."""
+    sizes = {
+        field: found[name].shape[axis]
+        for field, (name, axis) in WITNESSES.items()
+        if name in found and len(found[name].shape) == 2
+    }
+    layers = [1 + int(match[1]) for match in map(LAYER.match, found) if match]
+    return sizes | ({"num_hidden_layers": max(layers)} if layers else {})
+
+
+def _mismatch(name: str, entry: table.Entry | None, stored: Stored) -> str:
     """What a file's header says against a tensor, nothing when it fits."""
     if entry is None:
         return f"unexpected: {name}"
-    if (have := tuple(tensor.get_shape())) != entry.hf_shape:
-        return f"wrong shape: {name} have {have} want {entry.hf_shape}"
-    if tensor.get_dtype() not in EXACT:
-        return f"not float: {name} is {tensor.get_dtype()}"
+    if stored.shape != entry.hf_shape:
+        return f"wrong shape: {name} have {stored.shape} want {entry.hf_shape}"
+    if stored.dtype not in EXACT:
+        return f"not float: {name} is {stored.dtype}"
     return ""
 
 

@@ -176,7 +176,7 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
         command = [sys.executable, "-m", "convert", "shape", str(run.init), *[errors.OPTION] * arguments.traceback]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
         found = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
-        shape = checkpoint.model_config(json.loads(found))
+        shape = checkpoint.model_config(json.loads(found), where=str(run.init))
     given = {name: getattr(arguments, name) for name in ("mfu", "price", "watts", "pue", "carbon")}
     report = plan.plan(
         run,

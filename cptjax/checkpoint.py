@@ -11,9 +11,10 @@ whole. It stores no checksum of the arrays, so we keep one per leaf and check it
 """
 
 import contextlib
+import reprlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -244,12 +245,19 @@ def read_model(folder: Path) -> ModelConfig:
             f"{folder} is not a run folder (no {MODEL}): convert a Hugging Face folder first with "
             f"python -m convert from-hf {folder} OUT"
         )
-    return model_config(read_json(path))
+    return model_config(read_json(path), where=str(path))
 
 
-def model_config(fields: dict[str, Any]) -> ModelConfig:
-    """The ModelConfig whose fields came from JSON."""
-    return ModelConfig(**{**fields, "layer_types": tuple(fields["layer_types"])})
+def model_config(values: dict[str, Any], *, where: str) -> ModelConfig:
+    """The ModelConfig whose fields came from JSON. Raises ValueError, starting with `where`, for what is none."""
+    if unknown := sorted(values.keys() - {one.name for one in fields(ModelConfig)}):
+        raise ValueError(f"{where} has fields of no model: {reprlib.repr(unknown)}")
+    kinds: Any = values.get("layer_types", [])
+    layer_types: Any = {"layer_types": tuple(kinds) if isinstance(kinds, list) else kinds}
+    try:
+        return ModelConfig(**values | layer_types)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def write_model(

@@ -11,6 +11,7 @@ each product with a weight: XLA's CPU backend copies and transposes operands tha
 """
 
 import math
+import reprlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +22,12 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from cptjax import bounds
 from cptjax.attention import KERNELS, SAVED, attend
 from cptjax.masks import MaskMode, MaskSpec, positions
 from cptjax.sharding import on_own_rows
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' words
-HEADS = ("lm", "classifier", "none")
 STANDARD_PERIOD = 3  # ModernBERT: every third layer is global
 Remat = Literal["none", "block", "dots"]
 
@@ -56,7 +57,7 @@ class ModelConfig:
     max_position_embeddings: int = 8192
     initializer_range: float = 0.02
     initializer_cutoff_factor: float = 2.0
-    head: str = "lm"  # what stands on the encoder: one of HEADS
+    head: str = "lm"  # what stands on the encoder: "lm", "classifier" or "none"
     num_labels: int = 0  # outputs of a classifier
     classifier_pooling: str = "mean"  # how a classifier of whole texts reads one: "mean", or "cls", its first token
     # A causal local layer reads local_attention // 2 tokens before the query and the query: 65 of 128, as in
@@ -64,34 +65,32 @@ class ModelConfig:
     causal_window_counts_self: bool = False
 
     def __post_init__(self):
-        if not self.layer_types:
+        if wrong := bounds.complaints(vars(self)):
+            raise ValueError("; ".join(wrong))
+        if self.layer_types == ():
             kinds = (FULL if i % STANDARD_PERIOD == 0 else SLIDING for i in range(self.num_hidden_layers))
             object.__setattr__(self, "layer_types", tuple(kinds))
-        if len(self.layer_types) != self.num_hidden_layers:
+        if type(self.layer_types) is not tuple or len(self.layer_types) != self.num_hidden_layers:
             raise ValueError(
-                f"layer_types has {len(self.layer_types)} entries for {self.num_hidden_layers} layers: "
-                "name every layer, or none for the usual pattern"
+                f"layer_types {reprlib.repr(self.layer_types)} must name each of {self.num_hidden_layers} layers, "
+                "or none for the usual pattern"
             )
-        if unknown := set(self.layer_types) - {FULL, SLIDING}:
-            raise ValueError(f"layer_types holds {sorted(unknown)}; known are {FULL!r} and {SLIDING!r}")
+        if unknown := [kind for kind in self.layer_types if kind not in (FULL, SLIDING)]:
+            raise ValueError(f"layer_types holds {reprlib.repr(unknown)}; known are {FULL!r} and {SLIDING!r}")
         if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be num_attention_heads "
                 f"{self.num_attention_heads} times an even head width"
             )
-        for name in ("global_rope_theta", "local_rope_theta", "norm_eps", "local_attention"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} {getattr(self, name)} must be a positive number")
-        for name in ("hidden_activation", "classifier_activation"):
-            if getattr(self, name) not in ACTIVATIONS:
-                raise ValueError(f"{name} {getattr(self, name)!r} is not one of {sorted(ACTIVATIONS)}")
-        if self.head not in HEADS or (self.head == "classifier") != (self.num_labels > 0):
+        if self.causal_window_counts_self and self.sliding_window < 2:
             raise ValueError(
-                f"head {self.head!r} with {self.num_labels} labels: head is one of {HEADS}, and only a classifier "
-                "has labels"
+                f"local_attention is {self.local_attention}: it must be at least 4 where causal_window_counts_self, "
+                "or a token would read itself only"
             )
-        if self.classifier_pooling not in ("cls", "mean"):
-            raise ValueError(f"classifier_pooling {self.classifier_pooling!r} must be 'cls' or 'mean'")
+        if (self.head == "classifier") != (self.num_labels > 0):
+            raise ValueError(
+                f"num_labels is {self.num_labels} with head {self.head!r}: a classifier has labels, and it only"
+            )
 
     @property
     def head_dim(self) -> int:

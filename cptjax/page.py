@@ -1,11 +1,11 @@
 """The data report for people: lines for a terminal (`text`) and a page for a browser (`page`), of the same tables."""
 
-import html
-import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from cptjax.escape import JOINERS, html, printable
 
 COUNTED = ("documents", "tokens", "words", "text_bytes", "unknown_tokens")
 SHARES = ("fill", "longer_documents_share", "longer_tokens_share", "documents_cut_share")
@@ -126,24 +126,19 @@ def _tables(report: dict[str, Any]) -> list[_Table]:
 
 def text(report: dict[str, Any]) -> str:
     """The report in lines of at most 100 columns; examples and samples are left to the page."""
-    lines = [f"{report['store']}, warnings: {len(report['warnings'])}"]
-    lines += [line for warning in report["warnings"] for line in textwrap.wrap(f"! {_plain(warning)}", WIDTH)]
+    lines = [f"{printable(report['store'])}, warnings: {len(report['warnings'])}"]
+    lines += [line for warning in report["warnings"] for line in textwrap.wrap(printable(f"! {warning}"), WIDTH)]
     for table in _tables(report):
         if table.brief:
-            notes = [line for note in table.notes for line in textwrap.wrap(_plain(note), WIDTH)]
+            notes = [line for note in table.notes for line in textwrap.wrap(printable(note), WIDTH)]
             lines += ["", table.question, *_lines(table), *notes]
-    return "\n".join(_plain(line)[:WIDTH].rstrip() for line in lines) + "\n"
-
-
-def _plain(words: str) -> str:
-    """Without characters that break a line or steer a terminal."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in words)
+    return "\n".join(line[:WIDTH].rstrip() for line in lines) + "\n"
 
 
 def _lines(table: _Table) -> list[str]:
     if not table.rows:
         return []
-    rows = [["█" * round(16 * cell) if isinstance(cell, _Bar) else cell for cell in row] for row in table.rows]
+    rows = [["█" * round(16 * x) if isinstance(x, _Bar) else printable(x) for x in row] for row in table.rows]
     rows = [list(table.header), *rows] if table.header else rows
     right = [isinstance(cell, _Figure) for cell in table.rows[0]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -224,8 +219,8 @@ def page(report: dict[str, Any]) -> str:
 
 
 def _escape(words: str) -> str:
-    """Text as HTML shows it; control characters, which HTML may not hold, as U+FFFD."""
-    return html.escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", words))
+    """Text as HTML shows it, lines as they are."""
+    return html(words, keep="\n\t" + JOINERS)
 
 
 def _section(table: _Table) -> str:

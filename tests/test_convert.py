@@ -434,7 +434,6 @@ BAD_TENSORS = [
             "model__layers__2__mlp_norm__weight": None,
             "model__layers__0__attn_norm__weight": np.ones(16, np.float32),
             "decoder__bias": np.zeros(41, np.float32),
-            "model__final_norm__weight": NOT_FINITE,
             "model__embeddings__norm__weight": np.zeros(16, np.int32),
         },
         (
@@ -442,11 +441,14 @@ BAD_TENSORS = [
             "missing: model.layers.2.mlp_norm.weight",
             "unexpected: model.layers.0.attn_norm.weight",
             "wrong shape: decoder.bias have (41,) want (40,)",
-            "not finite: model.final_norm.weight",
             "not float: model.embeddings.norm.weight is I32",
         ),
     ),
-    ({"decoder__weight": ZEROS}, ("decoder.weight differs from model.embeddings",)),
+    (
+        {"model__final_norm__weight": NOT_FINITE, "decoder__weight": ZEROS},
+        ("not finite: model.final_norm.weight; decoder.weight differs from model.embeddings",),
+    ),
+    ({"decoder__weight": ZEROS[:3]}, ("decoder.weight differs from model.embeddings",)),
     ({"final_norm__weight": np.zeros(16, np.float32)}, ("twice: model.final_norm.weight",)),
     (
         {"head__dense__weight": None, "head__norm__weight": None, "decoder__bias": None},
@@ -480,11 +482,11 @@ def test_bad_tensors_are_all_named_at_once(tiny, tmp_path, capsys, changes, expe
         ({"model_type": None}, "model_type is None"),
         (
             {"hidden_size": None, "vocab_size": "x"},
-            "positive whole number: vocab_size, hidden_size",
+            "vocab_size is 'x': it must be a whole number from 1 to 16,777,216; hidden_size is None: it must",
         ),
-        ({"num_hidden_layers": 0}, "positive whole number: num_hidden_layers"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0: it must be a whole number from 1 to 1,024"),
         ({"num_attention_heads": 3}, "hidden_size 16 must be num_attention_heads 3"),
-        ({"hidden_activation": "gelu_new"}, "hidden_activation 'gelu_new'"),
+        ({"hidden_activation": "gelu_new"}, "hidden_activation is 'gelu_new': it must be one of 'gelu'"),
         ({"layer_types": [FULL]}, "must be equal to the number of `layer_types`"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "only rope_type 'default'"),
         ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}, "rope_parameters"),
@@ -493,7 +495,7 @@ def test_bad_tensors_are_all_named_at_once(tiny, tmp_path, capsys, changes, expe
         ({"architectures": ["ModernBertDecoderModel"]}, "['ModernBertDecoderModel'], expected one of ModernBertFor"),
         ({"architectures": ["ModernBertModel"]}, "unexpected: head.dense.weight"),
         ({"norm_bias": True}, "missing: model.embeddings.norm.bias"),
-        ({"vocab_size": 41}, "wrong shape: decoder.bias have (40,) want (41,)"),
+        ({"vocab_size": 41}, "config.json: vocab_size is 41, the weights hold 40"),
     ],
 )
 def test_bad_configs(tiny, tmp_path, capsys, changes, expected):

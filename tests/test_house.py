@@ -45,6 +45,7 @@ def imports_of(tree: ast.AST) -> set[str]:
 # ---- imports only go down
 
 FLOORS = (
+    ("escape", "bounds"),
     ("errors",),
     ("files",),
     ("masks", "schedules", "telemetry", "energy", "sharding", "grammar", "host", "page", "hlo"),
@@ -275,7 +276,11 @@ def test_the_twin_differs_in_the_first_objective_only(name):
 
 # ---- declared packages
 
-DISTRIBUTION = {"absl": "absl-py", "orbax": "orbax-checkpoint"}  # where the two names differ
+DISTRIBUTION = {
+    "markdown_it": "markdown-it-py",
+    "absl": "absl-py",
+    "orbax": "orbax-checkpoint",
+}  # where the two names differ
 # Used when there, never needed: imported inside a function, and declared nowhere or for the tests.
 OPTIONAL = {"torch", "pynvml", "apache_beam", "psutil"}
 

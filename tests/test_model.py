@@ -206,9 +206,9 @@ def test_initialisation_is_truncated_and_smaller_into_the_residual():
     ("fields", "message"),
     [
         ({"hidden_size": 100, "num_attention_heads": 12}, "hidden_size 100 must be"),
-        ({"num_hidden_layers": 2, "layer_types": (FULL,)}, "1 entries for 2 layers"),
+        ({"num_hidden_layers": 2, "layer_types": (FULL,)}, "must name each of 2 layers"),
         ({"num_hidden_layers": 1, "layer_types": ("dense",)}, "layer_types holds"),
-        ({"hidden_activation": "tanh"}, "hidden_activation 'tanh' is not one of"),
+        ({"hidden_activation": "tanh"}, "hidden_activation is 'tanh': it must be one of"),
     ],
 )
 def test_impossible_shapes_are_refused(fields, message):

@@ -1,0 +1,47 @@
+"""Text that others wrote, such that it stays text wherever it is shown: a terminal, HTML, Markdown.
+
+Names of files, columns, phases and models, rows, tokens and the words of errors may hold anything.
+"""
+
+import html as escapes
+import re
+import unicodedata
+
+JOINERS = "\u200c\u200d"  # invisible, but part of the spelling of Persian, of Indian scripts and of emoji
+MARKUP = re.compile(
+    r"[\\`*_\[\]<>&|~$#:@!]"
+    r"|^[-+=]"  # a list, or the line below a heading
+    r"|\.(?=[^\W\d])"  # www.example.org would become a link
+)
+NUMBERED = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")  # a list
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """On one line, without characters that break lines, steer a terminal or hide: each as Python escapes it.
+
+    Those of `keep` stay.
+    """
+
+    def shown(char: str) -> str:
+        plain = char.isprintable() or char in keep or unicodedata.category(char) == "Zs"
+        return char if plain else char.encode("unicode_escape").decode()
+
+    return text if text.isprintable() else "".join(map(shown, text))
+
+
+def html(text: str, *, keep: str = "") -> str:
+    """As the content of an element or of a quoted attribute; `keep` as for `printable`."""
+    return escapes.escape(printable(text, keep=keep))
+
+
+def markdown(text: str) -> str:
+    """As a piece of a line or as a cell of a table; spaces at the ends, which Markdown ignores, are left out."""
+    return NUMBERED.sub(r"\1\\\2", MARKUP.sub(r"\\\g<0>", printable(text).strip()))
+
+
+def code(text: str) -> str:
+    """As code in a line, not in a table."""
+    shown = printable(text)
+    ticks = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    padded = shown.strip(" `") != shown and not shown.isspace()  # one space at each end is Markdown's
+    return f"{ticks} {shown} {ticks}" if padded else f"{ticks}{shown}{ticks}"
