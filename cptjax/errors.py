@@ -17,6 +17,8 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from cptjax.escape import printable
+
 FORESEEN = (ValueError, OSError, FloatingPointError, ImportError)  # the last: an optional package that is not there
 UNFORESEEN = (UnicodeError, json.JSONDecodeError)  # of ValueError, but not in words of ours
 OPTION = "--traceback"
@@ -93,7 +95,7 @@ def one_line(text: str) -> str:
     line = " ".join(text.split())
     more = len(line) - LONGEST
     line = f"{line[:LONGEST]}... ({more} characters more)" if more > 0 else line
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return printable(line)
 
 
 def _at_hand(error: BaseException) -> list[str]:
