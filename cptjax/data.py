@@ -9,7 +9,6 @@ batch, L tokens per row. token: id. segment: number of the span in its row from 
 """
 
 import math
-import sys
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from cptjax.store import Manifest, Store
 
 WEIGHT_TOTAL = 2**40  # shares become integers of this sum, so that the mixture never drifts
 READ_AHEAD = 8  # batches
+MOST = 2**31  # rows of a batch, tokens of a row, steps of a run: they are numbered in int32
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Data:
             if not (share > 0 and math.isfinite(share)):
                 raise ValueError(f"the share of {store} is {share}: it must be positive")
         for name in ("sequence_length", "global_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} is {getattr(self, name)}: it must be at least 1")
+            if not 1 <= getattr(self, name) < MOST:
+                raise ValueError(f"data.{name} is {getattr(self, name)}: it must be from 1 to {MOST - 1}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"data.seed is {self.seed}: it must be from 0 to 2**32 - 1")
 
@@ -116,16 +116,21 @@ def _drawn(weights: Sequence[int], rows: int) -> list[int]:
 
 
 class _Mixture(grain.transforms.DatasetSelectionMap):
-    """Row of the mixture -> (store, row of the store). Grain's mixer rounds shares to a percent."""
+    """Place in a stream that holds `own_rows` of every global batch -> (store, row of the store).
 
-    def __init__(self, weights: Sequence[int]):
-        self.weights = weights
+    Grain's own mixer rounds shares to a percent.
+    """
+
+    def __init__(self, weights: Sequence[int], global_batch_size: int, own_rows: Sequence[int]):
+        self.weights, self.global_batch_size, self.own_rows = weights, global_batch_size, own_rows
 
     def __len__(self) -> int:
-        return sys.maxsize
+        return MOST * len(self.own_rows)  # grain divides it: sys.maxsize, taken for endless, would overflow
 
     def __getitem__(self, index: int) -> tuple[int, int]:
-        before, after = _drawn(self.weights, index), _drawn(self.weights, index + 1)
+        step, place = divmod(index, len(self.own_rows))
+        row = step * self.global_batch_size + self.own_rows[place]
+        before, after = _drawn(self.weights, row), _drawn(self.weights, row + 1)
         store = next(i for i, count in enumerate(before) if after[i] != count)
         return store, before[store]
 
@@ -151,30 +156,31 @@ class Batches:
         # Shares are of tokens, and the rows of one store may be fuller than those of another.
         by_rows = [data.shares[path] / self.fill[path] for path in paths]
         self._weights = [max(1, round(rows / sum(by_rows) * WEIGHT_TOTAL)) for rows in by_rows]
-        passes = [grain.MapDataset.source(rows).seed(data.seed).shuffle().repeat() for rows in self._rows.values()]
-        self._mixed = grain.MapDataset.select_from_datasets(passes, _Mixture(self._weights))
+        self._passes = [
+            grain.MapDataset.source(rows).seed(data.seed).shuffle().repeat() for rows in self._rows.values()
+        ]
+
+    def _by_step(self, own_rows: Sequence[int] | None) -> grain.MapDataset:
+        own_rows = range(self.data.global_batch_size) if own_rows is None else own_rows
+        mixture = _Mixture(self._weights, self.data.global_batch_size, own_rows)
+        mixed = grain.MapDataset.select_from_datasets(self._passes, mixture)
+        return mixed.batch(len(own_rows), batch_fn=_stack)
 
     def batch_of_step(self, step: int) -> dict[str, np.ndarray]:
         """The global batch of one step, by random access."""
-        batch: Any = self._mixed.batch(self.data.global_batch_size, batch_fn=_stack)[step]
+        batch: Any = self._by_step(None)[step]
         return batch
 
     def stream(
-        self, start_step: int = 0, process_index: int = 0, process_count: int = 1, threads: int = 4
+        self, start_step: int = 0, own_rows: Sequence[int] | None = None, threads: int = 4
     ) -> Generator[dict[str, np.ndarray]]:
-        """This process's rows of every global batch from `start_step` on, read ahead by `threads`.
+        """Every global batch from `start_step` on, or only its rows of the numbers `own_rows`, read ahead by `threads`.
 
-        Process p of n has rows [p * B / n, (p + 1) * B / n). Without threads each batch is read when
-        it is asked for. It never ends; starting is O(1). ValueError when n does not divide the global batch.
+        Without threads each batch is read when it is asked for. It ends with the last step that a run can have;
+        starting is O(1).
         """
-        rows, ragged = divmod(self.data.global_batch_size, process_count)
-        if ragged:
-            raise ValueError(
-                f"global_batch_size {self.data.global_batch_size} is not a multiple of the {process_count} processes"
-            )
         read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=READ_AHEAD if threads else 0)
-        parts = self._mixed.batch(rows, batch_fn=_stack)[process_index::process_count]
-        return _closing(parts[start_step:].to_iter_dataset(read))
+        return _closing(self._by_step(own_rows)[start_step:].to_iter_dataset(read))
 
     def epochs(self, step: int) -> dict[str, float]:
         """How many passes over each store the steps before `step` have made, by store folder.
@@ -213,21 +219,25 @@ def fingerprint(data: Data) -> dict[str, str]:
 
 
 def held_out_batches(
-    store: Path | str, sequence_length: int, rows: int, limit_rows: int | None = None
+    store: Path | str,
+    sequence_length: int,
+    rows: int,
+    limit_rows: int | None = None,
+    own_rows: Sequence[int] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Each row of a held-out store once, always in the same order, in batches of `rows` rows.
 
     `limit_rows` keeps the first rows only: a fixed random sample of the store. The last batch is
-    filled up with rows of padding.
+    filled up with rows of padding. Of each batch only the rows of the numbers `own_rows` are read, if given.
     """
     if sequence_length < 1 or rows < 1 or (limit_rows is not None and limit_rows < 1):
         raise ValueError("sequence_length, rows and limit_rows must be at least 1")
     opened = Store(store)
     source = _Rows(opened, sequence_length, seed=0)
     count = min(len(source), limit_rows or len(source))
-    padding = [_padding_row(opened, sequence_length)] * (-count % rows)
+    padding = _padding_row(opened, sequence_length)
+    own_rows = range(rows) if own_rows is None else own_rows
     return (
-        _stack([source[row] for row in range(first, min(first + rows, count))] + padding * last)
+        _stack([source[first + row] if first + row < count else padding for row in own_rows])
         for first in range(0, count, rows)
-        for last in [first + rows > count]
     )

@@ -119,10 +119,26 @@ def device_rows(rows: int) -> int:
     return rows if mesh.empty or set(ROWS) <= set(mesh.manual_axes) else -(-rows // row_devices(mesh))
 
 
-def put(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    """This process's rows -> the global batch, rows spread over the data and fsdp axes."""
-    sharding = NamedSharding(mesh, P(ROWS))
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+def own_rows(mesh: jax.sharding.Mesh, rows: int) -> list[int]:
+    """Numbers of the rows that devices of this process hold, of a batch of `rows`: each once, ascending.
+
+    The order of a mesh's devices need not be that of their processes, and several may hold the same rows.
+    """
+    places: Any = NamedSharding(mesh, P(ROWS)).addressable_devices_indices_map((rows,)).values()
+    return sorted({row for (place,) in places for row in range(rows)[place]})
+
+
+def put(batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh, rows: int) -> dict[str, jax.Array]:
+    """The `own_rows` of a batch of `rows` -> the global batch, rows spread over the data and fsdp axes."""
+    sharding, own = NamedSharding(mesh, P(ROWS)), own_rows(mesh, rows)
+
+    def place(x):
+        def held(index):  # its rows follow each other in `own` too
+            return x[slice(*np.searchsorted(own, index[0].indices(rows)[:2]))]
+
+        return jax.make_array_from_callback((rows, *x.shape[1:]), sharding, held)
+
+    return {name: place(x) for name, x in batch.items()}
 
 
 def pin_rows(x: jax.Array) -> jax.Array:

@@ -84,12 +84,6 @@ def train(run: Run, folder: Path) -> Path:
 def check_inputs(run: Run) -> tuple[jax.sharding.Mesh, dict[str, Manifest]]:
     """The mesh and the manifests of all stores. Raises ValueError for devices, rows or stores that do not fit."""
     mesh = sharding.make_mesh(run.mesh)
-    spread = sharding.row_devices(mesh)
-    if spread % jax.process_count():
-        raise ValueError(
-            f"rows are spread over {spread} devices (mesh data x fsdp), which is not a multiple of the "
-            f"{jax.process_count()} processes: use a smaller --mesh.tensor"
-        )
     micro_batches(run, mesh)
     manifests = {store: Manifest.read(store) for store in run.data.shares}
     if run.held_out is not None:
@@ -351,13 +345,13 @@ def make_evaluate(setting: Setting) -> Callable[[Any], dict[str, dict[str, float
         for name, objective in objectives.items()
     }
     rows = run.device_batch_size * sharding.row_devices(setting.mesh)
-    mine = slice(*(rows * i // jax.process_count() for i in (jax.process_index(), jax.process_index() + 1)))
+    own_rows = sharding.own_rows(setting.mesh, rows)
 
     def evaluate(params) -> dict[str, dict[str, float]]:
         totals = {name: np.zeros(3) for name in steps}
-        batches = held_out_batches(held_out, run.data.sequence_length, rows, run.held_out_rows)
+        batches = held_out_batches(held_out, run.data.sequence_length, rows, run.held_out_rows, own_rows)
         for index, batch in enumerate(batches):
-            placed = sharding.put({name: x[mine] for name, x in batch.items()}, setting.mesh)
+            placed = sharding.put(batch, setting.mesh, rows)
             for name, step in steps.items():
                 totals[name] += np.asarray(step(params, placed, jnp.int32(index)))
         return {
@@ -492,7 +486,7 @@ def _train(setting: Setting) -> Path:
     run, folder = setting.run, setting.folder
     state, spent = start(setting, make_optimizer(run.optimizer, run.phases[0].schedule.peak))
     batches = Batches(run.data)
-    stream = batches.stream(int(state.step), jax.process_index(), jax.process_count())
+    stream = batches.stream(int(state.step), sharding.own_rows(setting.mesh, run.data.global_batch_size))
     saver = checkpoint.Saver(folder, run.keep_checkpoints, tuple(last for _, last in run.bounds))
     evaluate, recorder = make_evaluate(setting), Recorder(setting, state, spent)
     try:
@@ -529,7 +523,7 @@ def _train_phase(
         fresh = jax.jit(tx.init, out_shardings=_state_shardings(setting, tx).opt_state)
         state = state._replace(opt_state=fresh(state.params))
     for step in range(int(state.step), last):
-        state, metrics = update(state, sharding.put(next(stream), setting.mesh))
+        state, metrics = update(state, sharding.put(next(stream), setting.mesh, run.data.global_batch_size))
         recorder.step(step, phase, metrics)
         done = step + 1
         if done == last or done % run.eval_every == 0:

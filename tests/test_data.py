@@ -161,8 +161,8 @@ PROCESS = """
 import hashlib, json, sys
 from itertools import islice
 from cptjax.data import Batches, Data
-stores, sequence_length, rows, seed, start, steps, index, count, threads = json.loads(sys.argv[1])
-stream = Batches(Data(tuple(map(tuple, stores)), sequence_length, rows, seed)).stream(start, index, count, threads)
+stores, sequence_length, rows, seed, start, steps, own_rows, threads = json.loads(sys.argv[1])
+stream = Batches(Data(tuple(map(tuple, stores)), sequence_length, rows, seed)).stream(start, own_rows, threads)
 for batch in islice(stream, steps):
     rows = zip(batch["token_BL"], batch["segment_BL"])
     print(*(hashlib.sha256(token_L.tobytes() + segment_L.tobytes()).hexdigest() for token_L, segment_L in rows))
@@ -170,18 +170,9 @@ stream.close()
 """
 
 
-def started(data, start, steps, index, count, threads):
-    arguments = (
-        data.stores,
-        data.sequence_length,
-        data.global_batch_size,
-        data.seed,
-        start,
-        steps,
-        index,
-        count,
-        threads,
-    )
+def started(data, start, steps, own_rows, threads):
+    settings = data.stores, data.sequence_length, data.global_batch_size, data.seed
+    arguments = (*settings, start, steps, list(own_rows), threads)
     command = [sys.executable, "-c", PROCESS, json.dumps(arguments)]
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=-1, stderr=-1)
 
@@ -198,16 +189,18 @@ def first_200(stores):
     return [row_hashes(batches.batch_of_step(step)) for step in range(200)]
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_processes_really_started_read_the_global_batches_together(stores, first_200, count):
-    # Broken by: `[process_index:]` without the stride; the row's number mixed with os.getpid().
+@pytest.mark.parametrize(
+    "shares", [[range(8)], [[0, 1, 4, 5], [2, 3, 6, 7]], [[6, 7], [0, 1], [0, 1], [2, 3, 4, 5]]], ids=len
+)
+def test_processes_really_started_read_the_global_batches_together(stores, first_200, shares):
+    """Each its own rows, which need not follow each other, and which another may read too."""
+    # Broken by: `self.own_rows[0] + place`; the row's number mixed with os.getpid().
     data = small(stores, a=2.0, b=1.0)
-    processes = [started(data, 0, 200, index, count, threads=index) for index in range(count)]  # 0 to 3 threads
+    processes = [started(data, 0, 200, own, threads) for threads, own in enumerate(shares)]  # 0 to 3 threads
     printed = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0] * count, printed
-    parts = [[line.split() for line in out.splitlines()] for out, _ in printed]
-    assert all(len(part) == 200 for part in parts)
-    assert [list(itertools.chain(*rows)) for rows in zip(*parts, strict=True)] == first_200
+    assert [process.returncode for process in processes] == [0] * len(shares), printed
+    for own, (out, _) in zip(shares, printed, strict=True):
+        assert [line.split() for line in out.splitlines()] == [[rows[row] for row in own] for rows in first_200]
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2, 3, 4])
@@ -232,23 +225,28 @@ def test_the_number_of_threads_is_that_of_the_caller(stores):
 
 
 def test_a_process_started_again_at_a_random_step_goes_on_where_it_stopped(stores, first_200):
-    # Broken by: `parts[start_step + 1:]`.
+    # Broken by: `[start_step + 1 :]`.
     data = small(stores, a=2.0, b=1.0)
     bounds = [0, *sorted(np.random.default_rng().choice(np.arange(1, 200), 2, replace=False).tolist()), 200]
-    processes = [started(data, s, e - s, 0, 1, threads=2) for s, e in itertools.pairwise(bounds)]
+    processes = [started(data, s, e - s, range(8), threads=2) for s, e in itertools.pairwise(bounds)]
     lines = [line.split() for process in processes for line in process.communicate()[0].splitlines()]
     assert lines == first_200, bounds
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_processes_together_read_the_global_batch(stores, count):
-    batches = Batches(small(stores, a=2.0, b=1.0))
-    streams = [first(3, batches.stream(5, p, count)) for p in range(count)]
-    for i in range(3):
-        parts = [stream[i] for stream in streams]
-        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        assert joined["token_BL"].shape == (8, 64) and joined["token_BL"].dtype == np.int32
-        assert same(joined, batches.batch_of_step(5 + i))
+@pytest.mark.parametrize("rows", [1, 2, 3, 8])
+def test_a_process_may_have_any_number_of_rows(stores, rows):
+    """One among them: as many processes as rows, or a batch of one row."""
+    # Broken by: `sys.maxsize` as the length of the mixture.
+    batches = Batches(small(stores, rows=rows, a=2.0, b=1.0))
+    for count in range(1, rows + 1):
+        shares = [range(rows)[p::count] for p in range(count)]
+        streams = [first(3, batches.stream(5, own)) for own in shares]
+        for i in range(3):
+            joined = {key: np.zeros((rows, 64), np.int32) for key in ("token_BL", "segment_BL")}
+            for own, stream in zip(shares, streams, strict=True):
+                for key, x in joined.items():
+                    x[list(own)] = stream[i][key]
+            assert same(joined, batches.batch_of_step(5 + i))
 
 
 def test_a_process_reads_no_row_of_another(stores):
@@ -258,8 +256,10 @@ def test_a_process_reads_no_row_of_another(stores):
     numbers, read = [], type(rows).__getitem__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(rows), "__getitem__", lambda self, index: numbers.append(index) or read(self, index))
-        first(3, batches.stream(0, 1, 4, threads=0))
-    assert len(numbers) == 3 * 2
+        first(3, batches.stream(0, [2, 5], threads=0))
+        assert len(numbers) == 3 * 2
+        list(held_out_batches(stores["b"], 64, 4, limit_rows=7, own_rows=[0, 2, 3]))
+    assert numbers[6:] == [0, 2, 3, 4, 6]  # row 7 is padding
 
 
 def test_a_restart_at_any_step_continues_the_same_stream(stores):
@@ -336,6 +336,8 @@ def test_held_out_rows_come_once_in_order_with_fixed_shapes(stores):
     assert {batch["token_BL"].shape for batch in one} == {(7, 64)}
     tokens = [token for batch in one for span in spans_of(batch) for token in span]
     assert sorted(tokens) == sorted(np.concatenate(store.tokens(range(40))).tolist())
+    own = list(held_out_batches(stores["b"], 64, 7, own_rows=[1, 5]))
+    assert all(same(x, {key: rows[[1, 5]] for key, rows in y.items()}) for x, y in zip(own, one, strict=True))
     limited = list(held_out_batches(stores["b"], 64, 7, limit_rows=9))
     assert len(limited) == 2 and same(limited[0], one[0])
     assert (limited[1]["segment_BL"][2:] == 0).all() and (limited[1]["segment_BL"][:2, 0] == 1).all()
@@ -414,13 +416,11 @@ def test_wrong_data_is_refused(stores, tmp_path):
     for share in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="the share of x is .* must be positive"):
             Data((("x", share),))
-    for wrong in ({"sequence_length": 0}, {"global_batch_size": -8}, {"seed": -1}):
+    for wrong in ({"sequence_length": 0}, {"global_batch_size": -8}, {"global_batch_size": 2**31}, {"seed": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Data((("x", 1),), **wrong)
     with pytest.raises(ValueError, match="is not a token store"):
         Batches(Data(((str(tmp_path), 1),)))
-    with pytest.raises(ValueError, match="global_batch_size 8 is not a multiple of the 3 processes"):
-        Batches(small(stores, a=1.0)).stream(0, 0, 3)
     other = make_tokenizer(tmp_path / "other", seed_text="quite other words")
     make_store(tmp_path / "out", other, ["the heart"])
     with pytest.raises(ValueError, match="made by different tokenizers") as caught:

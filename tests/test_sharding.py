@@ -28,7 +28,7 @@ def gradients(model, params, objective, mesh, micro_batches):
     with jax.set_mesh(mesh):
         placed = jax.device_put(params, shard_tree(mesh, params))
         step = jax.jit(partial(summed_gradients, loss_fn, micro_batches=micro_batches))
-        return step(placed, put(batch, mesh), jax.random.key(0)), placed
+        return step(placed, put(batch, mesh, 16), jax.random.key(0)), placed
 
 
 @pytest.fixture(scope="module")
