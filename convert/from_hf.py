@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from convert import table
 from cptjax import bounds, checkpoint
 from cptjax.checkpoint import parameter_shapes, path_keys
-from cptjax.files import TOKENIZER_FILES, copy_tokenizer, new_folder, read_json
+from cptjax.files import TOKENIZER_FILES, check_inside, copy_tokenizer, new_folder, read_json
 from cptjax.model import FULL, SLIDING, ModelConfig
 from cptjax.tokenizer import load_tokenizer
 
@@ -88,11 +88,12 @@ def read_shape(source: str | Path, *, revision: str | None = None) -> ModelConfi
 def find(source: str | Path, *, revision: str | None = None, weights: bool = True) -> Path:
     """The folder itself when it exists, else the Hub repository of that id, downloaded, its weights on request.
 
-    Without a network, and with HF_HUB_OFFLINE=1, the Hub's cache on this disk answers.
+    Without a network, and with HF_HUB_OFFLINE=1, the Hub's cache on this disk answers. Raises as `check_inside` does.
     """
     if Path(source).is_dir():
         if revision is not None:
             raise ValueError(f"{source} is a local folder; a revision needs a Hub id")
+        check_inside(Path(source))
         return Path(source)
     import huggingface_hub
 
@@ -107,6 +108,7 @@ def find(source: str | Path, *, revision: str | None = None, weights: bool = Tru
         with suppress(Exception):  # no network, in the words of whichever library: what the Hub holds stays unknown
             names = huggingface_hub.list_repo_files(str(source), revision=revision)
         _refuse_pickles(str(source), names)
+    check_inside(found)
     return found
 
 

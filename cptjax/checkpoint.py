@@ -25,7 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
 
-from cptjax.files import read_json, sha256, write_json
+from cptjax.files import check_inside, read_json, sha256, write_json
 from cptjax.model import ModelConfig, ModernBert, init_params
 from cptjax.step import TrainState
 
@@ -238,13 +238,14 @@ def _find(folder: Path, step: int | None) -> tuple[int, ModelConfig]:
 
 
 def read_model(folder: Path) -> ModelConfig:
-    """The ModelConfig of a run folder. Raises FileNotFoundError when it is not one."""
+    """The ModelConfig of a run folder. Raises FileNotFoundError when it is not one, and as `check_inside` does."""
     path = folder / MODEL
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder} is not a run folder (no {MODEL}): convert a Hugging Face folder first with "
             f"python -m convert from-hf {folder} OUT"
         )
+    check_inside(folder)
     return model_config(read_json(path), where=str(path))
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,25 @@ def put_in_place(made: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def check_inside(folder: Path, names: Iterable[str] = ()) -> None:
+    """Raise ValueError where a link in `folder`, or one of `names`, which are to be files of it, leads out of it.
+
+    `folder` itself may be a link, and a snapshot in the Hub's cache holds links to the blobs beside it.
+    """
+    home = Path(os.path.realpath(folder))
+    roots = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
+    inside = [Path(parent, name) for parent, folders, files in os.walk(home) for name in (*folders, *files)]
+    for path in (*filter(Path.is_symlink, inside), *(home / name for name in names)):
+        if not any(Path(os.path.realpath(path)).is_relative_to(root) for root in roots):
+            raise ValueError(f"{path} leads out of {folder}: put the file itself there")
+
+
 def copy_tokenizer(source: Path, out: Path) -> None:
-    """Copy the tokenizer files that `source` has into `out`; without any, `out` is not made."""
+    """Copy the tokenizer files that `source` has into `out`; without any, `out` is not made.
+
+    Raises as `check_inside` does.
+    """
+    check_inside(source)
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             out.mkdir(exist_ok=True)

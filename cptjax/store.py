@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from cptjax.files import folder_hashes, hash_of, read_json, sha256, warn_of_damage, write_json
+from cptjax.files import check_inside, folder_hashes, hash_of, read_json, sha256, warn_of_damage, write_json
 
 STORE_VERSION = 2
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer"
@@ -133,7 +133,7 @@ class Manifest:
 
     @classmethod
     def read(cls, store: Path | str) -> "Manifest":
-        """The manifest of a store folder. ValueError when it is not a store of this version."""
+        """The manifest of a store folder. ValueError when it is none of this version, or not all in its folder."""
         path = Path(store) / MANIFEST
         try:
             fields = json.loads(path.read_bytes())
@@ -160,9 +160,12 @@ class Manifest:
             fields["duplicates"] = Duplicates(**fields["duplicates"])
             if fields["contamination"] is not None:
                 fields["contamination"] = Contamination(**fields["contamination"])
-            return cls(**fields)
+            manifest = cls(**fields)
+            names = [*manifest.sha256, *(shard.file for shard in manifest.shards)]
+            check_inside(Path(store), names)
         except (TypeError, KeyError):
             raise ValueError(f"{path} is not a manifest: prepare the store again") from None
+        return manifest
 
 
 class Store:
