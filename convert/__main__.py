@@ -11,6 +11,7 @@ from pathlib import Path
 from absl import logging as absl_logging
 
 from cptjax import errors
+from cptjax.escape import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     sub = commands.add_parser("parity", help="same numbers? exit code 0 if so, 1 if not")
     sub.add_argument("a", metavar="A", help="the one to trust: Hugging Face folder or run folder")
     sub.add_argument("b", metavar="B")
-    sub.add_argument("--out", metavar="FILE", type=Path, help="default: B/parity.json")
+    sub.add_argument("--out", metavar="FILE", type=Path, help="write every number to this JSON file")
     sub.set_defaults(run=run_parity)
 
     sub = commands.add_parser("release", help="a finished run -> a folder for the Hub, with its card")
@@ -104,7 +105,7 @@ def run_from_hf(args: argparse.Namespace) -> int:
     from convert import from_hf
 
     config = from_hf.convert_folder(args.source, args.out, revision=args.revision, overwrite=args.overwrite)
-    print(f"wrote {args.out}: step 0, {config.num_hidden_layers} layers of {config.hidden_size}")
+    say(f"wrote {args.out}: step 0, {config.num_hidden_layers} layers of {config.hidden_size}")
     return 0
 
 
@@ -121,7 +122,7 @@ def run_to_hf(args: argparse.Namespace) -> int:
         shard_size=args.max_shard_size,
         overwrite=args.overwrite,
     )
-    print(f"wrote {args.out}: step {step} as {architecture}, {args.dtype}")
+    say(f"wrote {args.out}: step {step} as {architecture}, {args.dtype}")
     return 0
 
 
@@ -143,9 +144,9 @@ def run_release(args: argparse.Namespace) -> int:
         for name, value in vars(args).items()
         if name not in ("run", "checkpoint", "out", "private", "traceback")
     }
-    print(f"wrote {release.release(args.checkpoint, args.out, **told)}: read its README.md before you publish it")
+    say(f"wrote {release.release(args.checkpoint, args.out, **told)}: read its README.md before you publish it")
     if args.model_id is not None:
-        print(f"pushed: {release.push(args.out, args.model_id, private=args.private)}")
+        say(f"pushed: {release.push(args.out, args.model_id, private=args.private)}")
     return 0
 
 
@@ -154,7 +155,7 @@ def run_resize_vocab(args: argparse.Namespace) -> int:
     from convert import vocab
 
     done = vocab.resize_vocab(args.source, args.out, args.tokens, revision=args.revision, overwrite=args.overwrite)
-    print(
+    say(
         f"wrote {args.out}: {done.in_slots} tokens in unused slots, {done.appended} appended; "
         f"vocab_size {done.old_size} before, {done.new_size} after"
     )
@@ -165,7 +166,7 @@ def run_shape(args: argparse.Namespace) -> int:
     """shape"""
     from convert import from_hf
 
-    print(json.dumps(asdict(from_hf.read_shape(args.source, revision=args.revision))))
+    say(json.dumps(asdict(from_hf.read_shape(args.source, revision=args.revision))))
     return 0
 
 

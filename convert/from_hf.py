@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from convert import table
 from cptjax import bounds, checkpoint
 from cptjax.checkpoint import parameter_shapes, path_keys
+from cptjax.escape import say
 from cptjax.files import TOKENIZER_FILES, check_inside, copy_tokenizer, new_folder, read_json
 from cptjax.model import FULL, SLIDING, ModelConfig
 from cptjax.tokenizer import load_tokenizer
@@ -160,7 +161,7 @@ def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
         if rest.pop("rope_type") != "default" or rest:
             raise ValueError(f"{where}: rope of {kind} is {parameters[kind]}; only rope_type 'default' is known")
     if dropouts := [f"{k} {v}" for k, v in raw.items() if k.endswith("_dropout") and v]:
-        print(f"warning: cptjax trains without dropout; {where} has {dropouts}", file=sys.stderr)
+        say(f"warning: cptjax trains without dropout; {where} has {dropouts}", stream=sys.stderr)
     form = table.ARCHITECTURES[architecture]
     same = [field.name for field in fields(ModelConfig) if field.name not in OURS and hasattr(normal, field.name)]
     values: dict[str, Any] = {name: getattr(normal, name) for name in same} | thetas

@@ -23,6 +23,7 @@ from convert import table
 from convert.from_hf import architecture_of, find, load, weight_files
 from convert.to_hf import choose
 from cptjax import checkpoint, heads
+from cptjax.escape import say
 from cptjax.files import read_json, sha256, write_json
 from cptjax.model import SLIDING, ModelConfig, ModernBert, Precision, encode
 
@@ -327,14 +328,12 @@ def table_lines(report: dict) -> list[str]:
 
 
 def main(a: str, b: str, out: Path | None = None) -> int:
-    """Print the table; write parity.json to `out`, or into B where B is a Hugging Face folder."""
+    """Print the table, and write the report to `out` where that is given; 1 for models that differ."""
     report = compare(a, b)
-    print("\n".join(table_lines(report)))
-    if out is None and Path(b).is_dir() and not (Path(b) / checkpoint.MODEL).is_file():
-        out = Path(b) / "parity.json"
+    say("\n".join(table_lines(report)))
     if out is not None:
         write_json(out, report)
-        print(f"wrote {out}")
+        say(f"wrote {out}")
     return 0 if report["passed"] else 1
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import logging as absl_logging
 
 from cptjax import errors
+from cptjax.escape import say
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,8 +130,8 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
         overwrite=arguments.overwrite,
         engine=engine,
     )
-    print(page.text(report.write(arguments.out)))
-    print(
+    say(page.text(report.write(arguments.out)))
+    say(
         f"{arguments.out}: {manifest.documents:,} documents, {manifest.tokens:,} tokens; "
         f"this report is {arguments.out / 'report.html'} too"
     )
@@ -154,7 +155,7 @@ def _data_report(arguments: argparse.Namespace) -> None:
         raise ValueError("--out is for the report of one store: without it each is written into its store")
     for path in arguments.stores:
         Store(path).verify()
-        print(page.text(report.write(path, arguments.out)))
+        say(page.text(report.write(path, arguments.out)))
 
 
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -186,7 +187,7 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
         device=arguments.device,
         assumptions=plan.Assumptions(**given),
     )
-    print(plan.text(report), end="")
+    say(plan.text(report).rstrip("\n"))
     if arguments.out is not None:
         files.write_json(arguments.out, report)
 
@@ -195,7 +196,7 @@ def _doctor(arguments: argparse.Namespace) -> None:
     from cptjax import doctor, files
 
     report = doctor.examine()
-    print(doctor.text(report), end="")
+    say(doctor.text(report).rstrip("\n"))
     if arguments.out is not None:
         files.write_json(arguments.out, report)
     if failures := doctor.failures(report):
@@ -231,7 +232,7 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
             subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
         multihost_utils.sync_global_devices("converted")
     folder = train(run, arguments.workdir)
-    print(f"{folder}: trained; plot in {folder / 'plot.png'}, export with python -m convert to-hf {folder} OUT")
+    say(f"{folder}: trained; plot in {folder / 'plot.png'}, export with python -m convert to-hf {folder} OUT")
 
 
 def _stop(*_) -> None:

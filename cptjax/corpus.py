@@ -34,6 +34,7 @@ from cptjax.cleaning import (
     near_duplicates,
     read_evaluation,
 )
+from cptjax.escape import say
 from cptjax.files import TOKENIZER_FILES, check_free, locked, put_in_place, read_json, sha256, write_json
 from cptjax.parts import (
     DROPPED,
@@ -121,7 +122,7 @@ def prepare(
             engine(functools.partial(chunks, job), functools.partial(make_part, job), units)
             parts = Parts(job, units)
             for name in parts.changed(known):
-                print(f"{name} has changed since it was first read: it was read again", file=sys.stderr)
+                say(f"{name} has changed since it was first read: it was read again", stream=sys.stderr)
             _finish(job, names, parts, other_files, encoder, evaluation, engine)
             put_in_place(job.work / "store", out)
             shutil.rmtree(job.work)
@@ -174,7 +175,7 @@ def _begin(job: Job, tokenizer: Path, encoder: Encoder, evaluation: Evaluation |
     except (ValueError, KeyError):  # cut by a loss of power
         begun = None
     if begun != job.key:
-        print(f"{job.work.name} was begun with other options or another tokenizer: it is begun anew", file=sys.stderr)
+        say(f"{job.work.name} was begun with other options or another tokenizer: it is begun anew", stream=sys.stderr)
         for folder in ("units", "parts", "shards"):
             shutil.rmtree(job.work / folder, ignore_errors=True)
     for folder in ("units", "parts", "shards", "tokenizer", "evaluation"):

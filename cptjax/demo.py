@@ -19,6 +19,7 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from cptjax import checkpoint, grammar, telemetry
+from cptjax.escape import say
 from cptjax.files import write_json
 from cptjax.model import ModernBert, Precision, encode
 from cptjax.sources import Reading, read_documents
@@ -59,42 +60,42 @@ def demo(folder: Path, text: Sequence[Path] | None) -> None:
 
     sources = own_text(text, folder / "text") if text else write_text(folder / "text")
     own_tokenizer = folder / "tokenizer"
-    _say("text -> token store, with a tokenizer trained on it")
+    _head("text -> token store, with a tokenizer trained on it")
     train_tokenizer(_texts(sources), own_tokenizer)
     for name, path in sources.items():
         _prepare(path, own_tokenizer, folder / f"store_{name}")
 
-    _say("a small base encoder, by masked language modelling")
+    _head("a small base encoder, by masked language modelling")
     vocab_size = -(-load_tokenizer(own_tokenizer).get_vocab_size() // 64) * 64
     model = ("--model.vocab-size", vocab_size)
     _train("configs/tiny_base.py", folder / "base", folder / "store_general", *model)
     _run("convert", "to-hf", folder / "base", folder / "base_hf")
 
-    _say("the pipeline: Hugging Face folder -> CLM detour -> masked decay -> Hugging Face folder")
+    _head("the pipeline: Hugging Face folder -> CLM detour -> masked decay -> Hugging Face folder")
     _run("convert", "from-hf", folder / "base_hf", folder / "start")
     _train("configs/tiny.py", folder / "adapted", folder / "store_clinical", "--init", folder / "start")
     _run("convert", "to-hf", folder / "adapted", folder / "adapted_hf")
     _run("convert", "parity", folder / "adapted_hf", folder / "adapted")
 
-    _say("what it changed")
-    print(table(telemetry.read_events(folder / "adapted" / "events.jsonl")))
+    _head("what it changed")
+    say(table(telemetry.read_events(folder / "adapted" / "events.jsonl")))
     questions = own_questions(folder / "store_clinical", own_tokenizer) if text else grammar.PROBES
-    print(probes(questions, folder / "start", folder / "adapted"))
+    say(probes(questions, folder / "start", folder / "adapted"))
     seconds = time.perf_counter() - began
-    print(f"\n{seconds:.0f} s in all; plot: {folder / 'adapted' / 'plot.png'}; model: {folder / 'adapted_hf'}")
+    say(f"\n{seconds:.0f} s in all; plot: {folder / 'adapted' / 'plot.png'}; model: {folder / 'adapted_hf'}")
 
 
-def _say(what: str) -> None:
-    print(f"\n== {what}", flush=True)
+def _head(what: str) -> None:
+    say(f"\n== {what}")
 
 
 def _run(module: str, *arguments: object, lines: int | None = None) -> None:
     """Run one of our commands as a user would, and show it, with the last `lines` of what it prints."""
     words = ["-m", module, *map(str, arguments)]
-    print("$ python", *words, flush=True)
+    say(" ".join(["$ python", *words]))
     done = subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE if lines else None, text=True)
     if lines:
-        print(*done.stdout.splitlines()[-lines:], sep="\n", flush=True)
+        say("\n".join(done.stdout.splitlines()[-lines:]))
 
 
 def _prepare(path: Path, tokenizer: Path, store: Path) -> None:

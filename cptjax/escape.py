@@ -5,7 +5,11 @@ Names of files, columns, phases and models, rows, tokens and the words of errors
 
 import html as escapes
 import re
+import sys
 import unicodedata
+from typing import TextIO
+
+from tqdm import tqdm
 
 JOINERS = "\u200c\u200d"  # invisible, but part of the spelling of Persian, of Indian scripts and of emoji
 MARKUP = re.compile(
@@ -27,6 +31,12 @@ def printable(text: str, *, keep: str = "") -> str:
         return char if plain else char.encode("unicode_escape").decode()
 
     return text if text.isprintable() else "".join(map(shown, text))
+
+
+def say(text: str, *, stream: TextIO | None = None) -> None:
+    """Print lines that steer no terminal, on stdout or `stream`, above a progress bar where there is one."""
+    tqdm.write("\n".join(map(printable, text.split("\n"))), file=stream)
+    (stream or sys.stdout).flush()
 
 
 def html(text: str, *, keep: str = "") -> str:

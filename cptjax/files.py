@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cptjax.escape import printable
+
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -30,7 +32,7 @@ class DamageWarning(UserWarning, ValueError):
 
 def warn_of_damage(message: str) -> None:
     """Name what is damaged, in one line, and how the work goes on."""
-    warnings.warn(message, DamageWarning, stacklevel=2)
+    warnings.warn(printable(message), DamageWarning, stacklevel=2)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from cptjax.attention import BACKENDS, choose
 from cptjax.config import Phase, Run, incompatible_fields, to_dict, upgraded
 from cptjax.data import Batches, fingerprint, held_out_batches
 from cptjax.energy import EnergyMeter
+from cptjax.escape import say
 from cptjax.files import locked, read_json, write_json
 from cptjax.model import ModelConfig, ModernBert, init_params, parameter_names
 from cptjax.objectives import Vocabulary
@@ -263,7 +264,7 @@ def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
         known = {name: where for name, where in shardings.params.items() if name not in drawn}
         _, _, loaded = checkpoint.load_params(origin, shardings=known)
         if drawn and jax.process_index() == 0:
-            print(f"{run.init} has no language-model head: a new one is drawn (seed {run.seed})", file=sys.stderr)
+            say(f"{run.init} has no language-model head: a new one is drawn (seed {run.seed})", stream=sys.stderr)
 
         def complete(loaded):
             fresh = params() if drawn else {}
@@ -374,7 +375,7 @@ class Recorder:
         self._clock = time.perf_counter()
         total = setting.run.bounds[-1][1]
         if self._first:
-            tqdm.write("attention: {backend} ({reason})".format(**setting.attention))
+            say("attention: {backend} ({reason})".format(**setting.attention))
         self._bar = tqdm(total=total, initial=int(state.step), unit="step", disable=None if self._first else True)
 
     def step(self, step: int, phase: Phase, metrics: dict[str, jax.Array]) -> None:
@@ -402,9 +403,7 @@ class Recorder:
         self.spent["tokens"] += values["tokens"]
         self.spent["targets"] += values["targets"]
         if values["overflow"] and not self.spent["overflow"] and self._first:
-            tqdm.write(
-                f"step {step}: {values['overflow']:.0f} chosen positions beyond the mask budget were not trained on"
-            )
+            say(f"step {step}: {values['overflow']:.0f} chosen positions beyond the mask budget were not trained on")
         self.spent["overflow"] += values["overflow"]
         if (joules := self._energy.joules()) is not None:
             self.spent["joules"] = (self._before["joules"] or 0.0) + joules
@@ -442,7 +441,7 @@ class Recorder:
                 f"{name} loss {r['loss']:.3f} accuracy {r['accuracy']:.3f}" for name, r in results.items()
             )
             if self._first:
-                tqdm.write(f"step {step} ({phase.name}) held out: {shown}")
+                say(f"step {step} ({phase.name}) held out: {shown}")
         self._clock = time.perf_counter()
 
     def facts(self) -> dict[str, Any]:

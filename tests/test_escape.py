@@ -1,6 +1,7 @@
 """What others wrote comes back as the same text, whatever shows it, and brings nothing along."""
 
 import html as escapes
+import sys
 
 import pytest
 from hypothesis import given
@@ -66,6 +67,13 @@ def test_what_is_printed_steers_nothing_and_is_one_line(text):
     assert all(char.isprintable() or char.isspace() for char in found) and len(found.splitlines()) <= 1
     found.encode()  # which lone surrogates, as in names of files, cannot be
     assert escape.printable(found) == found
+
+
+def test_what_is_said_is_lines(capsys):
+    # Broken by: printable of the whole text, or none.
+    escape.say("a\x1b[2J\r\nb\u202e")
+    escape.say("c\x07", stream=sys.stderr)
+    assert capsys.readouterr() == ("a\\x1b[2J\\r\nb\\u202e\n", "c\\x07\n")
 
 
 @pytest.mark.parametrize(

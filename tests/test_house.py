@@ -100,6 +100,15 @@ def test_flax_stays_in_the_files_that_define_networks():
     assert users <= {"cptjax/model.py", "cptjax/heads.py"}
 
 
+@pytest.mark.parametrize("path", FILES["cptjax"] + FILES["convert"], ids=short)
+def test_what_is_printed_goes_through_one_place(path):
+    """`escape.say`, which lets nothing through that steers a terminal; errors.py ends a command by itself."""
+    # Broken by: print(run.name) in train.py.
+    calls = [node.func for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
+    printed = [ast.unparse(call) for call in calls if ast.unparse(call) in ("print", "tqdm.write", "sys.stdout.write")]
+    assert path.stem in ("escape", "errors") or not printed
+
+
 def test_no_file_is_a_drawer_for_everything():
     # Broken by: touch cptjax/utils.py.
     drawers = {"util", "utils", "helpers", "misc", "common"}
