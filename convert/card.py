@@ -264,21 +264,29 @@ def _conversion(parity: Mapping[str, Any]) -> list[str]:
     ]
 
 
+BESIDE_STEPS = {  # of run.json's cost
+    "waiting_hours": "waiting for data",
+    "evaluation_hours": "in evaluations",
+    "saving_hours": "saving checkpoints",
+    "compiling_hours": "compiling",
+}
+
+
 def _cost(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[str]:
     whole = len(phases) == len(run["phases"])
     spent = run["cost"]
     if not whole:
         return ["## Cost", "Known only for the whole run, of which this model is a part."]
-    energy = (
-        f"Energy: {spent['kilowatt_hours']:.2f} kWh, by {spent['energy_by']}."
-        if spent["kilowatt_hours"] is not None
-        else f"Energy: {spent['energy_by']}."
-    )
+    beside = ", ".join(f"{spent[name]:.2f} {what}" for name, what in BESIDE_STEPS.items() if name in spent)
+    energy = f"Energy: {spent['energy_by']}."
+    if spent["kilowatt_hours"] is not None:
+        steps = f", {spent['step_kilowatt_hours']:.2f} of it in steps" if "step_kilowatt_hours" in spent else ""
+        energy = f"Energy: {spent['kilowatt_hours']:.2f} kWh{steps}, by {spent['energy_by']}."
     return [
         "## Cost",
         f"{spent['hours']:.2f} hours in optimiser steps on {run['devices']} x {run['device']} "
-        f"({spent['device_hours']:.2f} device hours), by the clock of the training process; evaluation, checkpoints "
-        f"and data preparation come on top. {energy}",
+        f"({spent['device_hours']:.2f} device hours), by the clock of the training process; hours beside them: "
+        f"{beside or 'not known'}. Preparing the data comes on top. {energy}",
     ]
 
 

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from cptjax import checkpoint, grammar, telemetry
+from cptjax import checkpoint, grammar
 from cptjax.escape import say
+from cptjax.events import read_events
 from cptjax.files import write_json
 from cptjax.model import ModernBert, Precision, encode
 from cptjax.sources import Reading, read_documents
@@ -78,7 +79,7 @@ def demo(folder: Path, text: Sequence[Path] | None) -> None:
     _run("convert", "parity", folder / "adapted_hf", folder / "adapted")
 
     _head("what it changed")
-    say(table(telemetry.read_events(folder / "adapted" / "events.jsonl")))
+    say(table(read_events(folder / "adapted" / "events.jsonl")))
     questions = own_questions(folder / "store_clinical", own_tokenizer) if text else grammar.PROBES
     say(probes(questions, folder / "start", folder / "adapted"))
     seconds = time.perf_counter() - began
@@ -173,11 +174,9 @@ def table(events: Sequence[dict]) -> str:
         mine = [event for event in steps if event["phase"] == phase]
         ends = (mine[0]["step"], mine[-1]["step"] + 1)
         held = [event["held_out"][phase]["loss"] for event in evaluations if event["step"] in ends]
-        compiled = mine[1:] or mine  # the first step waits for the compiler
-        speed = sum(event["tokens"] for event in compiled) / sum(event["seconds"] for event in compiled)
-        tokens = sum(event["tokens"] for event in mine)
+        tokens, seconds = (sum(event[name] for event in mine) for name in ("tokens", "seconds"))
         lines.append(
-            f"{phase:8}{len(mine):7}{tokens:10,.0f}{speed:10,.0f}{mine[0]['loss']:12.3f}"
+            f"{phase:8}{len(mine):7}{tokens:10,.0f}{tokens / seconds:10,.0f}{mine[0]['loss']:12.3f}"
             f"{mine[-1]['loss']:8.3f}{held[0]:10.3f}{held[-1]:8.3f}"
         )
     before, after = (event["held_out"]["decay"] for event in (evaluations[0], evaluations[-1]))

@@ -138,6 +138,15 @@ def write_json(path: Path, value: Any) -> None:
     partial.rename(path)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name `path` in an OSError raised by what writes it: a full disk does not say which file it refused."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def sha256(path: Path) -> str:
     """Of a file's bytes, hexadecimal."""
     with open(path, "rb") as stream:

@@ -4,7 +4,7 @@ It names stores by their folder's last name and holds no other path, so it can t
 """
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import jax
 
 from cptjax import telemetry
 from cptjax.checkpoint import ORIGIN, parameter_shapes
+from cptjax.clock import KINDS
 from cptjax.config import Run
 from cptjax.files import read_json
 from cptjax.model import ModelConfig
@@ -34,15 +35,11 @@ def describe_run(
     attention: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of run.json. `spent` are the run's totals; `epochs`, `tokens` and `fill` are by store folder."""
-    events = telemetry.read_events(folder / "events.jsonl")
     return {
         "name": run.name,
         "origin": _origin(folder / ORIGIN),
         "model": {**asdict(model), "parameters": parameter_count(model)},
-        "phases": [
-            describe_phase(run, i, [event for event in events if event["phase"] == phase.name])
-            for i, phase in enumerate(run.phases)
-        ],
+        "phases": [describe_phase(run, i, spent["phases"][phase.name]) for i, phase in enumerate(run.phases)],
         "data": [
             {
                 "name": Path(store).resolve().name,
@@ -62,7 +59,7 @@ def describe_run(
         "precision": asdict(run.precision),
         "attention": dict(attention),
         "seeds": {"masks_and_weights": run.seed, "data": run.data.seed},
-        "spent": dict(spent),
+        "spent": {name: value for name, value in spent.items() if name != "phases"},
         "cost": cost(spent, energy_by),
         "commit": telemetry.git_commit(),
         "versions": telemetry.versions(),
@@ -73,11 +70,9 @@ def describe_run(
     }
 
 
-def describe_phase(run: Run, index: int, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a phase was told and what its events count; `held_out` is the last evaluation made in it."""
+def describe_phase(run: Run, index: int, sums: Mapping[str, Any]) -> dict[str, Any]:
+    """What a phase was told, what it spent, and the evaluations at step 0 and last made in it."""
     phase, (first, last) = run.phases[index], run.bounds[index]
-    steps = [event for event in events if "loss" in event]
-    evaluated = [event["held_out"] for event in events if "held_out" in event]
     return {
         "name": phase.name,
         "objective": asdict(phase.objective),
@@ -86,21 +81,22 @@ def describe_phase(run: Run, index: int, events: Sequence[Mapping[str, Any]]) ->
         "optimizer_state": phase.optimizer_state,
         "steps": last - first,
         "last_step": last,
-        **{name: sum(event[name] for event in steps) for name in ("tokens", "targets", "seconds")},
-        "held_out_before": next((x["held_out"] for x in events if "held_out" in x and x["step"] == 0), None),
-        "held_out": evaluated[-1] if evaluated else None,
+        **sums,
     }
 
 
 def cost(spent: Mapping[str, Any], energy_by: str) -> dict[str, Any]:
-    """Hours in optimiser steps, device hours, and energy where all of it was read: in every step, on one host."""
-    hours, joules = spent["seconds"] / 3600, spent["joules"]
-    whole = spent["metered_seconds"] >= spent["seconds"] and jax.process_count() == 1
+    """Hours in optimiser steps, and in all else by its kind; device hours in steps; energy of all of it, and of the
+    steps, where all of it was read, on one host."""
+    whole = spent["metered"] and jax.process_count() == 1
+    if energy_by.startswith("NVML") and not whole:
+        energy_by = "not measured in all of the run and by all of its processes"
     return {
-        "hours": hours,
+        **{kind.replace("seconds", "hours"): spent[kind] / 3600 for kind in KINDS},
         "device_hours": spent["device_seconds"] / 3600,
-        "kilowatt_hours": joules / JOULES_PER_KWH if whole and joules is not None else None,
-        "energy_by": energy_by if whole and joules is not None else "not measured",
+        "kilowatt_hours": spent["joules"] / JOULES_PER_KWH if whole else None,
+        "step_kilowatt_hours": spent["step_joules"] / JOULES_PER_KWH if whole else None,
+        "energy_by": energy_by,
     }
 
 

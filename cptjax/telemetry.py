@@ -1,11 +1,10 @@
-"""What a run says about itself: FLOPs, MFU, events.jsonl, TensorBoard, a plot."""
+"""What is known of devices and of this code: FLOPs, peaks and boards, versions and commit."""
 
-import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Device(NamedTuple):
@@ -85,84 +84,3 @@ def git_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-class EventLog:
-    """events.jsonl and TensorBoard, written by the first process only.
-
-    Opening it at a step drops what an earlier, killed attempt logged after that step: an update event
-    carries the step it made, an evaluation the steps made before it.
-    """
-
-    def __init__(self, folder: Path, step: int, active: bool):
-        self._file = self._board = None
-        if not active:
-            return
-        from tensorboardX import SummaryWriter
-
-        path = folder / "events.jsonl"
-        kept = [
-            json.dumps(event) + "\n"
-            for event in read_events(path)
-            if event["step"] < step or ("held_out" in event and 0 < event["step"] == step)
-        ]
-        partial = path.with_name(".events.jsonl.partial")
-        partial.write_text("".join(kept))
-        partial.rename(path)
-        self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
-
-    def write(self, event: Mapping[str, Any]) -> None:
-        """Append one event; it needs `step` and `phase`."""
-        if self._file is None or self._board is None:
-            return
-        self._file.write(json.dumps(event) + "\n")
-        for name, value in event.items():
-            if isinstance(value, float):
-                self._board.add_scalar(name, value, event["step"])
-
-    def close(self) -> None:
-        """Flush everything to disk."""
-        for log in (self._file, self._board):
-            if log is not None:
-                log.close()
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """All whole events of a log; a line cut short by a kill is left out."""
-    events = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            break  # only the last line can be cut
-    return events
-
-
-def plot(events: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Loss, held-out loss and accuracy, and learning rate over the optimiser steps, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 9), layout="constrained")
-    loss_axes, accuracy_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1))
-    phases = list(dict.fromkeys(event["phase"] for event in events if "loss" in event))
-    for phase in phases:
-        steps = [event for event in events if event["phase"] == phase and "loss" in event]
-        x = [event["step"] for event in steps]
-        loss_axes.plot(x, [event["loss"] for event in steps], linewidth=0.8, label=f"training, {phase}")
-        rate_axes.plot(x, [event["learning_rate"] for event in steps], label=phase)
-    evaluations = [event for event in events if "held_out" in event]
-    for objective in dict.fromkeys(name for event in evaluations for name in event["held_out"]):
-        x = [event["step"] for event in evaluations]
-        for axes, what in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
-            values = [event["held_out"][objective][what] for event in evaluations]
-            axes.plot(x, values, marker="o", markersize=3, label=f"held out, {objective}")
-    for axes, label in ((loss_axes, "loss (nats)"), (accuracy_axes, "accuracy"), (rate_axes, "learning rate")):
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(fontsize="small")
-    rate_axes.set_xlabel("optimiser step")
-    partial = path.with_name(f".{path.stem}.partial.png")
-    figure.savefig(partial, dpi=120)
-    partial.rename(path)

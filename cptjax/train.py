@@ -6,7 +6,6 @@ command gives the numbers of an undisturbed one.
 
 import contextlib
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,34 +16,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
-from cptjax import checkpoint, host, memory, sharding, telemetry
+from cptjax import checkpoint, host, memory, sharding
 from cptjax.attention import BACKENDS, choose
+from cptjax.clock import COMPILING, EVALUATION, SAVING, WAITING, Clock
 from cptjax.config import Phase, Run, incompatible_fields, to_dict, upgraded
 from cptjax.data import Batches, fingerprint, held_out_batches
-from cptjax.energy import EnergyMeter
 from cptjax.escape import say
 from cptjax.files import locked, read_json, write_json
 from cptjax.model import ModelConfig, ModernBert, init_params, parameter_names
 from cptjax.objectives import Vocabulary
 from cptjax.optim import freeze_mask, make_optimizer
 from cptjax.packing import PACKING_VERSION
-from cptjax.record import describe_run
+from cptjax.recorder import Recorder, nothing_spent, resumed
 from cptjax.schedules import learning_rate
 from cptjax.selfcheck import verify
 from cptjax.step import TrainState, chunk_positions, eval_step, init_state, loss_and_counts, train_step
 from cptjax.store import Manifest
-
-NOTHING_SPENT: dict[str, float | None] = {
-    "seconds": 0.0,
-    "device_seconds": 0.0,
-    "tokens": 0.0,
-    "targets": 0.0,
-    "overflow": 0.0,
-    "joules": None,
-    "metered_seconds": 0.0,  # of `seconds`, those whose energy was read
-}
 
 
 @dataclass(frozen=True)
@@ -256,7 +244,7 @@ def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
                 f"{setting.folder} was begun by a version of this program that packs rows in another way: "
                 "go on with that version, or use another --workdir"
             )
-        return state, NOTHING_SPENT | facts["spent"]
+        return state, resumed(run, facts["spent"], step)
     if run.init:
         origin = starting_folder(run, setting.folder)
         whole = checkpoint.parameter_shapes(setting.model.config)
@@ -273,7 +261,7 @@ def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
         state = jax.jit(complete, out_shardings=shardings, donate_argnums=0)(loaded)
     else:
         state = jax.jit(lambda: init_state(params(), tx), out_shardings=shardings)()
-    return state, dict(NOTHING_SPENT)
+    return state, nothing_spent(run)
 
 
 def compile_phase(setting: Setting, phase: Phase, first: int, last: int, tx) -> Callable:
@@ -325,7 +313,7 @@ def _state_shardings(setting: Setting, tx) -> TrainState:
     return jax.tree.map(lambda x: x.sharding, state_shapes(setting, tx))
 
 
-def make_evaluate(setting: Setting) -> Callable[[Any], dict[str, dict[str, float]]]:
+def make_evaluate(setting: Setting, clock: Clock) -> Callable[[Any], dict[str, dict[str, float]]]:
     """params -> {objective: {loss, accuracy}} on the held-out store, for every objective of the run."""
     run = setting.run
     held_out = run.held_out
@@ -333,14 +321,16 @@ def make_evaluate(setting: Setting) -> Callable[[Any], dict[str, dict[str, float
         return lambda params: {}
     objectives = {phase.name: phase.objective for phase in run.phases}
     steps = {
-        name: jax.jit(
-            partial(
-                eval_step,
-                model=setting.model,
-                objective=objective,
-                vocabulary=setting.vocabulary,
-                seed=run.seed,
-                chunk=setting.chunk,
+        name: clock.compiled(
+            jax.jit(
+                partial(
+                    eval_step,
+                    model=setting.model,
+                    objective=objective,
+                    vocabulary=setting.vocabulary,
+                    seed=run.seed,
+                    chunk=setting.chunk,
+                )
             )
         )
         for name, objective in objectives.items()
@@ -363,141 +353,36 @@ def make_evaluate(setting: Setting) -> Callable[[Any], dict[str, dict[str, float
     return evaluate
 
 
-class Recorder:
-    """Reads each step's metrics one step late, so that the device never waits, and keeps the totals."""
-
-    def __init__(self, setting: Setting, state: TrainState, spent: dict[str, Any]):
-        self._setting, self._pending = setting, None
-        self._first = jax.process_index() == 0
-        self._log = telemetry.EventLog(setting.folder, int(state.step), self._first)
-        self._energy = EnergyMeter(setting.mesh.local_devices)
-        self._before, self.spent = spent, dict(spent)
-        self._clock = time.perf_counter()
-        total = setting.run.bounds[-1][1]
-        if self._first:
-            say("attention: {backend} ({reason})".format(**setting.attention))
-        self._bar = tqdm(total=total, initial=int(state.step), unit="step", disable=None if self._first else True)
-
-    def step(self, step: int, phase: Phase, metrics: dict[str, jax.Array]) -> None:
-        """Take the metrics of a step just dispatched; write those of the step before it."""
-        self.flush()
-        self._pending = (step, phase, metrics)
-
-    def flush(self) -> None:
-        """Wait for the last step and write its event. Raises FloatingPointError when it is not finite."""
-        if self._pending is None:
-            return
-        step, phase, metrics = self._pending
-        self._pending = None
-        values = {name: float(value) for name, value in metrics.items()}
-        if not np.isfinite([values["loss"], values["grad_norm"]]).all():
-            saved = checkpoint.latest_step(self._setting.folder)
-            raise FloatingPointError(
-                f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step} (phase {phase.name}); "
-                f"last good checkpoint: {'none' if saved is None else f'step {saved}'}"
-            )
-        now = time.perf_counter()
-        seconds, self._clock = now - self._clock, now
-        self.spent["seconds"] += seconds
-        self.spent["device_seconds"] += seconds * self._setting.mesh.size
-        self.spent["tokens"] += values["tokens"]
-        self.spent["targets"] += values["targets"]
-        if values["overflow"] and not self.spent["overflow"] and self._first:
-            say(f"step {step}: {values['overflow']:.0f} chosen positions beyond the mask budget were not trained on")
-        self.spent["overflow"] += values["overflow"]
-        if (joules := self._energy.joules()) is not None:
-            self.spent["joules"] = (self._before["joules"] or 0.0) + joules
-            self.spent["metered_seconds"] += seconds
-        event = {"step": step, "phase": phase.name, **values, "seconds": seconds}
-        event |= {"tokens_per_s": values["tokens"] / seconds, **self._speed(values, phase, seconds)}
-        del event["keys"]
-        self._log.write(event)
-        self._bar.set_postfix(phase=phase.name, loss=f"{values['loss']:.3f}", refresh=False)
-        self._bar.update()
-
-    def _speed(self, values: dict[str, float], phase: Phase, seconds: float) -> dict[str, float]:
-        """Model FLOP/s and, on a device whose peak is known, the share of it (MFU)."""
-        config, tokens = self._setting.model.config, max(values["tokens"], 1.0)
-        flops = telemetry.flops_per_token(
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            vocab_size=config.vocab_size,
-            keys=config.mean_keys(phase.objective.mask_mode, values["keys"] / tokens),
-            predicted=values["targets"] / tokens,
-        )
-        flops = tokens * sum(flops.values())
-        speed = {"model_tflops_per_s": flops / seconds / 1e12}
-        if (peak := telemetry.peak_flops(jax.devices()[0].device_kind)) is not None:
-            speed["mfu"] = flops / seconds / (peak * jax.device_count())
-        return speed
-
-    def held_out(self, step: int, phase: Phase, results: dict[str, dict[str, float]]) -> None:
-        """Write an evaluation made before `step`."""
-        self.flush()
-        if results:
-            flat = {f"held_out/{name}/{what}": x for name, r in results.items() for what, x in r.items()}
-            self._log.write({"step": step, "phase": phase.name, "held_out": results, **flat})
-            shown = ", ".join(
-                f"{name} loss {r['loss']:.3f} accuracy {r['accuracy']:.3f}" for name, r in results.items()
-            )
-            if self._first:
-                say(f"step {step} ({phase.name}) held out: {shown}")
-        self._clock = time.perf_counter()
-
-    def facts(self) -> dict[str, Any]:
-        """What is kept beside a checkpoint."""
-        return {
-            "stores": self._setting.fingerprints,
-            "packing": PACKING_VERSION,
-            "spent": self.spent,
-            "commit": telemetry.git_commit(),
-        }
-
-    def close(self, batches: Batches) -> None:
-        """Write the last event, run.json and the plot."""
-        self.flush()
-        self._bar.close()
-        self._log.close()
-        run, folder = self._setting.run, self._setting.folder
-        again = self.spent == self._before and (folder / "run.json").is_file()  # the run had ended before
-        if self._first and not again:
-            found = describe_run(
-                run,
-                self._setting.model.config,
-                folder,
-                spent=self.spent,
-                epochs=batches.epochs(run.bounds[-1][1]),
-                tokens=batches.tokens(run.bounds[-1][1]),
-                fill=batches.fill,
-                energy_by=self._energy.method,
-                attention=self._setting.attention,
-            )
-            write_json(folder / "run.json", found)
-            telemetry.plot(telemetry.read_events(folder / "events.jsonl"), folder / "plot.png")
-
-    def abandon(self) -> None:
-        """Leave a run that failed: keep what is written."""
-        self._bar.close()
-        self._log.close()
-
-
 def _train(setting: Setting) -> Path:
     run, folder = setting.run, setting.folder
     state, spent = start(setting, make_optimizer(run.optimizer, run.phases[0].schedule.peak))
     batches = Batches(run.data)
     stream = batches.stream(int(state.step), sharding.own_rows(setting.mesh, run.data.global_batch_size))
     saver = checkpoint.Saver(folder, run.keep_checkpoints, tuple(last for _, last in run.bounds))
-    evaluate, recorder = make_evaluate(setting), Recorder(setting, state, spent)
+    recorder = Recorder(
+        run,
+        setting.model.config,
+        folder,
+        setting.mesh,
+        attention=setting.attention,
+        kept={"stores": setting.fingerprints, "packing": PACKING_VERSION},
+        step=int(state.step),
+        spent=spent,
+    )
+    evaluate = make_evaluate(setting, recorder.clock)
     try:
-        for phase, (first, last) in zip(run.phases, run.bounds, strict=True):
-            if int(state.step) < last:
-                state = _train_phase(setting, phase, first, last, state, stream, saver, evaluate, recorder)
+        try:
+            for phase, (first, last) in zip(run.phases, run.bounds, strict=True):
+                if int(state.step) <= last:
+                    state = _train_phase(setting, phase, first, last, state, stream, saver, evaluate, recorder)
+        finally:
+            with recorder.clock.doing(WAITING):
+                stream.close()
+            with recorder.clock.doing(SAVING):
+                saver.close()
     except BaseException:
         recorder.abandon()
         raise
-    finally:
-        stream.close()
-        saver.close()
     recorder.close(batches)
     return folder
 
@@ -513,21 +398,31 @@ def _train_phase(
     evaluate: Callable,
     recorder: Recorder,
 ) -> TrainState:
-    run = setting.run
+    """The steps of a phase that are not made yet: next batch, update, then the actions that are due."""
+    run, clock = setting.run, recorder.clock
     tx = make_optimizer(run.optimizer, phase.schedule.peak)
-    update = compile_phase(setting, phase, first, last, tx)
-    if int(state.step) == 0:
-        recorder.held_out(0, phase, evaluate(state.params))
+    with clock.doing(COMPILING):
+        update = clock.compiled(compile_phase(setting, phase, first, last, tx))
+
+    def evaluate_if_due(done: int) -> None:
+        if (done in (0, last) or done % run.eval_every == 0) and recorder.spent["evaluated"] != done:
+            with recorder.doing(EVALUATION):
+                results = evaluate(state.params)
+            recorder.held_out(done, phase, results)
+
+    evaluate_if_due(int(state.step))
     if int(state.step) == first and phase.optimizer_state == "reset":
-        fresh = jax.jit(tx.init, out_shardings=_state_shardings(setting, tx).opt_state)
-        state = state._replace(opt_state=fresh(state.params))
+        with clock.doing(COMPILING):
+            fresh = jax.jit(tx.init, out_shardings=_state_shardings(setting, tx).opt_state)
+            state = state._replace(opt_state=fresh(state.params))
     for step in range(int(state.step), last):
-        state, metrics = update(state, sharding.put(next(stream), setting.mesh, run.data.global_batch_size))
+        batch = sharding.put(clock.fetch(stream), setting.mesh, run.data.global_batch_size)
+        state, metrics = update(state, batch)
         recorder.step(step, phase, metrics)
         done = step + 1
-        if done == last or done % run.eval_every == 0:
-            recorder.held_out(done, phase, evaluate(state.params))
+        evaluate_if_due(done)
         if done == last or done % run.checkpoint_every == 0:
-            recorder.flush()
-            saver.save(done, state, recorder.facts())
+            with recorder.doing(SAVING):
+                saver.save(done, state, recorder.facts())
+            recorder.saved(done, phase)
     return state

@@ -148,6 +148,8 @@ def test_the_card_says_all_that_a_run_knows(released):
         "| other | 79.0 (1) | - | - |",
         "Energy: not measured.",
         "hours in optimiser steps on 8 x cpu",
+        "hours beside them: {waiting_hours:.2f} waiting for data, {evaluation_hours:.2f} in evaluations, "
+        "{saving_hours:.2f} saving checkpoints, {compiling_hours:.2f} compiling.".format(**run["cost"]),
         "This code ran on these files",
         "AutoModelForMaskedLM.from_pretrained(model_id)",
         "it does not generate",
