@@ -28,9 +28,16 @@ MASKED = -1e30  # finite: exp gives exactly 0, and a maximum over it stays finit
 def attend(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL, *, backend: str = "blockwise") -> jax.Array:
     """Softmax attention, [B, L, H, K]; every token reads the keys `masks.key_interval` gives it.
 
-    `backend` is a row of BACKENDS; all rows agree, gradients included. Raises KeyError for others.
+    `backend` is a row of BACKENDS; all rows agree, gradients included. Raises ValueError for others.
     """
+    check_backend(backend)
     return BACKENDS[backend](q_BLHK, k_BLHK, v_BLHK, spec, segment_BL)
+
+
+def check_backend(name: str, *others: str) -> None:
+    """Raise ValueError, with the choices, for what is no row of BACKENDS and none of `others`."""
+    if name not in (*others, *BACKENDS):
+        raise ValueError(f"attention is {name!r}: it is one of {', '.join((*others, *BACKENDS))}")
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,9 @@ class Case:
 def choose(case: Case, wanted: str = "auto", failed: Mapping[str, str] | None = None) -> tuple[str, str]:
     """The backend, and the reason in one line; none that `failed`, by name and why, when it was tried.
 
-    ValueError when the `wanted` one cannot work there, or `auto` finds none.
+    ValueError when the `wanted` one is none or cannot work there, or `auto` finds none.
     """
+    check_backend(wanted, "auto")
     unable = {name: why for name in BACKENDS if (why := (failed or {}).get(name) or obstacle(name, case))}
     able = [name for name in BACKENDS if name not in unable]
     if wanted in able:

@@ -18,8 +18,9 @@ from typing import Any, Literal, get_type_hints
 import typeguard
 import tyro
 
-from cptjax.attention import Case
+from cptjax.attention import Case, check_backend
 from cptjax.data import Data
+from cptjax.errors import reason
 from cptjax.model import ModelConfig, Precision, Remat
 from cptjax.objectives import Objective, mlm
 from cptjax.optim import AdamW
@@ -75,6 +76,7 @@ class Run:
     remat: Remat = "none"  # what of the activations is recomputed: less memory, more arithmetic; see ModernBert
 
     def __post_init__(self):
+        check_backend(self.attention, "auto")
         if (self.init is None) == (self.model is None):
             raise ValueError("a run needs either init (a folder or id to start from) or model, and not both")
         if not self.phases:
@@ -141,8 +143,10 @@ def load_config(path: Path) -> Run:
         run = module.get_config() if hasattr(module, "get_config") else None
         if isinstance(run, Run):
             _check_types(run, "")
-    except Exception as error:  # a config is a program: anything may go wrong in it
-        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a config is a program: anything may go wrong in it, and it may call sys.exit
+        raise ValueError(f"{path}: {type(error).__name__}: {reason(error)}") from error
     if not isinstance(run, Run):
         raise ValueError(f"{path} must define get_config() -> cptjax.config.Run")
     return run
@@ -194,8 +198,8 @@ def to_dict(run: Run) -> dict[str, Any]:
 
 def upgraded(saved: dict[str, Any]) -> dict[str, Any]:
     """A run's config as it was saved, with the defaults of fields that have come since."""
-    found = _defaults(Run) | saved
-    if found["model"] is not None:
+    found = {"model": None} | _defaults(Run) | saved
+    if isinstance(found["model"], dict):
         found["model"] = _defaults(ModelConfig) | found["model"]
     return found
 

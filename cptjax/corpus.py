@@ -473,7 +473,7 @@ def _describe(
         text_bytes=totals["text_bytes"],
         words=totals["words"],
         unknown_tokens=totals["unknown"],
-        dtype=encoder.dtype.name,
+        dtype="uint16" if encoder.dtype.itemsize == 2 else "uint32",
         vocab_size=encoder.vocab_size,
         tokenizer_sha256=sha256(folder / "tokenizer" / "tokenizer.json"),
         bos_token_id=encoder.bos,

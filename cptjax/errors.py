@@ -75,9 +75,10 @@ def describe(error: BaseException) -> str:
     """What an error says, in one line, and the file at hand; for one that nobody foresaw also its type."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    file = next((f" ({AT_HAND}{path})" for path in _at_hand(error) if path not in str(error)), "")
-    if isinstance(error, FORESEEN) and not isinstance(error, UNFORESEEN) and str(error).strip():
-        return one_line(f"{error}{file}")
+    said = _said(error)
+    file = next((f" ({AT_HAND}{path})" for path in _at_hand(error) if path not in said), "")
+    if isinstance(error, FORESEEN) and not isinstance(error, UNFORESEEN) and said:
+        return one_line(f"{said}{file}")
     if isinstance(
         error, subprocess.CalledProcessError
     ):  # by a signal, without a word: perhaps the system's, for memory
@@ -86,8 +87,15 @@ def describe(error: BaseException) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """The first line of what an error says, or its type."""
+    return next(iter(_said(error).splitlines()), type(error).__name__)
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error).strip()
+    except Exception:  # of a class that a config defines, say
+        return ""
 
 
 def one_line(text: str) -> str:

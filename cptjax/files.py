@@ -1,17 +1,28 @@
-"""Files and folders that appear whole or not at all, and the tokenizer files that travel with a model."""
+"""Files and folders that appear whole or not at all, files read with suspicion, and the files of a tokenizer."""
 
+import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import pydantic
+
+from cptjax.errors import reason
 from cptjax.escape import printable
 
+T = TypeVar("T")
+MOST_BYTES = 2**28  # of a JSON file; the largest tokenizers have a tenth
+MOST_DEEP = 100  # of objects in objects; the next reader may be of a language whose stack overflows
+MOST_DIGITS = 300  # of a whole number: more is beyond a float
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -118,17 +129,103 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object from a file. Raises FileNotFoundError or ValueError with the path."""
-    if not path.is_file():
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises FileNotFoundError, another OSError or ValueError with the path; the last for a
+    key that stands twice, numbers beyond a float, and more than a file of this kind ever holds, too."""
+    if not path.exists():
         raise FileNotFoundError(f"{path} is missing")
+    if not path.is_file():
+        raise ValueError(f"{path} is no file")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes: no JSON file read here has more than {MOST_BYTES:,}")
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(data: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in some bytes. Raises ValueError, which begins with `where`, as `read_json` does."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(
+            data.decode(),
+            object_pairs_hook=_object,
+            parse_int=_whole,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+        _check_depth(found)
+        if b"\\ud" in data.lower():
+            json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair cannot be written anywhere
+    except RecursionError:
+        raise ValueError(f"{where} is not JSON of at most {MOST_DEEP} levels") from None
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise ValueError(f"{where} is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object")
+        raise ValueError(f"{where} must hold a JSON object, not a {type(found).__name__}")
     return found
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {name!r} stands twice")
+    return found
+
+
+def _whole(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a number has {len(text)} digits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:20]} is no number")
+    return number
+
+
+def _check_depth(value: Any) -> None:
+    level, depth = [value], 0
+    while level := [x for item in level if isinstance(item, dict | list) for x in _inside(item)]:
+        depth += 1
+        if depth > MOST_DEEP:
+            raise RecursionError
+
+
+def _inside(item: dict | list) -> Any:
+    return item.values() if isinstance(item, dict) else item
+
+
+def typed(kind: type[T], value: Any, where: str) -> T:
+    """What JSON says of a dataclass, as one: every field there, none unknown, each of its type.
+
+    Raises ValueError with `where`, the first wrong field, and what it should be.
+    """
+    try:
+        return _adapter(kind).validate_json(json.dumps(value), strict=True, extra="forbid")
+    except pydantic.ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        field = "".join(f"{name}: " for name in [".".join(map(str, wrong["loc"]))] if name)
+        raise ValueError(f"{where}: {field}{wrong['msg'].removeprefix('Value error, ')}") from error
+
+
+@functools.cache
+def _adapter(kind: Any) -> pydantic.TypeAdapter:
+    return pydantic.TypeAdapter(kind)
+
+
+def read_array(path: Path, kind: type[np.generic]) -> np.ndarray:
+    """The one-dimensional array of `kind` (such as np.integer) in a .npy file. Never unpickles, takes no more memory
+    than the file is large. Raises OSError, or ValueError with the path for a file that is no such array."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # numpy reads the header as Python, and raises what comes of it
+        raise ValueError(f"{path} is not a whole array file ({reason(error)})") from error
+    if not isinstance(found, np.ndarray) or found.ndim != 1 or not np.issubdtype(found.dtype, kind):
+        what = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else "an archive"
+        raise ValueError(f"{path} holds {what}: it should be a row of {kind.__name__} numbers")
+    return np.array(found)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -20,6 +20,10 @@ class MaskMode(enum.StrEnum):
     CAUSAL = "causal"
     BIDIRECTIONAL = "bidirectional"
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise ValueError(f"mask_mode is {value!r}: it is one of {', '.join(cls)}")
+
 
 @dataclass(frozen=True)
 class MaskSpec:
@@ -33,6 +37,7 @@ class MaskSpec:
     window: int | None = None  # None: the whole document
 
     def __post_init__(self):
+        object.__setattr__(self, "mode", MaskMode(self.mode))  # its name will do too
         if self.window is not None and self.window < 1:
             raise ValueError(f"window {self.window} must be at least 1, or None for the whole document")
 

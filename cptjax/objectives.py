@@ -34,6 +34,9 @@ class Objective:
     mask_special_tokens: bool = True
 
     def __post_init__(self):
+        if self.kind not in ("clm", "mlm"):
+            raise ValueError(f"kind of objective is {self.kind!r}: it is one of clm, mlm")
+        MaskMode(self.mask_mode)  # raises for what is none
         if self.kind == "clm" and self.mask_mode != MaskMode.CAUSAL:
             raise ValueError("a clm objective needs mask_mode causal: reading both sides shows it the answer")
         if self.kind == "clm" and self.mask_rate:

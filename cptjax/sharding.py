@@ -212,15 +212,27 @@ def start_processes() -> None:
 
     Slurm steps (srun, one task per device or node) and Cloud TPU pods are recognised; elsewhere
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it. Must run before anything else
-    uses JAX. Raises ValueError when only some of the three are set.
+    uses JAX. Raises ValueError when only some of the three are set, or one is not what it should be.
     """
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    tasks = _number("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_STEP_NUM_TASKS") or "1", 1)
     workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     named = {name: os.environ.get(name) for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")}
     if any(named.values()):
         if missing := [name for name, value in named.items() if not value]:
             raise ValueError(f"to join the other processes, set {', '.join(missing)} too")
-        address, count, index = named.values()
-        jax.distributed.initialize(address, int(count or 0), int(index or 0))
+        host, _, port = str(named["JAX_COORDINATOR_ADDRESS"]).rpartition(":")
+        if not host:
+            raise ValueError(f"JAX_COORDINATOR_ADDRESS is {port!r}: it is HOST:PORT")
+        _number("JAX_COORDINATOR_ADDRESS", port, 1, 2**16 - 1)
+        count = _number("JAX_NUM_PROCESSES", str(named["JAX_NUM_PROCESSES"]), 1)
+        index = _number("JAX_PROCESS_ID", str(named["JAX_PROCESS_ID"]), 0, count - 1)
+        jax.distributed.initialize(named["JAX_COORDINATOR_ADDRESS"], count, index)
     elif tasks > 1 or len(workers) > 1:
         jax.distributed.initialize()
+
+
+def _number(name: str, text: str, least: int, most: int = 2**20) -> int:
+    """A whole number that a variable of the environment ends with."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
+        raise ValueError(f"{name} says {text!r} where a number from {least} to {most} is needed")
+    return int(text)

@@ -18,12 +18,23 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from cptjax.files import check_inside, folder_hashes, hash_of, read_json, sha256, warn_of_damage, write_json
+from cptjax.errors import reason
+from cptjax.files import (
+    check_inside,
+    folder_hashes,
+    hash_of,
+    read_array,
+    read_json,
+    sha256,
+    typed,
+    warn_of_damage,
+    write_json,
+)
 
 STORE_VERSION = 2
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer"
@@ -57,6 +68,22 @@ class Shard:
     sha256: str
     documents: int
     tokens: int
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """An input file of a store, as files.json names it; `source` is the number of its source."""
+
+    source: int
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Files:
+    """The input files of a store, in the order of their numbers: files.json."""
+
+    files: tuple[StoredFile, ...]
 
 
 @dataclass(frozen=True)
@@ -101,7 +128,7 @@ class Manifest:
     text_bytes: int
     words: int
     unknown_tokens: int
-    dtype: str
+    dtype: Literal["uint16", "uint32"]
     vocab_size: int
     tokenizer_sha256: str
     bos_token_id: int | None
@@ -136,35 +163,23 @@ class Manifest:
         """The manifest of a store folder. ValueError when it is none of this version, or not all in its folder."""
         path = Path(store) / MANIFEST
         try:
-            fields = json.loads(path.read_bytes())
-            version, own_hash = fields.get("version"), fields.pop(OWN_HASH, None)
-        except OSError:
+            fields = read_json(path)
+        except FileNotFoundError:
             raise ValueError(
                 f"{store} is not a token store (it holds no manifest.json): make one with `python -m cptjax prepare`"
             ) from None
-        except (ValueError, AttributeError):
-            raise ValueError(f"{path} is not a manifest: prepare the store again") from None
-        if version != STORE_VERSION:
+        own_hash = fields.pop(OWN_HASH, None)
+        if (version := fields.get("version")) != STORE_VERSION:
             raise ValueError(
-                f"{store} is a token store of version {version}, this program reads version "
+                f"{store} is a token store of version {version!r}, this program reads version "
                 f"{STORE_VERSION}: prepare it again"
             )
         if own_hash is None:
             warn_of_damage(f"{path} holds no hash of itself (an older version wrote it): what it says is believed")
         elif own_hash != hash_of(fields):
             raise ValueError(f"{path} has changed since it was written: copy the whole store again")
-        try:
-            fields["special_token_ids"] = tuple(fields["special_token_ids"])
-            fields["sources"] = tuple(Source(**source) for source in fields["sources"])
-            fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
-            fields["duplicates"] = Duplicates(**fields["duplicates"])
-            if fields["contamination"] is not None:
-                fields["contamination"] = Contamination(**fields["contamination"])
-            manifest = cls(**fields)
-            names = [*manifest.sha256, *(shard.file for shard in manifest.shards)]
-            check_inside(Path(store), names)
-        except (TypeError, KeyError):
-            raise ValueError(f"{path} is not a manifest: prepare the store again") from None
+        manifest = typed(cls, fields, str(path))
+        check_inside(Path(store), [*manifest.sha256, *(shard.file for shard in manifest.shards)])
         return manifest
 
 
@@ -182,8 +197,8 @@ class Store:
             if not (self.path / name).is_file():
                 raise ValueError(f"{self.path / name} is missing: copy the whole store again")
         self._check_tokenizer()
-        self.length_N = self._array("length_N.npy")
-        self.weight_N = self._array("weight_N.npy") if "weight_N.npy" in self.manifest.sha256 else None
+        self.length_N = self._array("length_N.npy", np.integer)
+        self.weight_N = self._array("weight_N.npy", np.floating) if "weight_N.npy" in self.manifest.sha256 else None
         if self.length_N.sum() != self.manifest.tokens:
             raise ValueError(
                 f"{self.path / 'length_N.npy'} counts {self.length_N.sum()} tokens, the manifest "
@@ -211,12 +226,8 @@ class Store:
             raise ValueError(f"{path} has changed since it was made: copy the whole store again")
         return path
 
-    def _array(self, name: str) -> np.ndarray:
-        path = self._checked(name)
-        try:
-            found: np.ndarray = np.load(path, allow_pickle=False)
-        except (OSError, EOFError, ValueError):
-            raise ValueError(f"{path} is damaged: copy the whole store again") from None
+    def _array(self, name: str, kind: type[np.generic]) -> np.ndarray:
+        found = read_array(self._checked(name), kind)
         if len(found) != self.manifest.documents:
             raise ValueError(
                 f"{self.path / name} is of {len(found)} documents, the store of {self.manifest.documents}: "
@@ -226,28 +237,39 @@ class Store:
 
     def tokens(self, documents: Sequence[int]) -> list[np.ndarray]:
         """The ids of each of these documents, int32 [L], special tokens included."""
+        return [self._document(d) for d in documents]
+
+    def _document(self, document: int) -> np.ndarray:
         dtype = np.dtype(self.manifest.dtype).newbyteorder("<")
-        read = [np.frombuffer(self._source[d], dtype).astype(np.int32) for d in documents]
-        for d, token_L in zip(documents, read, strict=True):
-            if len(token_L) != self.length_N[d]:
-                raise ValueError(
-                    f"document {d} of {self.path} has {len(token_L)} tokens, length_N.npy says "
-                    f"{self.length_N[d]}: a shard is of another store, copy the whole store again"
-                )
-        return read
+        try:
+            token_L = np.frombuffer(self._source[document], dtype)
+        except Exception as error:  # array_record raises of many kinds for damaged bytes
+            raise ValueError(self._damage(document, reason(error))) from error
+        if len(token_L) != (length := self.length_N[document]):
+            raise ValueError(self._damage(document, f"it has {len(token_L)} tokens, length_N.npy says {length}"))
+        if token_L.max() >= self.manifest.vocab_size:
+            raise ValueError(self._damage(document, f"id {token_L.max()} is beyond the vocabulary"))
+        return token_L.astype(np.int32)
+
+    def _damage(self, document: int, why: str) -> str:
+        ends = np.cumsum([shard.documents for shard in self.manifest.shards])
+        shard = self.manifest.shards[int(np.searchsorted(ends, document, "right"))]
+        return f"{self.path / shard.file} is damaged at document {document} ({why}): copy the whole store again"
 
     def origins(self, documents: Sequence[int]) -> list[str]:
         """Where each of these documents stands in the input, as FILE:ROW, rows counted from 1."""
-        files, file_N, row_N = self._files(), self._array("file_N.npy"), self._array("row_N.npy")
-        return [f"{files[file_N[d]]['name']}:{row_N[d]}" for d in documents]
+        files, row_N = self._files(), self._array("row_N.npy", np.integer)
+        file_N = self._array("file_N.npy", np.integer)
+        return [f"{files[file_N[d]].name}:{row_N[d]}" for d in documents]
 
     @property
     def source_N(self) -> np.ndarray:
         """The number of each document's source."""
-        return np.array([file["source"] for file in self._files()])[self._array("file_N.npy")]
+        return np.array([file.source for file in self._files()])[self._array("file_N.npy", np.integer)]
 
-    def _files(self) -> list[dict[str, Any]]:
-        return read_json(self._checked("files.json"))["files"]
+    def _files(self) -> tuple[StoredFile, ...]:
+        path = self._checked("files.json")
+        return typed(Files, read_json(path), str(path)).files
 
     def verify(self) -> None:
         """Read every file, those of the held-out store too, and compare hashes. ValueError names one that changed."""
@@ -275,7 +297,7 @@ def _open_shards(folder: Path, shards: Sequence[Shard]) -> Any:
         try:
             source: Any = grain.sources.ArrayRecordDataSource(str(folder / shard.file))
             found = len(source)
-        except RuntimeError:
+        except Exception:  # array_record raises of many kinds for damaged bytes
             found = 0
         if found != shard.documents:
             raise ValueError(

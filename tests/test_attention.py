@@ -104,8 +104,11 @@ def test_many_rows_make_few_scores_at_once():
 
 def test_unknown_backend_is_refused():
     q, k, v, _ = arrays(5)
-    with pytest.raises(KeyError):
+    # Broken by: BACKENDS[wanted] without check_backend (KeyError).
+    with pytest.raises(ValueError, match="attention is 'fast': it is one of reference, blockwise"):
         attend(q, k, v, SPECS[0], jnp.ones((2, 5), jnp.int32), backend="fast")
+    with pytest.raises(ValueError, match="attention is 'fast': it is one of auto, reference, blockwise"):
+        choose(CPU, "fast")
 
 
 CPU, GPU, TPU = (Case(platform, 1024, 64, "bfloat16") for platform in ("cpu", "gpu", "tpu"))

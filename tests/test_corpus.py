@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import zstandard
 
@@ -716,12 +717,13 @@ def test_a_damaged_store_is_refused_at_opening(tmp_path, folder):
     assert "is not a token store" in message()
     prepare([tmp_path / "a.jsonl"], folder, out)
     manifest = (out / "manifest.json").read_text()
+    tokens = Store(out).tokens(range(len(TEXTS)))
     for written, says in (
         (manifest.replace('"version": 2', '"version": 99'), "version 99"),
         (manifest.replace('"tokens"', '"tokenz"'), "has changed since it was written"),
-        (json.dumps({"version": 2, OWN_HASH: hash_of({"version": 2})}), "is not a manifest"),
-        ("[]", "is not a manifest"),
-        (manifest[:50], "is not a manifest"),
+        (json.dumps({"version": 2, OWN_HASH: hash_of({"version": 2})}), "manifest.json: documents: Field required"),
+        ("[]", "manifest.json must hold a JSON object"),
+        (manifest[:50], "manifest.json is not JSON"),
     ):
         (out / "manifest.json").write_text(written)
         assert says in message()
@@ -749,6 +751,17 @@ def test_a_damaged_store_is_refused_at_opening(tmp_path, folder):
         with pytest.raises(ValueError, match=f"{name} has changed since it was made"):
             Store(out).origins([0])
         (out / name).write_bytes(kept)
+    for at in [i for i, byte in enumerate(whole) if byte][
+        ::5
+    ]:  # a flipped bit: found at opening or at reading, or it changes no id
+        shard.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        try:
+            opened = Store(out)
+            read = opened.tokens(range(opened.manifest.documents))
+        except ValueError as error:
+            assert "tokens-00000.array_record" in str(error) and "copy the" in str(error) and "\n" not in str(error)
+        else:
+            assert all(map(np.array_equal, read, tokens))
     shard.write_bytes(whole[: len(whole) // 2])
     assert "is damaged" in message() or "holds 0 documents" in message()
     shard.unlink()

@@ -50,3 +50,11 @@ def test_interval_equals_the_definition(lengths, padding, mode, window):
 def test_window_below_one_is_refused():
     with pytest.raises(ValueError, match="window 0 must be at least 1"):
         MaskSpec(MaskMode.CAUSAL, 0)
+
+
+def test_a_mode_that_is_none_is_named_with_the_choices():
+    # Broken by: no _missing_; no __post_init__ of the mode (a mask that is neither, without a word).
+    assert MaskSpec("causal") == MaskSpec(MaskMode.CAUSAL)
+    for wrong in (lambda: MaskMode("casual"), lambda: MaskSpec("casual")):
+        with pytest.raises(ValueError, match="mask_mode is 'casual': it is one of causal, bidirectional"):
+            wrong()

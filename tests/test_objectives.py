@@ -176,6 +176,8 @@ def test_held_out_numbers_do_not_depend_on_the_batch(model, params):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("rtd", "causal"), "kind of objective is 'rtd': it is one of clm, mlm"),
+        (("mlm", "casual", 0.3), "mask_mode is 'casual': it is one of causal, bidirectional"),
         (("clm", "bidirectional"), "shows it the answer"),
         (("clm", "causal", 0.1), "masks nothing"),
         (("mlm", "bidirectional"), "mask_rate between 0 and 1"),

@@ -1,0 +1,130 @@
+"""What is read with suspicion: JSON and arrays that are not what they should be are refused in one line."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from cptjax.files import parse_json, read_array, read_json, typed
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "is not JSON: Expecting value"),
+        (b"[1]", "must hold a JSON object, not a list"),
+        (b"null", "must hold a JSON object, not a NoneType"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands twice"),
+        (b'{"a": NaN}', "NaN is no number"),
+        (b'{"a": -Infinity}', "-Infinity is no number"),
+        (b'{"a": 1e999}', "1e999 is no number"),
+        (b'{"a": ' + b"9" * 301 + b"}", "a number has 301 digits"),
+        (b'{"a": ' + b"[" * 101 + b"]" * 101 + b"}", "is not JSON of at most 100 levels"),
+        (b'{"a": ' * 10**5, "is not JSON of at most 100 levels"),
+        (b'\xef\xbb\xbf{"a": 1}', "BOM"),
+        ('{"a": 1}'.encode("utf-16"), "is not JSON: 'utf-8' codec"),
+        (b'{"a": "\\ud800"}', "surrogates not allowed"),
+        (b'{"a": 1', "is not JSON: Expecting ','"),
+    ],
+)
+def test_json_of_no_use_is_refused_in_one_line(data, said):
+    # Broken by: json.loads(data) without hooks; no _check_depth; no RecursionError; no encode().
+    with pytest.raises(ValueError, match="^a.json ") as caught:
+        parse_json(data, "a.json")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_json_as_others_write_it_is_read():
+    # Broken by: MOST_DIGITS = 18; MOST_DEEP = 1; surrogate pairs refused.
+    data = b'{"model_max_length": 1000000000000000019884624838656, "a": [[{"b": -1.5e3}]], "c": "\\ud83d\\ude00"}'
+    assert parse_json(data, "") == {"model_max_length": 10**30 + 19884624838656, "a": [[{"b": -1500.0}]], "c": "😀"}
+
+
+def test_only_what_is_not_there_is_missing(tmp_path, monkeypatch):
+    # Broken by: `if not path.is_file()` before "is missing"; no MOST_BYTES.
+    with pytest.raises(FileNotFoundError, match="absent.json is missing"):
+        read_json(tmp_path / "absent.json")
+    with pytest.raises(ValueError, match="is no file"):
+        read_json(tmp_path)
+    (tmp_path / "a.json").write_text("{}")
+    monkeypatch.setattr("cptjax.files.MOST_BYTES", 1)
+    with pytest.raises(ValueError, match="a.json has 2 bytes"):
+        read_json(tmp_path / "a.json")
+
+
+@dataclass(frozen=True)
+class Inner:
+    name: str
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: tuple[Inner, ...]
+    share: float
+    known: dict[str, int] | None = None
+
+
+GOOD = {"inner": [{"name": "a", "sizes": [1, 2]}], "share": 1}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"share": "1"}, "a.json: share: Input should be a valid number"),
+        ({"share": True}, "a.json: share: Input should be a valid number"),
+        ({"known": []}, "a.json: known: Input should be an object"),
+        ({"known": {"a": 1.5}}, "a.json: known.a: Input should be a valid integer"),
+        ({"extra": 1}, "a.json: extra: Unexpected keyword argument"),
+        ({"inner": [{"name": "a"}]}, "a.json: inner.0.sizes: Field required"),
+        ({"inner": [{"name": "a", "sizes": [1, "2"]}]}, "a.json: inner.0.sizes.1: Input should be a valid integer"),
+    ],
+)
+def test_a_wrong_field_is_named_with_what_it_should_be(changed, said):
+    # Broken by: strict=False ("1"); no extra="forbid"; loc left out of the message.
+    with pytest.raises(ValueError, match="^a.json") as caught:
+        typed(Outer, GOOD | changed, "a.json")
+    assert str(caught.value) == said
+
+
+def test_what_json_says_becomes_the_dataclass():
+    # Broken by: dict(value) returned.
+    assert typed(Outer, GOOD, "") == Outer((Inner("a", (1, 2)),), 1.0)
+
+
+def saved(path, array, **options) -> bytes:
+    np.save(path, array, **options)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data, path: data[:-1],
+        lambda data, path: data[:20],
+        lambda data, path: b"",
+        lambda data, path: data.replace(b"(4,)", b"(10**9,)"[:4]),
+        lambda data, path: data.replace(b"(4,)", b"(4,4"),
+        lambda data, path: data.replace(b"'<i8'", b"'|O8'"),
+        lambda data, path: data.replace(b"'<i8'", b"'<f8'"),
+        lambda data, path: data.replace(b"{", b"("),
+        lambda data, path: b"PK" + data,
+        lambda data, path: saved(path, np.zeros((2, 2), np.int64)),
+        lambda data, path: saved(path, np.array(["a", None]), allow_pickle=True),
+        lambda data, path: data.replace(b"(4,), }          ", b"(10000000000,), }"),
+    ],
+)
+def test_an_array_that_is_none_is_refused_in_one_line(change, tmp_path):
+    # Broken by: np.load(path) for read_array's (pickle); no ndim; no mmap_mode (MemoryError of the last).
+    path = tmp_path / "a.npy"
+    path.write_bytes(change(saved(path, np.arange(4)), path))
+    with pytest.raises(ValueError, match="a.npy (is not a whole array file|holds)") as caught:
+        read_array(path, np.integer)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_array_is_read(tmp_path):
+    # Broken by: `return found` (a map of a file that may change).
+    np.save(tmp_path / "a.npy", np.arange(4))
+    assert read_array(tmp_path / "a.npy", np.integer).tolist() == [0, 1, 2, 3]
+    assert not isinstance(read_array(tmp_path / "a.npy", np.integer), np.memmap)
