@@ -2,17 +2,21 @@
 
 The transformation here gives a direction; the step multiplies it by the learning rate. So the schedule
 clock can restart between phases while the moments live on, and the state has one shape in all phases.
+A mask, as `freeze_mask` makes it, is a tree like the parameters of scalars or, for stacked layers, of vectors over
+the layer axis.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from cptjax.sharding import is_stacked
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,15 @@ def decays(path: tuple[Any, ...]) -> bool:
     return name != "scale" and not name.endswith("bias")
 
 
-def make_optimizer(optimizer: AdamW, peak: float) -> optax.GradientTransformation:
-    """Gradients -> descent direction, to be multiplied by minus the learning rate.
+def make_optimizer(optimizer: AdamW, peak: float) -> optax.GradientTransformationExtraArgs:
+    """Gradients -> descent direction, to be multiplied by minus the learning rate; its `update` takes, as `trains`, the
+    mask of what trains: everything without it.
 
     `peak` is the phase's peak learning rate: optax multiplies decay by the rate, Composer by rate / peak.
     """
     return optax.chain(
         optax.clip_by_global_norm(jnp.inf if optimizer.clip_norm is None else optimizer.clip_norm),
-        optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.eps),
+        adam(optimizer.b1, optimizer.b2, optimizer.eps),
         optax.add_decayed_weights(
             optimizer.weight_decay / peak,
             mask=lambda params: jax.tree_util.tree_map_with_path(lambda path, _: decays(path), params),
@@ -51,9 +56,48 @@ def make_optimizer(optimizer: AdamW, peak: float) -> optax.GradientTransformatio
     )
 
 
+class AdamState(NamedTuple):
+    """Running means of gradients and of their squares; `count` is a mask's tree of how many updates they have seen."""
+
+    count: Any
+    mu: Any
+    nu: Any
+
+
+def adam(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:
+    """Adam's direction (arXiv:1412.6980), its bias corrected by the updates that each parameter itself has seen, each
+    layer of a stack. What is frozen keeps count and moments, as a parameter without gradient does in PyTorch: with one
+    count for all, the first steps of what thaws late would be too large.
+    """
+
+    def init(params: Any) -> AdamState:
+        def no_updates(path, x):
+            stacked = is_stacked("/".join(entry.key for entry in path))
+            return jnp.zeros(x.shape[:1] if stacked else (), jnp.int32)
+
+        zeros = optax.tree.zeros_like(params)
+        return AdamState(jax.tree_util.tree_map_with_path(no_updates, params), zeros, zeros)
+
+    def update(updates: Any, state: Any, params: Any = None, *, trains: Any = None) -> tuple[Any, AdamState]:
+        trains = jax.tree.map(jnp.ones_like, state.count) if trains is None else trains
+
+        def moved(moment: Any, decay: float, order: int) -> Any:
+            new = optax.tree.update_moment(updates, moment, decay, order)
+            return jax.tree.map(lambda m, new, old: jnp.where(_along(m, new) > 0, new, old), trains, new, moment)
+
+        def direction(count, mu, nu):
+            seen = _along(jnp.maximum(count, 1), mu)  # never trained: no moments, and nothing to divide them by
+            return mu / (1 - b1**seen) / (jnp.sqrt(nu / (1 - b2**seen)) + eps)
+
+        count = jax.tree.map(lambda m, n: n + jnp.asarray(m, n.dtype), trains, state.count)
+        mu, nu = moved(state.mu, b1, 1), moved(state.nu, b2, 2)
+        return jax.tree.map(direction, count, mu, nu), AdamState(count, mu, nu)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 def freeze_mask(names: Any, patterns: Sequence[str]) -> Any:
-    """1 where a parameter trains and 0 where it is frozen, a tree of scalars or, for stacked layers, of
-    vectors over the layer axis.
+    """The mask that is 1 where a parameter trains and 0 where it is frozen.
 
     `names` is the parameter tree with the tuple of names of each leaf (`model.parameter_names`); a
     pattern is a regular expression that freezes every name it matches at its start:
@@ -83,4 +127,9 @@ def freeze_mask(names: Any, patterns: Sequence[str]) -> Any:
 
 def apply_mask(mask: Any, tree: Any) -> Any:
     """Multiply every leaf by its mask, along its leading axis."""
-    return jax.tree.map(lambda m, x: x * m.reshape(m.shape + (1,) * (x.ndim - m.ndim)).astype(x.dtype), mask, tree)
+    return jax.tree.map(lambda m, x: x * _along(m, x).astype(x.dtype), mask, tree)
+
+
+def _along(mask, x):
+    """The mask of an array with an axis for each of the array's."""
+    return mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))

@@ -77,8 +77,13 @@ def spec_for(path: str, ndim: int) -> P:
     found = [spec for pattern, spec in RULES if re.fullmatch(rf"(.*/)?({pattern})", path)]
     if len(found) != 1:
         raise ValueError(f"parameter {path} matches {len(found)} sharding rules, it must match exactly one")
-    stacked = (None,) if "blocks/" in path else ()
+    stacked = (None,) if is_stacked(path) else ()
     return P(*stacked, *found[0], *(None,) * (ndim - len(stacked) - len(found[0])))
+
+
+def is_stacked(path: str) -> bool:
+    """Whether a parameter holds several layers, along its first axis."""
+    return path.startswith("blocks/")
 
 
 def _parameter_path(path: tuple[Any, ...]) -> str:
@@ -88,13 +93,12 @@ def _parameter_path(path: tuple[Any, ...]) -> str:
 def shard_tree(mesh: AnyMesh, shapes: Any) -> Any:
     """The sharding of every leaf of a parameter tree, or of an optimiser state that mirrors one.
 
-    Leaves that belong to no parameter (counters) are replicated. Raises ValueError for a dimension that
-    its mesh axes do not divide.
+    What counts steps is replicated. Raises ValueError for a dimension that its mesh axes do not divide.
     """
 
     def one(path, leaf):
         name = _parameter_path(path)
-        if not name:
+        if not name or jax.tree_util.GetAttrKey("count") in path:
             return NamedSharding(mesh, P())
         spec = spec_for(name, leaf.ndim)
         for size, axes in zip(leaf.shape, spec, strict=True):

@@ -35,7 +35,7 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
+def init_state(params: Any, tx: optax.GradientTransformationExtraArgs) -> TrainState:
     """The state before the first step."""
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
@@ -99,7 +99,7 @@ def train_step(
     grads, sums = summed_gradients(loss_fn, gather_tables(state.params), batch, key, micro_batches)
     targets = jnp.maximum(sums["targets"], 1.0)
     grads = apply_mask(trains, jax.tree.map(lambda g: g / targets, grads))
-    directions, opt_state = tx.update(grads, state.opt_state, state.params)
+    directions, opt_state = tx.update(grads, state.opt_state, state.params, trains=trains)
     rate = rate_fn(state.step)
     updates = apply_mask(trains, jax.tree.map(lambda d: -rate * d, directions))
     params = optax.apply_updates(state.params, updates)

@@ -1,4 +1,6 @@
-"""Schedules exact at their ends; Composer's AdamW written out; freezing by name."""
+"""Schedules exact at their ends; Composer's AdamW written out; freezing by name, and thawing as PyTorch does."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 from cptjax.model import parameter_names
 from cptjax.optim import AdamW, apply_mask, freeze_mask, make_optimizer
 from cptjax.schedules import Schedule, learning_rate, num_steps, phase_bounds
+from cptjax.step import TrainState, train_step
 
 
 def rate(schedule, step, total=1000, tokens_per_step=10):
@@ -76,6 +79,88 @@ def test_clipping_bounds_what_adam_sees():
     params = {"Wi": jnp.ones((2, 2))}
     _, state = tx.update({"Wi": jnp.full((2, 2), 100.0)}, tx.init(params), params)
     assert float(optax.tree.norm(state[1].mu)) == pytest.approx(0.1, rel=1e-5)
+
+
+TORCHS = {  # leaf: (path, layer of the stack)
+    "layers.0": (("layer_0", "mlp", "Wi"), None),
+    "layers.1": (("blocks", "l0", "mlp", "Wi"), 0),
+    "layers.2": (("blocks", "l0", "mlp", "Wi"), 1),
+    "norm": (("final_norm", "scale"), None),
+}
+
+
+def leaf_of(tree, path, layer):
+    for key in path:
+        tree = tree[key]
+    return np.asarray(tree if layer is None else tree[layer])
+
+
+@pytest.mark.parametrize(
+    "phases",
+    [
+        (("layers.0", "layers.2"), ()),  # frozen, then thawed
+        ((), ("layers.1", "norm"), ()),  # trained, frozen, thawed
+        (("layers.1",), ("layers.2", "norm"), ("layers.1", "layers.2"), ()),
+    ],
+)
+def test_what_thaws_trains_as_in_pytorch(phases):
+    """torch's AdamW, whose parameters without a gradient keep their moments and their count of steps."""
+    # Broken by: one count for all parameters, or for all layers of a stack; moments of the frozen that fade.
+    torch = pytest.importorskip("torch")
+    peak, optimizer = 1e-2, AdamW(weight_decay=1e-3, clip_norm=0.5)
+    rng = np.random.default_rng(0)
+
+    def tree():
+        Wi, scale = (rng.normal(size=shape).astype(np.float32) for shape in ((4, 3), (5,)))
+        blocks = {"l0": {"mlp": {"Wi": rng.normal(size=(2, 4, 3)).astype(np.float32)}}}
+        return {"layer_0": {"mlp": {"Wi": Wi}}, "blocks": blocks, "final_norm": {"scale": scale}}
+
+    params = jax.tree.map(jnp.asarray, tree())
+    theirs = {name: torch.nn.Parameter(torch.tensor(leaf_of(params, *where))) for name, where in TORCHS.items()}
+    groups = [
+        {"params": [theirs[name] for name in TORCHS if name != "norm"], "weight_decay": optimizer.weight_decay / peak},
+        {"params": [theirs["norm"]], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=peak, betas=(optimizer.b1, optimizer.b2), eps=optimizer.eps)
+    tx = make_optimizer(optimizer, peak)
+    state = TrainState(jnp.int32(0), params, tx.init(params))
+    for frozen in phases:
+        trains = {name: np.float32(name not in frozen) for name in TORCHS}
+        stacked = np.array([trains["layers.1"], trains["layers.2"]])
+        mask = {"layer_0": {"mlp": {"Wi": trains["layers.0"]}}, "blocks": {"l0": {"mlp": {"Wi": stacked}}}}
+        mask["final_norm"] = {"scale": trains["norm"]}
+        for _ in range(3):
+            grads = tree()
+            options = {"tx": tx, "rate_fn": lambda step: peak, "trains": mask, "seed": 0, "micro_batches": 1}
+            state, _ = train_step(state, BATCH, loss_fn=partial(linear_loss, grads), **options)
+            for name, parameter in theirs.items():
+                grad = torch.tensor(leaf_of(grads, *TORCHS[name]))
+                parameter.grad = None if name in frozen else grad
+            torch.nn.utils.clip_grad_norm_(theirs.values(), optimizer.clip_norm)
+            adamw.step()
+    for name, where in TORCHS.items():
+        np.testing.assert_allclose(leaf_of(state.params, *where), theirs[name].detach(), rtol=2e-6, atol=1e-7)
+
+
+BATCH = {name: jnp.zeros((1, 1), jnp.int32) for name in ("token_BL", "segment_BL")}
+
+
+def linear_loss(grads, params, *_):
+    """A loss of one target whose gradients are those given."""
+    return optax.tree.vdot(grads, params), {"targets": jnp.float32(1.0)}
+
+
+def test_with_nothing_frozen_adam_is_optaxs():
+    # Broken by: max(count, 2).
+    optimizer = AdamW(clip_norm=None, weight_decay=0.0)
+    params = {"blocks": {"l0": {"mlp": {"Wi": jnp.linspace(-1, 1, 24).reshape(3, 8)}}}, "bias": jnp.ones(5)}
+    pairs = [make_optimizer(optimizer, 1.0), optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.eps)]
+    states = [tx.init(params) for tx in pairs]
+    for step in range(1, 6):
+        grads = jax.tree.map(lambda x, step=step: jnp.sin(x * step), params)
+        found = [tx.update(grads, state, params) for tx, state in zip(pairs, states, strict=True)]
+        states = [state for _, state in found]
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=3e-7), *(direction for direction, _ in found))
 
 
 @pytest.fixture
