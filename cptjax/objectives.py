@@ -63,6 +63,7 @@ class Vocabulary:
     size: int  # ids the tokenizer can produce; random tokens are drawn below it
     mask_token_id: int | None
     special_token_ids: tuple[int, ...]
+    pad_token_id: int | None = None  # never a random token: PyTorch does not train its row (padding_idx)
 
 
 class Targets(NamedTuple):
@@ -108,7 +109,7 @@ def _masked_tokens(objective, token_BL, segment_BL, row_B, key, vocabulary) -> T
     def one_row(row):
         choice_key, token_key = jax.random.split(jax.random.fold_in(key, row))
         chance_L = jax.random.uniform(choice_key, (num_tokens,))
-        return chance_L, jax.random.randint(token_key, (num_tokens,), 0, vocabulary.size, jnp.int32)
+        return chance_L, _random_tokens(token_key, num_tokens, vocabulary)
 
     # One draw decides both whether a token is chosen and what becomes of it, as upstream does.
     chance_BL, random_BL = jax.vmap(one_row)(row_B)
@@ -130,6 +131,16 @@ def _masked_tokens(objective, token_BL, segment_BL, row_B, key, vocabulary) -> T
     target_BS = jnp.take_along_axis(token_BL, position_BS, axis=1)
     overflow = chosen_BL.sum(dtype=jnp.int32) - weight_BS.sum(dtype=jnp.float32).astype(jnp.int32)
     return Targets(input_BL, position_BS, target_BS, weight_BS, overflow)
+
+
+def _random_tokens(key, num_tokens: int, vocabulary: Vocabulary) -> jax.Array:
+    """Ids [L], any but that of padding equally likely: where that one is drawn, one of the others is drawn instead."""
+    pad = vocabulary.pad_token_id
+    random_L = jax.random.randint(key, (num_tokens,), 0, vocabulary.size, jnp.int32)
+    if pad is None:
+        return random_L
+    other_L = jax.random.randint(jax.random.fold_in(key, 1), (num_tokens,), 0, vocabulary.size - 1, jnp.int32)
+    return jnp.where(random_L == pad, jnp.where(other_L < pad, other_L, other_L + 1), random_L)
 
 
 def select(hidden_BLD, position_BS) -> jax.Array:
@@ -166,7 +177,7 @@ def _chunk_loss(feature_ND, table_VD, bias_V, target_N):
     top_N = logits_NV.max(axis=-1)
     exp_NV = jnp.exp(logits_NV - top_N[:, None])
     # Summed as a product with ones, so that XLA's CPU backend makes the exponentials once.
-    total_N = jnp.einsum("nv,v->n", exp_NV, jnp.ones_like(bias_V, jnp.float32))
+    total_N = jnp.einsum("nv,v->n", exp_NV, jnp.ones_like(bias_V, jnp.float32), precision=jax.lax.Precision.HIGHEST)
     # The target's logit again, from its own row: picking it out of logits_NV costs a copy of them.
     gold_N = jnp.einsum("nd,nd->n", feature_ND, table_VD[target_N], preferred_element_type=jnp.float32)
     gold_N = gold_N + bias_V[target_N].astype(jnp.float32)
@@ -207,7 +218,8 @@ def _loss_gradients(feature_BSD, table_VD, bias_V, target_BS, weight_BS, *, chun
         probs_NV = exp_NV / total_N[:, None]
         hit_NV = jnp.arange(bias_V.shape[0], dtype=jnp.int32)[None] == target_N[:, None]
         d_logits_NV = jnp.where(hit_NV, probs_NV - 1.0, probs_NV) * weight_N[:, None]
-        d_bias_V = d_bias_V + jnp.einsum("n,nv->v", jnp.ones_like(weight_N), d_logits_NV)
+        ones_N = jnp.ones_like(weight_N)
+        d_bias_V = d_bias_V + jnp.einsum("n,nv->v", ones_N, d_logits_NV, precision=jax.lax.Precision.HIGHEST)
         d_logits_NV = d_logits_NV.astype(feature_ND.dtype)
         d_feature_ND = jnp.einsum("nv,vd->nd", d_logits_NV, table_VD)
         d_table_VD = d_table_VD + jnp.einsum("nv,nd->vd", d_logits_NV, feature_ND, preferred_element_type=jnp.float32)

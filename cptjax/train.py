@@ -119,7 +119,8 @@ def set_up(run: Run, folder: Path) -> Setting:
     own_tokenizer = checkpoint.tokenizer_sha256(origin) if started or run.init else None
     _check_vocabulary(run, config, manifests, own_tokenizer)
     manifest = next(iter(manifests.values()))
-    vocabulary = Vocabulary(manifest.vocab_size, manifest.mask_token_id, manifest.special_token_ids)
+    ids = manifest.mask_token_id, manifest.special_token_ids, manifest.pad_token_id
+    vocabulary = Vocabulary(manifest.vocab_size, *ids)
     attention = choose_attention(run, config)
     _check_memory(run, config, mesh, attention["backend"])
     model = ModernBert(config, run.precision, attention["backend"], run.remat, sharding.pin_rows)

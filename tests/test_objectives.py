@@ -8,8 +8,11 @@ import numpy as np
 import optax
 import pytest
 from conftest import VOCABULARY, packed, random_tokens
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cptjax.objectives import CLM, Objective, cross_entropy, draw, mask_budget, measure, mlm, select
+from cptjax import objectives
+from cptjax.objectives import CLM, Objective, Vocabulary, cross_entropy, draw, mask_budget, measure, mlm, select
 from cptjax.step import eval_step, loss_and_counts
 from eval.bench import fitted, loss
 
@@ -73,6 +76,22 @@ def test_mlm_rates(rate):
     targets_at = np.take_along_axis(np.asarray(token_BL), np.asarray(targets.position_BS), axis=1)
     assert np.array_equal(targets.target_BS, targets_at)
     assert targets.overflow == 0
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(2, 12), st.data())
+def test_random_tokens_are_all_but_padding_equally_often(size, data):
+    # Broken by: pad drawn again from all, `other_L <= pad`, pad_token_id left out of set_up.
+    pad = data.draw(st.none() | st.integers(0, size - 1))
+    key = jax.random.key(data.draw(st.integers(0, 2**31 - 1)))
+    drawn = np.asarray(objectives._random_tokens(key, 4096, Vocabulary(size, None, (), pad)))
+    others = [token for token in range(size) if token != pad]
+    count = np.bincount(drawn, minlength=size)
+    expected = drawn.size / len(others)
+    assert count.sum() == drawn.size and (pad is None or count[pad] == 0)
+    assert np.abs(count[others] - expected).max() < 6 * expected**0.5
+    before = np.asarray(objectives._random_tokens(key, 4096, Vocabulary(size, None, ())))
+    assert np.array_equal(drawn[before != pad], before[before != pad]), "another seed's draws"
 
 
 def test_special_tokens_are_maskable_unless_switched_off_and_padding_never():
