@@ -237,7 +237,7 @@ def ours(config: ModelConfig, params: Any, architecture: str, *, dtype: Any, bac
 def _encode(model: ModernBert, params, token_BL, segment_BL, *, mask_mode: str):
     encoded = encode(model, params, token_BL, segment_BL, mask_mode=mask_mode, keep_layers=True)
     assert encoded.layers_NBLD is not None, "keep_layers keeps them"
-    return jnp.concatenate([encoded.layers_NBLD, encoded.hidden_BLD[None]])
+    return jnp.concatenate([encoded.layers_NBLD, encoded.hidden_BLD[None].astype(encoded.layers_NBLD.dtype)])
 
 
 def _logits(model: ModernBert, params, hidden_BLD):

@@ -71,7 +71,7 @@ def compile_step(run: Run, config: ModelConfig, phase: Phase, devices: list[Any]
         sharding=NamedSharding(mesh, P(sharding.ROWS)),
     )
     first, last = run.bounds[run.phases.index(phase)]
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), run.precision.products():
         step: Any = compile_phase(setting, phase, first, last, tx)
         lowered = step.lower(state, {"token_BL": tokens, "segment_BL": tokens})
         with _said() as said:

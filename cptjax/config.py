@@ -199,6 +199,8 @@ def to_dict(run: Run) -> dict[str, Any]:
 def upgraded(saved: dict[str, Any]) -> dict[str, Any]:
     """A run's config as it was saved, with the defaults of fields that have come since."""
     found = {"model": None} | _defaults(Run) | saved
+    if isinstance(precision := saved.get("precision"), dict):  # once the stream had the dtype of the products
+        found["precision"] = {"residual": precision.get("compute")} | precision
     if isinstance(found["model"], dict):
         found["model"] = _defaults(ModelConfig) | found["model"]
     return found

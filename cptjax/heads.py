@@ -8,6 +8,7 @@ B texts, one a row, L tokens, D width, N labels.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from cptjax.model import ModernBert
 
@@ -16,8 +17,9 @@ def pool(hidden_BLD: jax.Array, segment_BL: jax.Array, pooling: str) -> jax.Arra
     """One vector per row, [B, D]: its first token ("cls"), or the mean over what is not padding ("mean")."""
     if pooling == "cls":
         return hidden_BLD[:, 0]
-    real_BL1 = (segment_BL > 0).astype(hidden_BLD.dtype)[..., None]
-    return (hidden_BLD * real_BL1).sum(1) / real_BL1.sum(1)
+    real_BL1 = (segment_BL > 0).astype(jnp.float32)[..., None]
+    mean_BD = (hidden_BLD.astype(jnp.float32) * real_BL1).sum(1) / real_BL1.sum(1)
+    return mean_BD.astype(hidden_BLD.dtype)
 
 
 def text_scores(model: ModernBert, params, hidden_BLD: jax.Array, segment_BL: jax.Array) -> jax.Array:

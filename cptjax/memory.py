@@ -67,19 +67,21 @@ def _activations(run: Run, config: ModelConfig, place: Place, rows: int) -> tupl
     """Bytes that `rows` rows keep for the backward pass, and those in work meanwhile, in one layer or block, on one
     of the `tensor` devices that share heads and feed-forward."""
     tensor = place.mesh.shape["tensor"]
-    tokens, compute = rows * run.data.sequence_length, jnp.dtype(run.precision.compute).itemsize
+    tokens = rows * run.data.sequence_length
+    compute, residual = (jnp.dtype(x).itemsize for x in (run.precision.compute, run.precision.residual))
     width, inner, folded = config.hidden_size, config.intermediate_size, layer_plan(config)
     # q, k, v and what attention gives have the width of a head last, which a TPU fills up to its lanes.
     heads = 4 * width * max(1, LANES // config.head_dim if place.platform == "tpu" else 1)
-    # Beside them: what enters the layer and its second half, both normed; what attention gives, as an operand; of the
-    # feed-forward both halves, the first one's slope, and their product.
-    layer = tokens * compute * (4 * width + (heads + width + 4 * inner) // tensor)
+    # Beside them: what enters the layer and its second half, in the stream's dtype, and both normed; what attention
+    # gives, as an operand; of the feed-forward both halves, the first one activated, and their product.
+    stream = tokens * residual * width
+    layer = 2 * stream + tokens * compute * (2 * width + (heads + width + 4 * inner) // tensor)
     dots = tokens * compute * (2 * width + (heads + 2 * inner) // tensor)
     block = folded.period * layer
     blocks = folded.repeats + len(folded.rest)
     length, of_heads = run.data.sequence_length, rows * config.num_attention_heads // tensor * FLOAT
     sums = of_heads * length * MOST_DOCUMENTS if place.backend == "cudnn" else 0  # of the scores of a global layer
-    all_sums, entered = config.layer_types.count(FULL) * sums, blocks * tokens * compute * width
+    all_sums, entered = config.layer_types.count(FULL) * sums, blocks * stream
     kept = {
         "none": config.num_hidden_layers * layer + all_sums,
         "dots": layer + (config.num_hidden_layers - 1) * dots + all_sums + entered,

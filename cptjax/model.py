@@ -13,6 +13,7 @@ each product with a weight: XLA's CPU backend copies and transposes operands tha
 import math
 import reprlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -121,18 +122,26 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Precision:
-    """The three dtypes: stored parameters, matrix products, softmax-loss accumulation."""
+    """The dtypes of stored parameters, of the operands of products, of the stream of hidden states that every layer
+    adds to, and of logits and loss. A bfloat16 stream is rounded at every layer: the gradient's error is more than
+    twice as large (docs/configs.md)."""
 
     params: Literal["float32"] = "float32"
     compute: Literal["float32", "bfloat16"] = "bfloat16"
+    residual: Literal["float32", "bfloat16"] = "float32"
     loss: Literal["float32"] = "float32"
+
+    def products(self) -> AbstractContextManager:
+        """The context to trace a step in: float32 products are float32 there, where the device's own default may be
+        TF32 or bfloat16."""
+        return jax.default_matmul_precision("highest") if self.compute == "float32" else nullcontext()
 
 
 class Encoded(NamedTuple):
     """What the encoder returns: hidden states after final_norm and, on request, every layer's output.
 
-    layers_NBLD holds the embedding output, then each layer's output before final_norm:
-    N = num_hidden_layers + 1.
+    layers_NBLD holds the embedding output, then each layer's output before final_norm, in the dtype of the
+    residual stream: N = num_hidden_layers + 1.
     """
 
     hidden_BLD: jax.Array
@@ -220,7 +229,8 @@ def _normalise(x_ND, eps: float):
 def _layer_norm_backward(eps: float, saved, d_out_ND):
     x_ND, scale_D = saved
     normed_ND, inverse_N1 = _normalise(x_ND, eps)
-    d_scale_D = jnp.einsum("n,nd->d", jnp.ones(x_ND.shape[0], jnp.float32), d_out_ND * normed_ND)
+    ones_N = jnp.ones(x_ND.shape[0], jnp.float32)
+    d_scale_D = jnp.einsum("n,nd->d", ones_N, d_out_ND * normed_ND, precision=jax.lax.Precision.HIGHEST)
     d_normed_ND = d_out_ND * scale_D[None]
     along_N1 = (d_normed_ND * normed_ND).mean(-1, keepdims=True)
     d_x_ND = (d_normed_ND - d_normed_ND.mean(-1, keepdims=True) - normed_ND * along_N1) * inverse_N1
@@ -231,10 +241,11 @@ layer_norm.defvjp(lambda x, scale, eps: (layer_norm(x, scale, eps), (x, scale)),
 
 
 class Norm(nn.Module):
-    """LayerNorm in float32, with a bias only where the config asks for one."""
+    """LayerNorm in float32, with a bias only where the config asks for one; `dtype` is the result's."""
 
     config: ModelConfig
     precision: Precision
+    dtype: str
 
     @nn.compact
     def __call__(self, x_BLD):
@@ -245,7 +256,7 @@ class Norm(nn.Module):
         if self.config.norm_bias:
             bias_D = self.param("bias", nn.initializers.zeros, (width,), dtype)
             out_ND = out_ND + bias_D.astype(jnp.float32)[None]
-        return out_ND.reshape(x_BLD.shape).astype(x_BLD.dtype)
+        return out_ND.reshape(x_BLD.shape).astype(self.dtype)
 
 
 def rope_table(position_BL: jax.Array, theta: float, head_dim: int) -> tuple[jax.Array, jax.Array]:
@@ -300,7 +311,7 @@ class Attention(nn.Module):
         shape_HK = (config.num_attention_heads, config.head_dim)
         w_qkv = self.param("Wqkv", _init_in(config), (3, *shape_HK, config.hidden_size), params)
         w_out = self.param("Wo", _init_out(config), (config.hidden_size, *shape_HK), params)
-        qkv = project(x_BLD.reshape(-1, config.hidden_size), w_qkv.astype(compute))
+        qkv = project(x_BLD.reshape(-1, config.hidden_size).astype(compute), w_qkv.astype(compute))
         if config.attention_bias:
             bias_CHK = self.param("Wqkv_bias", nn.initializers.zeros, (3, *shape_HK), params).astype(compute)
             qkv = [x_NHK + bias_HK[None] for x_NHK, bias_HK in zip(qkv, bias_CHK, strict=True)]
@@ -314,10 +325,21 @@ class Attention(nn.Module):
         return out_ND.reshape(x_BLD.shape)
 
 
-@jax.custom_jvp
+@partial(jax.checkpoint, static_argnums=0)
+def _in_float32(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """An activation in float32, rounded once to the dtype of x, and so is its gradient: in bfloat16 every operation
+    of it would round. The backward pass keeps x alone, for what is in float32 takes twice the memory."""
+    return function(x.astype(jnp.float32)).astype(x.dtype)
+
+
 def gelu(x: jax.Array) -> jax.Array:
     """x * P(normal <= x), exact (arXiv:1606.08415), by erf: as PyTorch computes it, and cheaper than
     erfc on a CPU."""
+    return _in_float32(_gelu, x)
+
+
+@jax.custom_jvp
+def _gelu(x):
     return x * _normal_cdf(x)
 
 
@@ -325,14 +347,14 @@ def _normal_cdf(x):
     return 0.5 * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-@gelu.defjvp
+@_gelu.defjvp
 def _gelu_tangent(primals, tangents):
     (x,), (d_x,) = primals, tangents
     density = jnp.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
-    return gelu(x), (_normal_cdf(x) + x * density) * d_x
+    return _gelu(x), (_normal_cdf(x) + x * density) * d_x
 
 
-ACTIVATIONS = {"gelu": gelu, "relu": nn.relu, "silu": nn.silu}
+ACTIVATIONS = {"gelu": gelu, "relu": partial(_in_float32, nn.relu), "silu": partial(_in_float32, nn.silu)}
 
 
 class Mlp(nn.Module):
@@ -377,13 +399,13 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, hidden_BLD, segment_BL, rope, mask_mode: str):
         hidden_BLD = self.pin(hidden_BLD)
-        norm = partial(Norm, self.config, self.precision)
+        norm = partial(Norm, self.config, self.precision, self.precision.compute)
         spec = self.config.mask_spec(self.kind, mask_mode)
         normed_BLD = hidden_BLD if self.first else norm(name="attn_norm")(hidden_BLD)
         attention = Attention(self.config, self.precision, self.backend, name="attn")
-        hidden_BLD = hidden_BLD + attention(normed_BLD, segment_BL, rope[self.kind], spec)
+        hidden_BLD += attention(normed_BLD, segment_BL, rope[self.kind], spec).astype(hidden_BLD.dtype)
         normed_BLD = norm(name="mlp_norm")(hidden_BLD)
-        return hidden_BLD + Mlp(self.config, self.precision, name="mlp")(normed_BLD)
+        return hidden_BLD + Mlp(self.config, self.precision, name="mlp")(normed_BLD).astype(hidden_BLD.dtype)
 
 
 class Block(nn.Module):
@@ -434,10 +456,10 @@ class Embeddings(nn.Module):
         shape = (self.config.vocab_size, self.config.hidden_size)
         dtype = jnp.dtype(self.precision.params)
         self.tok_embeddings = self.param("tok_embeddings", _init_in(self.config), shape, dtype)
-        self.norm = Norm(self.config, self.precision)
+        self.norm = Norm(self.config, self.precision, self.precision.residual)
 
     def __call__(self, token_BL):
-        return self.norm(lookup(self.tok_embeddings, token_BL).astype(self.precision.compute))
+        return self.norm(lookup(self.tok_embeddings, token_BL))
 
 
 class Head(nn.Module):
@@ -455,7 +477,8 @@ class Head(nn.Module):
         if config.classifier_bias:
             bias_D = self.param("dense_bias", nn.initializers.zeros, (config.hidden_size,), params)
             out_BLD += bias_D.astype(compute)[None, None]
-        return Norm(config, self.precision, name="norm")(ACTIVATIONS[config.classifier_activation](out_BLD))
+        out_BLD = ACTIVATIONS[config.classifier_activation](out_BLD)
+        return Norm(config, self.precision, self.precision.compute, name="norm")(out_BLD)
 
 
 class Decoder(nn.Module):
@@ -536,7 +559,7 @@ class ModernBert(nn.Module):
         self.rest = [
             layer(*parts, self.backend, self.pin, self.config.layer_types[i], name=f"layer_{i}") for i in plan.rest
         ]
-        self.final_norm = Norm(*parts)
+        self.final_norm = Norm(*parts, self.precision.compute)
         self.lm_head = Head(*parts, name="head")
         self.lm_decoder = Decoder(*parts, name="decoder")
         self.classifier = Classifier(*parts)

@@ -65,7 +65,11 @@ def train(run: Run, folder: Path) -> Path:
     the loss or the gradient stops being finite, OSError when the disk refuses a checkpoint.
     """
     setting = set_up(run, folder)
-    with locked(folder) if jax.process_index() == 0 else contextlib.nullcontext(), jax.set_mesh(setting.mesh):
+    with (
+        locked(folder) if jax.process_index() == 0 else contextlib.nullcontext(),
+        jax.set_mesh(setting.mesh),
+        run.precision.products(),
+    ):
         write_own_files(setting)
         return _train(setting)
 

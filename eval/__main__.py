@@ -1,4 +1,4 @@
-"""The commands: python -m eval bench attention | loss | step | compare | convert | data | prepare."""
+"""The commands: python -m eval bench attention | loss | step | compare | rounding | convert | data | prepare."""
 
 import argparse
 import importlib
@@ -53,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument(
         "--shapes", nargs="+", type=_shape("ROWSxTOKENS"), default=[(2, 512), (1, 2048)], help="ROWSxTOKENS"
     )
+    rounding = whats.add_parser("rounding", help="the error of a bfloat16 gradient, beside PyTorch's autocast")
+    rounding.add_argument("--shapes", nargs="+", type=_shape("ROWSxTOKENS"), default=[(1, 512)], help="ROWSxTOKENS")
     compare = whats.add_parser("compare", help="a training step, beside PyTorch's")
     compare.add_argument("--peers", nargs="*", default=["eager", "sdpa", "flex", "compile"])
     compare.add_argument("--forward", action="store_true", help="the forward pass alone, loss included")
@@ -60,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     for parser_ in (attention, compare):
         parser_.add_argument("--lengths", nargs="+", type=int, default=[512, 2048, 8192], help="tokens of a row")
         parser_.add_argument("--rows", type=int, default=1)
-    for parser_ in (step, compare):
+    for parser_ in (step, compare, rounding):
         parser_.add_argument("--sizes", nargs="+", default=["base"], help="of base, large")
         parser_.add_argument("--objectives", nargs="+", default=["mlm"], help="of mlm, clm")
     convert = whats.add_parser("convert", help="a conversion, beside transformers'")
@@ -71,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json")
     for parser_ in (attention, loss, step, compare, convert, data, prepare):
         parser_.add_argument("--rounds", type=int, default=5)
+    for parser_ in (attention, loss, step, compare, rounding, convert, data, prepare):
         parser_.add_argument("--out", type=Path, default=None, help="JSON file")
         errors.add_option(parser_)
     return top

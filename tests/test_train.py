@@ -530,6 +530,13 @@ def test_a_batch_that_cannot_fit_is_refused_before_compiling(store, tmp_path, mo
     set_up(run, tmp_path / "run")
 
 
+def test_float32_is_float32_on_every_device(store, tmp_path, monkeypatch, two_devices):
+    # Broken by: products() left out of `train`.
+    monkeypatch.setattr("cptjax.train._train", lambda setting: jax.config.jax_default_matmul_precision)
+    assert train(small_run(store), tmp_path / "float32") == "highest"
+    assert train(small_run(store, precision=Precision()), tmp_path / "bfloat16") is None
+
+
 def test_attention_is_checked_on_a_device_that_is_no_cpu(store, monkeypatch):
     run = small_run(store, precision=Precision())
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

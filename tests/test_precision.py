@@ -1,0 +1,132 @@
+"""What each dtype is for: activations and sums in float32, products in bfloat16, hidden states between."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import VOCABULARY, random_tokens
+
+from cptjax import heads
+from cptjax.config import upgraded
+from cptjax.model import ACTIVATIONS, ModelConfig, ModernBert, Precision, encode
+from cptjax.objectives import CLM, mlm
+from cptjax.optim import AdamW, make_optimizer
+from cptjax.step import eval_step, init_state, loss_and_counts, train_step
+from eval.bench import rounding
+from eval.bench.step import Case
+
+HALF_ULP = 2.0**-8  # of bfloat16, and a little, relative
+
+
+def _cdf(x):
+    return 0.5 * np.vectorize(math.erfc)(-x * math.sqrt(0.5))
+
+
+EXACT = {  # value and slope, in float64
+    "gelu": lambda x: (x * _cdf(x), _cdf(x) + x * np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)),
+    "relu": lambda x: (np.maximum(x, 0), (x > 0).astype(float)),
+    "silu": lambda x: (x / (1 + np.exp(-x)), (1 + x / (1 + np.exp(x))) / (1 + np.exp(-x))),
+}
+
+
+def test_activations_in_bfloat16_round_once():
+    # Broken by: the activation itself in place of _in_float32.
+    positive = jax.lax.bitcast_convert_type(jnp.arange(0x3C80, 0x4060, dtype=jnp.uint16), jnp.bfloat16)  # 2^-6 to 3.5
+    x = jnp.concatenate([-positive, positive])
+    assert ACTIVATIONS.keys() == EXACT.keys()
+    for name, activation in ACTIVATIONS.items():
+        value, pull = jax.vjp(activation, x)
+        found = (value, *pull(jnp.ones_like(x)))
+        for ours, exact in zip(found, EXACT[name](np.asarray(x, np.float64)), strict=True):
+            assert ours.dtype == jnp.bfloat16
+            error = np.abs(np.asarray(ours, np.float64) - exact) / np.maximum(np.abs(exact), 1e-30)
+            assert error.max() <= HALF_ULP, (name, float(x[error.argmax()]), error.max())
+
+
+# ---- sums that are written as products with ones
+
+
+def products(jaxpr: Any) -> Iterator[Any]:
+    """Every dot_general of a program, those of its loops and functions too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for value in equation.params.values():
+            for part in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(part, "jaxpr", part)
+                if hasattr(inner, "eqns"):
+                    yield from products(inner)
+
+
+def programs(config: ModelConfig, precision: Precision, objective) -> Iterator[Any]:
+    """The jaxprs of an update and of an evaluation."""
+    model = ModernBert(config, precision, remat="block")
+    tx = make_optimizer(AdamW(), 1e-3)
+    token_BL = random_tokens(2, 32)
+    batch = {"token_BL": token_BL, "segment_BL": jnp.ones_like(token_BL)}
+    given = {"model": model, "objective": objective, "vocabulary": VOCABULARY, "chunk": 16}
+    params = jax.eval_shape(partial(model.init, method="everything"), jax.random.key(0), token_BL, token_BL)["params"]
+    state = jax.eval_shape(partial(init_state, tx=tx), params)
+    update = partial(train_step, tx=tx, rate_fn=lambda step: 1e-3, trains=jax.tree.map(lambda _: np.float32(1), params))
+    update = partial(update, loss_fn=partial(loss_and_counts, **given), seed=0, micro_batches=1)
+    with precision.products():
+        yield jax.make_jaxpr(update)(state, batch).jaxpr
+        yield jax.make_jaxpr(partial(eval_step, seed=0, **given))(params, batch, jnp.int32(0)).jaxpr
+
+
+@pytest.mark.parametrize("objective", [CLM, mlm(0.3)], ids=["clm", "mlm"])
+def test_no_float32_is_rounded_to_less_in_a_product(config, objective):
+    """An accelerator's own default is bfloat16 or TF32. In a bfloat16 step only sums have float32 operands."""
+    # Broken by: one of the three `precision=` left out, a stream that is not cast before a product.
+    for residual in ("float32", "bfloat16"):
+        for program in programs(config, Precision(residual=residual), objective):
+            in_float32 = [x for x in products(program) if {y.aval.dtype.name for y in x.invars} == {"float32"}]
+            assert in_float32 and {str(x.params["precision"]) for x in in_float32} == {str((HIGHEST, HIGHEST))}
+            assert all(len({y.aval.dtype.name for y in x.invars}) == 1 for x in products(program))
+    for program in programs(config, Precision(compute="float32"), objective):
+        assert {str(x.params["precision"]) for x in products(program)} == {str((HIGHEST, HIGHEST))}
+
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+# ---- the stream of hidden states
+
+
+@pytest.mark.parametrize("residual", ["float32", "bfloat16"])
+def test_the_stream_has_its_own_dtype(config, params, residual):
+    # Broken by: Embeddings that give `compute`, a sum in the dtype of what attention gives.
+    token_BL = random_tokens(1, 16)
+    model = ModernBert(config, Precision(residual=residual))
+    encoded = jax.eval_shape(lambda: encode(model, params, token_BL, token_BL * 0 + 1, keep_layers=True))
+    assert encoded.layers_NBLD.dtype == residual and encoded.hidden_BLD.dtype == "bfloat16"
+
+
+def test_the_mean_of_a_long_text_is_rounded_once():
+    # Broken by: sums in the dtype of the hidden states: 3.0156.
+    hidden_BLD = jnp.full((1, 300, 2), 3, jnp.bfloat16)
+    segment_BL = (jnp.arange(300, dtype=jnp.int32) < 257)[None].astype(jnp.int32)
+    assert heads.pool(hidden_BLD, segment_BL, "mean").tolist() == [[3, 3]]
+
+
+def test_a_run_from_before_streams_had_a_dtype_goes_on_with_its_own():
+    # Broken by: the new default given to old runs in `upgraded`.
+    for compute in ("float32", "bfloat16"):
+        saved = {"precision": {"params": "float32", "compute": compute, "loss": "float32"}, "model": None}
+        assert upgraded(saved)["precision"] == asdict(Precision(compute=compute, residual=compute))
+
+
+def test_the_bfloat16_gradient_of_28_layers_is_as_near_as_autocasts():
+    """As deep as ModernBERT-large, 128 wide; `python -m eval bench rounding --sizes large` is the whole."""
+    # Broken by: residual="bfloat16" as the default, the activation in bfloat16.
+    pytest.importorskip("torch")
+    shape = {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 28, "num_attention_heads": 2}
+    found = rounding.bench(Case(ModelConfig(vocab_size=1024, **shape), "mlm", 2, 128))
+    assert found["cptjax"] <= 6e-3 and found["cptjax"] <= 1.1 * found[rounding.AUTOCAST]
+    assert found["cptjax, residual bfloat16"] > 1.4 * found["cptjax"]
