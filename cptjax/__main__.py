@@ -16,6 +16,7 @@ from absl import logging as absl_logging
 
 from cptjax import errors
 from cptjax.escape import say
+from cptjax.signals import Signals
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -255,7 +256,8 @@ def _run(words: Sequence[str]) -> None:
         parser.error(f"unrecognized arguments: {errors.one_line(' '.join(rest))}")
     try:
         if arguments.command == "train":
-            _train(arguments, rest)
+            with Signals():
+                _train(arguments, rest)
         elif arguments.command == "plan":
             _plan(arguments, rest)
         elif arguments.command == "prepare":
@@ -268,9 +270,10 @@ def _run(words: Sequence[str]) -> None:
             from cptjax.demo import demo
 
             demo(arguments.workdir, arguments.text)
-    except KeyboardInterrupt:
-        goes_on = arguments.command in ("train", "prepare")
-        raise KeyboardInterrupt(*["the same command goes on"] * goes_on) from None
+    except KeyboardInterrupt as stop:
+        if arguments.command in ("train", "prepare"):
+            stop.args = ("the same command goes on",)
+        raise
 
 
 if __name__ == "__main__":

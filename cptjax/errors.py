@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cptjax.escape import printable
+from cptjax.signals import Stopped
 
 FORESEEN = (ValueError, OSError, FloatingPointError, ImportError)  # the last: an optional package that is not there
 UNFORESEEN = (UnicodeError, json.JSONDecodeError)  # of ValueError, but not in words of ours
@@ -28,8 +29,8 @@ AT_HAND = "while reading "
 
 def run_command(work: Callable[[], int | None], arguments: Sequence[str]) -> int:
     """Do the work of a command and return its exit code: what `work` returns, 0 for None; 2 with one line on stderr
-    for whatever it raises; 130 for Ctrl-C, whose message says what to do; 141, without a word, when nobody reads what
-    is printed (`| head`). SystemExit passes: argparse has spoken."""
+    for whatever it raises; 130 for Ctrl-C, whose message says what to do, and the code of a Stopped; 141, without a
+    word, when nobody reads what is printed (`| head`). SystemExit passes: argparse has spoken."""
     _print_anything()
     try:
         with _threads_told():
@@ -37,8 +38,11 @@ def run_command(work: Callable[[], int | None], arguments: Sequence[str]) -> int
             _flush()
         return code
     except KeyboardInterrupt as stop:
-        _say("; ".join(["stopped", *map(str, stop.args)]))
-        return 128 + signal.SIGINT
+        where, code = (stop.where, stop.code) if isinstance(stop, Stopped) else ("", 128 + signal.SIGINT)
+        _say("; ".join([f"stopped{where}", *map(str, stop.args)]))
+        with contextlib.suppress(OSError):
+            _flush()
+        return code
     except BrokenPipeError:
         _print_nothing()
         return 128 + signal.SIGPIPE

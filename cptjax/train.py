@@ -31,6 +31,7 @@ from cptjax.packing import PACKING_VERSION
 from cptjax.recorder import Recorder, nothing_spent, resumed
 from cptjax.schedules import learning_rate
 from cptjax.selfcheck import verify
+from cptjax.signals import Signals, Stopped
 from cptjax.step import TrainState, chunk_positions, eval_step, init_state, loss_and_counts, train_step
 from cptjax.store import Manifest
 
@@ -62,16 +63,14 @@ def train(run: Run, folder: Path) -> Path:
     """Train `run` in `folder`, or go on with what is there; returns the folder.
 
     Raises ValueError for a run that cannot work here or contradicts the folder, FloatingPointError when
-    the loss or the gradient stops being finite, OSError when the disk refuses a checkpoint.
+    the loss or the gradient stops being finite, OSError when the disk refuses a checkpoint, Stopped when a
+    signal asked for an end, after the step at hand was saved (of several processes, at once).
     """
     setting = set_up(run, folder)
-    with (
-        locked(folder) if jax.process_index() == 0 else contextlib.nullcontext(),
-        jax.set_mesh(setting.mesh),
-        run.precision.products(),
-    ):
+    lock = locked(folder) if jax.process_index() == 0 else contextlib.nullcontext()
+    with lock, jax.set_mesh(setting.mesh), run.precision.products(), Signals() as signals:
         write_own_files(setting)
-        return _train(setting)
+        return _train(setting, signals)
 
 
 def check_inputs(run: Run) -> tuple[jax.sharding.Mesh, dict[str, Manifest]]:
@@ -318,8 +317,11 @@ def _state_shardings(setting: Setting, tx) -> TrainState:
     return jax.tree.map(lambda x: x.sharding, state_shapes(setting, tx))
 
 
-def make_evaluate(setting: Setting, clock: Clock) -> Callable[[Any], dict[str, dict[str, float]]]:
-    """params -> {objective: {loss, accuracy}} on the held-out store, for every objective of the run."""
+def make_evaluate(
+    setting: Setting, clock: Clock, signals: Signals
+) -> Callable[[Any], dict[str, dict[str, float]] | None]:
+    """params -> {objective: {loss, accuracy}} on the held-out store, for every objective of the run; None when a
+    signal asks for an end."""
     run = setting.run
     held_out = run.held_out
     if held_out is None:
@@ -343,10 +345,12 @@ def make_evaluate(setting: Setting, clock: Clock) -> Callable[[Any], dict[str, d
     rows = run.device_batch_size * sharding.row_devices(setting.mesh)
     own_rows = sharding.own_rows(setting.mesh, rows)
 
-    def evaluate(params) -> dict[str, dict[str, float]]:
+    def evaluate(params) -> dict[str, dict[str, float]] | None:
         totals = {name: np.zeros(3) for name in steps}
         batches = held_out_batches(held_out, run.data.sequence_length, rows, run.held_out_rows, own_rows)
         for index, batch in enumerate(batches):
+            if signals.asked is not None:
+                return None
             placed = sharding.put(batch, setting.mesh, rows)
             for name, step in steps.items():
                 totals[name] += np.asarray(step(params, placed, jnp.int32(index)))
@@ -358,7 +362,7 @@ def make_evaluate(setting: Setting, clock: Clock) -> Callable[[Any], dict[str, d
     return evaluate
 
 
-def _train(setting: Setting) -> Path:
+def _train(setting: Setting, signals: Signals) -> Path:
     run, folder = setting.run, setting.folder
     state, spent = start(setting, make_optimizer(run.optimizer, run.phases[0].schedule.peak))
     batches = Batches(run.data)
@@ -374,12 +378,12 @@ def _train(setting: Setting) -> Path:
         step=int(state.step),
         spent=spent,
     )
-    evaluate = make_evaluate(setting, recorder.clock)
+    evaluate = make_evaluate(setting, recorder.clock, signals)
     try:
         try:
             for phase, (first, last) in zip(run.phases, run.bounds, strict=True):
                 if int(state.step) <= last:
-                    state = _train_phase(setting, phase, first, last, state, stream, saver, evaluate, recorder)
+                    state = _train_phase(setting, phase, first, last, state, stream, saver, evaluate, recorder, signals)
         finally:
             with recorder.clock.doing(WAITING):
                 stream.close()
@@ -402,6 +406,7 @@ def _train_phase(
     saver: checkpoint.Saver,
     evaluate: Callable,
     recorder: Recorder,
+    signals: Signals,
 ) -> TrainState:
     """The steps of a phase that are not made yet: next batch, update, then the actions that are due."""
     run, clock = setting.run, recorder.clock
@@ -413,7 +418,8 @@ def _train_phase(
         if (done in (0, last) or done % run.eval_every == 0) and recorder.spent["evaluated"] != done:
             with recorder.doing(EVALUATION):
                 results = evaluate(state.params)
-            recorder.held_out(done, phase, results)
+            if results is not None:  # else it is due when the run goes on
+                recorder.held_out(done, phase, results)
 
     evaluate_if_due(int(state.step))
     if int(state.step) == first and phase.optimizer_state == "reset":
@@ -424,10 +430,13 @@ def _train_phase(
         batch = sharding.put(clock.fetch(stream), setting.mesh, run.data.global_batch_size)
         state, metrics = update(state, batch)
         recorder.step(step, phase, metrics)
+        signals.began(remember=jax.process_count() == 1)
         done = step + 1
         evaluate_if_due(done)
-        if done == last or done % run.checkpoint_every == 0:
+        if done == last or done % run.checkpoint_every == 0 or signals.asked is not None:
             with recorder.doing(SAVING):
                 saver.save(done, state, recorder.facts())
             recorder.saved(done, phase)
+            if signals.asked is not None:
+                raise Stopped(signals.asked, f" at step {done}, saved")
     return state

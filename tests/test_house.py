@@ -45,7 +45,7 @@ def imports_of(tree: ast.AST) -> set[str]:
 # ---- imports only go down
 
 FLOORS = (
-    ("escape", "bounds"),
+    ("escape", "bounds", "signals"),
     ("errors",),
     ("files",),
     ("masks", "schedules", "telemetry", "energy", "clock", "events", "sharding", "grammar", "host", "page", "hlo"),
