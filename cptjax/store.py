@@ -198,7 +198,7 @@ class Store:
                 raise ValueError(f"{self.path / name} is missing: copy the whole store again")
         self._check_tokenizer()
         self.length_N = self._array("length_N.npy", np.integer)
-        self.weight_N = self._array("weight_N.npy", np.floating) if "weight_N.npy" in self.manifest.sha256 else None
+        self.weight_N = self._array("weight_N.npy", np.number) if "weight_N.npy" in self.manifest.sha256 else None
         if self.length_N.sum() != self.manifest.tokens:
             raise ValueError(
                 f"{self.path / 'length_N.npy'} counts {self.length_N.sum()} tokens, the manifest "
@@ -246,7 +246,11 @@ class Store:
         except Exception as error:  # array_record raises of many kinds for damaged bytes
             raise ValueError(self._damage(document, reason(error))) from error
         if len(token_L) != (length := self.length_N[document]):
-            raise ValueError(self._damage(document, f"it has {len(token_L)} tokens, length_N.npy says {length}"))
+            raise ValueError(
+                self._damage(
+                    document, f"it has {len(token_L)} tokens, length_N.npy says {length}: it is of another store"
+                )
+            )
         if token_L.max() >= self.manifest.vocab_size:
             raise ValueError(self._damage(document, f"id {token_L.max()} is beyond the vocabulary"))
         return token_L.astype(np.int32)

@@ -462,7 +462,7 @@ CHANGED = {  # how a store is changed behind the manifest's back, and what is sa
     ),
     "a shard of another store": (
         lambda s: shutil.copy(s.parent / "other" / "tokens-00000.array_record", s),
-        "a shard is of another store",
+        "it is of another store",
     ),
 }
 
