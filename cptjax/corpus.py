@@ -35,10 +35,20 @@ from cptjax.cleaning import (
     read_evaluation,
 )
 from cptjax.escape import say
-from cptjax.files import TOKENIZER_FILES, check_free, locked, put_in_place, read_json, sha256, write_json
+from cptjax.files import (
+    TOKENIZER_FILES,
+    check_free,
+    copy_tokenizer,
+    locked,
+    put_in_place,
+    read_json,
+    sha256,
+    write_json,
+)
 from cptjax.parts import (
     DROPPED,
     EMPTY,
+    FACTS,
     HELD_OUT,
     NO_ID,
     TRAIN,
@@ -117,7 +127,7 @@ def prepare(
     with locked(job.work):
         try:
             check_free(out, markers=MARKERS, overwrite=overwrite)  # another prepare may just have made it
-            _begin(job, folder, encoder, evaluation)
+            _begin(job, folder, evaluation)
             known = known_digests(job)
             engine(functools.partial(chunks, job), functools.partial(make_part, job), units)
             parts = Parts(job, units)
@@ -163,11 +173,11 @@ def _key(job: Job, tokenizer: Path, evaluation: Evaluation | None) -> str:
     if evaluation is not None:
         ngrams = hashlib.sha256(evaluation.ngram_G.tobytes() + evaluation.file_G.tobytes()).hexdigest()
         searched = [ngrams, evaluation.files]
-    decides = [STORE_VERSION, sources.PIECE_BYTES, tokens, searched, job.settings]
+    decides = [STORE_VERSION, list(FACTS), sources.PIECE_BYTES, tokens, searched, job.settings]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
 
-def _begin(job: Job, tokenizer: Path, encoder: Encoder, evaluation: Evaluation | None) -> None:
+def _begin(job: Job, tokenizer: Path, evaluation: Evaluation | None) -> None:
     """Fill the work folder with what the workers need; parts of other settings are thrown away."""
     path = job.work / "job.json"
     try:
@@ -180,7 +190,7 @@ def _begin(job: Job, tokenizer: Path, encoder: Encoder, evaluation: Evaluation |
             shutil.rmtree(job.work / folder, ignore_errors=True)
     for folder in ("units", "parts", "shards", "tokenizer", "evaluation"):
         (job.work / folder).mkdir(exist_ok=True)
-    encoder.write(tokenizer, job.work / "tokenizer")
+    copy_tokenizer(tokenizer, job.work / "tokenizer")
     if evaluation is not None:
         np.save(job.work / "evaluation" / "ngram_G.npy", evaluation.ngram_G)
         np.save(job.work / "evaluation" / "file_G.npy", evaluation.file_G)
@@ -453,7 +463,8 @@ def _describe(
 ) -> None:
     """Write all of a store but its shards."""
     folder = _folder(job, side)
-    totals = {name: int(parts.fact(name)[is_in_N].sum()) for name in ("length", "text_bytes", "words", "unknown")}
+    summed = ("length", "text_bytes", "words", "unknown", "written_specials")
+    totals = {name: int(parts.fact(name)[is_in_N].sum()) for name in summed}
     np.save(folder / "length_N.npy", parts.fact("length")[is_in_N])
     weight_N = parts.fact("weight")[is_in_N]
     if side == TRAIN and (weight_N != 1).any():  # a held-out text is asked once
@@ -465,7 +476,7 @@ def _describe(
         for (source, file), digest in zip(parts.files, parts.digests, strict=True)
     ]
     write_json(folder / "files.json", {"files": files})
-    encoder.write(job.work / "tokenizer", folder / "tokenizer")
+    copy_tokenizer(job.work / "tokenizer", folder / "tokenizer")
     manifest = Manifest(
         version=STORE_VERSION,
         documents=int(is_in_N.sum()),
@@ -473,6 +484,7 @@ def _describe(
         text_bytes=totals["text_bytes"],
         words=totals["words"],
         unknown_tokens=totals["unknown"],
+        written_specials=totals["written_specials"],
         dtype="uint16" if encoder.dtype.itemsize == 2 else "uint32",
         vocab_size=encoder.vocab_size,
         tokenizer_sha256=sha256(folder / "tokenizer" / "tokenizer.json"),

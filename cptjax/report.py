@@ -68,6 +68,7 @@ def data_report(store: Path | str, sequence_lengths: Sequence[int] = (1024, 8192
         "contamination": manifest.contamination and dataclasses.asdict(manifest.contamination),
         "dropped": _dropped(opened.path / "dropped.jsonl", manifest),
         "other_files": manifest.dropped.get("other_files", 0),
+        "written_specials": manifest.written_specials,
         "fields": {name: _field(values) for name, values in manifest.fields.items()},
         **_documents(opened, encoder),
         "held_out": _held_out(opened.path / "held_out", manifest),
@@ -237,6 +238,11 @@ def _warnings(report: dict[str, Any]) -> list[str]:
     misfit = "The tokenizer does not fit the language:"
     found = [
         (unknown > MOST_UNKNOWN, f"{percent(unknown)} of the tokens are unknown to the tokenizer."),
+        (
+            report["written_specials"] > 0,
+            f"In {report['written_specials']:,} places the text reads like a special token, such as [MASK]. "
+            "It stays text.",
+        ),
         (per_word > MOST_TOKENS_PER_WORD, f"{misfit} {per_word:.2f} tokens per word."),
         (per_token < LEAST_BYTES_PER_TOKEN, f"{misfit} {per_token:.2f} bytes per token."),
         (

@@ -115,7 +115,8 @@ class Manifest:
 
     Every document ends with `eos_token_id`, and begins with `bos_token_id` unless that is None.
     `vocab_size` is the largest id of the tokenizer + 1. `text_bytes` are UTF-8 bytes of kept text,
-    `words` stand between white space. `sha256` is of each file of FILES that the store has, and of the tokenizer's.
+    `words` stand between white space. `written_specials`: how often the text reads like a special token
+    ("[MASK]"), and stayed text. `sha256` is of each file of FILES that the store has, and of the tokenizer's.
     `settings` are the options of `prepare` that decide the content. Of the whole run, shared by a store and its
     held-out store: `sources`, `dropped` (documents left out, by reason, and "other_files": files of
     other kinds met in a source folder), `duplicates`, `contamination`, and `fields` (documents and
@@ -144,6 +145,7 @@ class Manifest:
     sha256: dict[str, str]
     settings: dict[str, Any]
     shards: tuple[Shard, ...]
+    written_specials: int = 0
 
     @property
     def fingerprint(self) -> str:

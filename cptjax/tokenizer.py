@@ -6,6 +6,8 @@ L tokens of one document.
 import itertools
 import json
 import re
+import secrets
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,24 +17,28 @@ import huggingface_hub
 import numpy as np
 import tokenizers
 
-from cptjax.files import TOKENIZER_FILES, copy_tokenizer, write_json
+from cptjax.files import TOKENIZER_FILES, read_json
 
 LONG_TEXT = 2**20  # characters: a longer text is encoded in pieces
 LONGEST_WHOLE = 2**24  # characters: a longer text is cut even where no good place is found, for want of memory
 CUT_CONTEXT = 1000  # characters on each side of a cut that must give the same ids with and without it
 CUTS_TRIED = 100
 
-# How each role is called in tokenizer_config.json, then how its token is usually written.
+# How each role is called in tokenizer_config.json, then how its token is usually written. A tokenizer without bos or
+# eos lends its cls and sep, and the other way round, as in ModernBERT's own config.
+FIRST = ("[CLS]", "<s>", "<bos>", "[BOS]")
+LAST = ("[SEP]", "</s>", "<eos>", "[EOS]", "<|endoftext|>", "<|end_of_text|>")
 ROLES = {
-    "bos": (("bos_token", "cls_token"), ("[CLS]", "<s>", "<bos>", "[BOS]")),
-    "eos": (
-        ("eos_token", "sep_token"),
-        ("[SEP]", "</s>", "<eos>", "[EOS]", "<|endoftext|>", "<|end_of_text|>"),
-    ),
+    "bos": (("bos_token", "cls_token"), FIRST),
+    "eos": (("eos_token", "sep_token"), LAST),
+    "cls": (("cls_token", "bos_token"), FIRST),
+    "sep": (("sep_token", "eos_token"), LAST),
     "pad": (("pad_token",), ("[PAD]", "<pad>", "<|padding|>")),
     "mask": (("mask_token",), ("[MASK]", "<mask>")),
     "unk": (("unk_token",), ("[UNK]", "<unk>")),
 }
+LISTS = ("additional_special_tokens", "extra_special_tokens")  # more special tokens, without a role
+CONFIG, ADDED = "tokenizer_config.json", "added_tokens_decoder"
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class SpecialTokens:
 
     bos: int | None
     eos: int | None
+    cls: int | None
+    sep: int | None
     pad: int | None
     mask: int | None
     unk: int | None
@@ -75,38 +83,126 @@ def tokenizer_folder(path_or_id: Path | str) -> Path:
 def load_tokenizer(path_or_id: Path | str) -> tokenizers.Tokenizer:
     """The tokenizer of a folder or Hub id; it never truncates or pads. ValueError if unreadable.
 
-    In text given to it "[MASK]" is the mask token; `prepare` turns that off for corpus text.
+    It knows every token that the folder's other files add, and that a special token is one, wherever that is said.
+    In text given to it "[MASK]" is the mask token; for an `Encoder` it is text.
     """
-    path = tokenizer_folder(path_or_id) / "tokenizer.json"
+    folder = tokenizer_folder(path_or_id)
+    path = folder / "tokenizer.json"
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001 (the library raises the bare class)
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path} is not a tokenizer ({reason})") from None
+    _refuse_templates(path, tokenizer)
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    for i, token in sorted(_added(folder).items()):
+        if tokenizer.token_to_id(token.content) is None:
+            tokenizer.add_tokens([token])
+        if (known := tokenizer.token_to_id(token.content)) != i:
+            raise ValueError(
+                f"{folder / CONFIG} gives {token.content!r} the id {i}, tokenizer.json {known}: remove one"
+            )
+    added = tokenizer.get_added_tokens_decoder()
+    for i in special_tokens(folder, tokenizer).all:
+        if i not in added or not added[i].special:
+            token = added.get(i) or tokenizers.AddedToken(tokenizer.id_to_token(i), normalized=False)
+            token.special = True
+            tokenizer.add_special_tokens([token])
     return tokenizer
+
+
+def _refuse_templates(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
+    # The library panics when a template is given what another has put together.
+    found = list(_templates(json.loads(tokenizer.to_str())["post_processor"]))
+    if any(len(template["single"]) > 1 for template in found[:-1]):
+        raise ValueError(f"{path}: post_processor is a Sequence of {len(found)} templates, it must hold one at most")
+
+
+def _templates(processor: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    if processor and processor["type"] == "TemplateProcessing":
+        yield processor
+    for part in (processor or {}).get("processors", ()):
+        yield from _templates(part)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What the folder's files beside tokenizer.json say, tokenizer_config.json first."""
+    found: dict[str, Any] = {}
+    for file in ("special_tokens_map.json", CONFIG):
+        if (folder / file).is_file():
+            found |= {name: value for name, value in read_json(folder / file).items() if value is not None}
+    return found
+
+
+def _added(folder: Path) -> dict[int, tokenizers.AddedToken]:
+    """The tokens that files beside tokenizer.json add, by id. ValueError, naming the file, for what is no token."""
+    legacy = folder / "added_tokens.json"
+    found = {}
+    try:
+        for content, i in (read_json(legacy) if legacy.is_file() else {}).items():
+            found[int(i)] = tokenizers.AddedToken(content)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{legacy} does not map tokens to ids ({error})") from None
+    try:
+        for i, fields in _settings(folder).get(ADDED, {}).items():
+            found[int(i)] = tokenizers.AddedToken(**fields)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG}: {ADDED} does not map ids to tokens ({error})") from None
+    return found
+
+
+def _content(token: Any) -> str | None:
+    """A token as it is written, whether a file gives it as text or with its properties."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) and content else None
 
 
 def special_tokens(folder: Path | str, tokenizer: tokenizers.Tokenizer) -> SpecialTokens:
     """Special tokens as the folder's JSON files name them, else under their usual names."""
-    named: dict[str, Any] = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        path = Path(folder) / file
-        if path.is_file():
-            try:
-                named |= json.loads(path.read_bytes())
-            except (ValueError, TypeError):
-                raise ValueError(f"{path} is not a JSON object") from None
-    ids: dict[str, int | None] = {}
-    for role, (keys, usual) in ROLES.items():
-        values = [named.get(key) for key in keys]
-        written = [value["content"] if isinstance(value, dict) else value for value in values]
-        found = [tokenizer.token_to_id(token) for token in (*written, *usual) if token]
-        ids[role] = next((i for i in found if i is not None), None)
-    added = tokenizer.get_added_tokens_decoder().items()
-    every = {i for i, token in added if token.special} | {i for i in ids.values() if i is not None}
-    return SpecialTokens(**ids, all=tuple(sorted(every)))
+    named = _settings(Path(folder))
+
+    def ids(tokens: Iterable[Any]) -> list[int]:
+        found = (tokenizer.token_to_id(content) for token in tokens if (content := _content(token)))
+        return [i for i in found if i is not None]
+
+    roles = {
+        role: (ids(named.get(key) for key in keys) + ids(usual) + [None])[0] for role, (keys, usual) in ROLES.items()
+    }
+    lists = [named.get(key) or [] for key in LISTS]
+    listed = [token for tokens in lists for token in (tokens.values() if isinstance(tokens, dict) else tokens)]
+    added = (*tokenizer.get_added_tokens_decoder().items(), *_added(Path(folder)).items())
+    every = {i for i, token in added if token.special} | set(ids(listed)) | {*roles.values()} - {None}
+    return SpecialTokens(**roles, all=tuple(sorted(i for i in every if i is not None)))
+
+
+def text_tokenizer(tokenizer: tokenizers.Tokenizer, special: SpecialTokens) -> tokenizers.Tokenizer:
+    """The same tokenizer, without a post-processor, for text alone: no text has the id of a special token.
+
+    A model's vocabulary may hold "[MASK]" as a word or piece of its own, and a normaliser may make it of other
+    letters. So special tokens get names here that no text can hold, drawn anew each time; ids stay.
+    """
+    raw = json.loads(tokenizer.to_str())
+    model = raw["model"]
+    names = {tokenizer.id_to_token(i): secrets.token_hex(16) for i in special.all}
+
+    def renamed(token: str) -> str:
+        return names.get(token, token)
+
+    raw["post_processor"] = None
+    for token in raw["added_tokens"]:
+        token["content"] = renamed(token["content"])
+    if isinstance(model["vocab"], list):
+        model["vocab"] = [[renamed(piece), score] for piece, score in model["vocab"]]
+    else:
+        model["vocab"] = {renamed(piece): i for piece, i in model["vocab"].items()}
+    if model.get("unk_token") is not None:
+        model["unk_token"] = renamed(model["unk_token"])
+    if "merges" in model:
+        prefix = model.get("continuing_subword_prefix") or ""
+        made = [(a, b, a + b.removeprefix(prefix)) for a, b in model["merges"]]
+        model["merges"] = [[a, b] for a, b, both in made if names.keys().isdisjoint((a, b, both))]
+    return tokenizers.Tokenizer.from_str(json.dumps(raw))
 
 
 class Encoder:
@@ -117,8 +213,9 @@ class Encoder:
 
     def __init__(self, folder: Path):
         self.tokenizer = load_tokenizer(folder)
-        self.tokenizer.encode_special_tokens = True  # "[MASK]" in a user's text stays text
         self.special = special_tokens(folder, self.tokenizer)
+        self._text = text_tokenizer(self.tokenizer, self.special)
+        self._written = [str(self.tokenizer.id_to_token(i)) for i in self.special.all]
         self.vocab_size = max(self.tokenizer.get_vocab().values()) + 1
         self.dtype = np.dtype("<u2" if self.vocab_size <= 2**16 else "<u4")
         probe = self.tokenizer.encode("a")
@@ -150,7 +247,11 @@ class Encoder:
         return np.concatenate(list(parts))
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in self._text.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def written_specials(self, text: str) -> int:
+        """How often a text reads like a special token, in full-width letters too. It stays text."""
+        return max(sum(map(form.count, self._written)) for form in (text, unicodedata.normalize("NFKC", text)))
 
     def _pieces(self, text: str) -> list[str]:
         """A text in pieces that give the same ids as the whole.
@@ -177,22 +278,3 @@ class Encoder:
             if both == one + other:
                 return cut
         return None
-
-    def write(self, source: Path, target: Path) -> None:
-        """Copy the tokenizer, adding the tokenizer_config.json that AutoTokenizer wants."""
-        copy_tokenizer(source, target)
-        if not (target / "tokenizer_config.json").is_file():
-            tokens = {
-                key: self.tokenizer.id_to_token(getattr(self.special, role))
-                for role, (keys, _) in ROLES.items()
-                for key in keys
-                if getattr(self.special, role) is not None
-            }
-            write_json(
-                target / "tokenizer_config.json",
-                {
-                    "tokenizer_class": "PreTrainedTokenizerFast",
-                    "model_input_names": ["input_ids", "attention_mask"],
-                    **tokens,
-                },
-            )

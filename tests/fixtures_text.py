@@ -14,7 +14,7 @@ from tokenizers import (
     trainers,
 )
 
-from cptjax.files import sha256
+from cptjax.files import copy_tokenizer, sha256
 from cptjax.store import STORE_VERSION, Duplicates, Manifest, file_hashes, write_shard
 from cptjax.tokenizer import Encoder
 
@@ -74,7 +74,7 @@ def make_store(
     np.save(folder / "length_N.npy", np.array([len(token_L) for token_L in documents], np.int64))
     if weights is not None:
         np.save(folder / "weight_N.npy", np.array(weights, np.float32))
-    encoder.write(tokenizer_folder, folder / "tokenizer")
+    copy_tokenizer(tokenizer_folder, folder / "tokenizer")
     special = encoder.special
     manifest = Manifest(
         version=STORE_VERSION,

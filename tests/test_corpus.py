@@ -91,6 +91,7 @@ def test_texts_come_back_from_the_store(tmp_path, folder):
     assert manifest.tokens == opened.length_N.sum() == sum(s.tokens for s in manifest.shards)
     assert (manifest.bos_token_id, manifest.eos_token_id, manifest.pad_token_id, manifest.mask_token_id) == (2, 3, 0, 4)
     assert manifest.special_token_ids == (0, 1, 2, 3, 4)
+    assert manifest.written_specials == sum(t.count(token) for t in TEXTS for token in ("[CLS]", "[SEP]", "[MASK]"))
     assert opened.origins([0, 3]) == ["a.jsonl:1", "a.jsonl:4"]
     opened.verify()
     # Nothing but the store is left.

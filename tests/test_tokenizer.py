@@ -1,14 +1,16 @@
 """Special tokens are found, documents begin and end as the tokenizer says, and long texts cost no memory."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from cptjax import tokenizer
-from cptjax.tokenizer import Encoder, load_tokenizer, special_tokens, tokenizer_folder
+from cptjax.tokenizer import Encoder, SpecialTokens, load_tokenizer, special_tokens, tokenizer_folder
 from tests.fixtures_text import WORDS, make_tokenizer
 
 
@@ -23,7 +25,7 @@ def test_every_document_begins_and_ends_as_the_tokenizer_says(folder):
     assert encoder.special.all == (0, 1, 2, 3, 4) and encoder.special.mask == 4
     texts = ["the heart", "blood [MASK] vessels [SEP]", "é\u2028ü 心\n\nmind"]
     for text, token_L in zip(texts, encoder.encode(texts), strict=True):
-        # Broken by: encode_special_tokens left off. A literal "[MASK]" or "[SEP]" of the text is text.
+        # Broken by: _ids by self.tokenizer. A literal "[MASK]" or "[SEP]" of the text is text.
         assert (token_L[0], token_L[-1]) == (2, 3) and not set(token_L[1:-1].tolist()) & {0, 1, 2, 3, 4}
         assert token_L.dtype == np.uint16 and encoder.tokenizer.decode(token_L) == text
 
@@ -118,10 +120,139 @@ def test_a_tokenizer_without_any_end_token_is_refused(tmp_path):
         Encoder(bare)
 
 
-def test_the_written_tokenizer_opens_in_transformers(tmp_path, folder):
-    transformers = pytest.importorskip("transformers")
-    encoder = Encoder(folder)
-    encoder.write(folder, tmp_path / "out")
-    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path / "out"))
-    assert theirs("the heart of mind")["input_ids"] == encoder.encode(["the heart of mind"])[0].tolist()
-    assert theirs.mask_token_id == encoder.special.mask
+# ---- text stays text
+
+SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+LETTERS = "abcdefghijklmnopqrstuvwxyzACEKLMNPSTU[]<>/ "
+
+
+def word_level() -> Tokenizer:
+    return Tokenizer(models.WordLevel({token: i for i, token in enumerate([*SPECIAL, "heart"])}, "[UNK]"))
+
+
+def word_piece() -> Tokenizer:
+    pieces = [*SPECIAL, *(mark + letter for letter in LETTERS for mark in ("", "##"))]
+    return Tokenizer(models.WordPiece({token: i for i, token in enumerate(pieces)}, unk_token="[UNK]"))
+
+
+def unigram() -> Tokenizer:
+    pieces = [*((token, 0.0) for token in SPECIAL), *((letter, -2.0) for letter in LETTERS), ("heart", -3.0)]
+    return Tokenizer(models.Unigram(pieces, unk_id=0))
+
+
+def merged() -> Tokenizer:
+    """BPE whose merges spell "[MASK]", and go on from it."""
+    steps = [("[", "M"), ("[M", "A"), ("[MA", "S"), ("[MAS", "K"), ("[MASK", "]"), ("[MASK]", "a")]
+    tokens = dict.fromkeys([*SPECIAL, *LETTERS, *(a + b for a, b in steps)])
+    return Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, steps, unk_token="[UNK]"))
+
+
+def whole_words() -> Tokenizer:
+    tokens = {token: i for i, token in enumerate([*SPECIAL, *LETTERS])}
+    return Tokenizer(models.BPE(tokens, [], unk_token="[UNK]", ignore_merges=True))
+
+
+@pytest.mark.parametrize("added", [True, False])
+@pytest.mark.parametrize("model", [word_level, word_piece, unigram, merged, whole_words])
+def test_text_never_has_the_id_of_a_special_token(tmp_path, model, added, monkeypatch):
+    # Broken by: _ids by self.tokenizer, with encode_special_tokens or without; the merges left as they are (merged).
+    made = model()
+    made.normalizer = normalizers.NFKC()
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.add_tokens(["[unused0]"])  # an id after those of the model
+    if added:
+        made.add_special_tokens(SPECIAL)
+    made.save(str(tmp_path / "tokenizer.json"))
+    encoder = Encoder(tmp_path)
+    assert encoder.special == SpecialTokens(bos=1, eos=2, cls=1, sep=2, pad=3, mask=4, unk=0, all=(0, 1, 2, 3, 4))
+    texts = [
+        "[MASK]",
+        "a [MASK] b [SEP] c[CLS] [PAD]d",
+        "[MASK][MASK] [UNK]",
+        "［ＭＡＳＫ］",
+        "[[MASK]a]",
+        "heart [unused0]",
+    ]
+    monkeypatch.setattr(tokenizer, "LONG_TEXT", 10)
+    for text, token_L in zip(texts, encoder.encode(texts), strict=True):
+        assert set(token_L[:-1].tolist()).isdisjoint((1, 2, 3, 4)), text
+    assert [encoder.written_specials(text) for text in texts] == [1, 4, 3, 1, 1, 0]
+    assert encoder.encode(texts)[-1].tolist() == [*made.encode(texts[-1]).ids, 2]
+    assert encoder.tokenizer.encode("[MASK]").ids == [4]  # in a question to the model it is the mask
+
+
+# ---- one way to find special tokens
+
+
+def test_special_tokens_are_found_wherever_a_folder_names_them(tmp_path):
+    # Broken by: each file, each list, or the dictionaries left out of special_tokens.
+    bare = Tokenizer(models.WordLevel({token: i for i, token in enumerate("abcdefgh")}, "a"))
+    bare.save(str(tmp_path / "tokenizer.json"))
+
+    def found(**files) -> SpecialTokens:
+        for name, content in files.items():
+            (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        special = special_tokens(tmp_path, load_tokenizer(tmp_path))
+        assert special.all == tuple(
+            i for i, x in load_tokenizer(tmp_path).get_added_tokens_decoder().items() if x.special
+        )
+        return special
+
+    nothing = dict.fromkeys(("bos", "eos", "cls", "sep", "pad", "mask", "unk"))
+    assert found() == SpecialTokens(**nothing, all=())
+    named = found(special_tokens_map={"eos_token": "b", "mask_token": {"content": "c", "lstrip": True}})
+    assert (named.eos, named.sep, named.mask, named.all) == (1, 1, 2, (1, 2))
+    fields = {"content": "d", "special": True, "normalized": False}
+    listed = found(tokenizer_config={"added_tokens_decoder": {"3": fields}, "eos_token": None, "cls_token": "e"})
+    assert (listed.eos, listed.bos, listed.mask, listed.all) == (1, 4, 2, (1, 2, 3, 4))
+    more = found(
+        tokenizer_config={"additional_special_tokens": ["f", {"content": "g"}], "extra_special_tokens": {"x": "h"}}
+    )
+    assert more.all == (1, 2, 5, 6, 7)
+
+
+def test_a_token_that_only_another_file_adds_is_there(tmp_path):
+    # Broken by: load_tokenizer without the loop over _added.
+    Tokenizer(models.WordLevel({"a": 0, "b": 1}, "a")).save(str(tmp_path / "tokenizer.json"))
+    settings = {"added_tokens_decoder": {"2": {"content": "[MASK]", "special": True}, "3": {"content": "[zona]"}}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    loaded = load_tokenizer(tmp_path)
+    assert (loaded.token_to_id("[MASK]"), loaded.token_to_id("[zona]")) == (2, 3)
+    assert special_tokens(tmp_path, loaded).all == (2,)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("tokenizer_config", {"added_tokens_decoder": {"7": {"content": "c"}}}, "gives 'c' the id 7, tokenizer.json 2"),
+        ("tokenizer_config", {"added_tokens_decoder": {"1": {"content": "a"}}}, "gives 'a' the id 1, tokenizer.json 0"),
+        (
+            "tokenizer_config",
+            {"added_tokens_decoder": {"x": "y"}},
+            "tokenizer_config.json: added_tokens_decoder does not",
+        ),
+        ("tokenizer_config", {"added_tokens_decoder": [1]}, "tokenizer_config.json: added_tokens_decoder does not"),
+        ("added_tokens", {"c": []}, "added_tokens.json does not map tokens to ids"),
+        ("added_tokens", [], "must hold a JSON object"),
+    ],
+)
+def test_files_that_say_different_things_are_refused(tmp_path, name, content, says):
+    Tokenizer(models.WordLevel({"a": 0, "b": 1}, "a")).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sequence_of_two_templates_is_named(tmp_path):
+    # Broken by: no _refuse_templates: the library panics when it first encodes.
+    made = word_level()
+    template = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
+    inner = processors.Sequence([processors.ByteLevel(), template])
+    made.post_processor = processors.Sequence([template, inner])
+    made.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match="post_processor is a Sequence of 2 templates, it must hold one at most"):
+        load_tokenizer(tmp_path)
+    made.post_processor = inner
+    made.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).encode("heart").ids == [1, 5]
