@@ -113,7 +113,7 @@ def run_to_hf(args: argparse.Namespace) -> int:
     """to-hf"""
     from convert import to_hf
 
-    step, architecture = to_hf.convert_checkpoint(
+    done = to_hf.convert_checkpoint(
         args.checkpoint,
         args.out,
         step=args.step,
@@ -122,7 +122,8 @@ def run_to_hf(args: argparse.Namespace) -> int:
         shard_size=args.max_shard_size,
         overwrite=args.overwrite,
     )
-    say(f"wrote {args.out}: step {step} as {architecture}, {args.dtype}")
+    _tell(done.notes)
+    say(f"wrote {args.out}: step {done.step} as {done.architecture}, {args.dtype}")
     return 0
 
 
@@ -131,6 +132,11 @@ def run_parity(args: argparse.Namespace) -> int:
     from convert import parity
 
     return parity.main(args.a, args.b, args.out)
+
+
+def _tell(notes: list[str]) -> None:
+    for note in notes:
+        say(f"note: {note}", stream=sys.stderr)
 
 
 def run_release(args: argparse.Namespace) -> int:
@@ -155,6 +161,7 @@ def run_resize_vocab(args: argparse.Namespace) -> int:
     from convert import vocab
 
     done = vocab.resize_vocab(args.source, args.out, args.tokens, revision=args.revision, overwrite=args.overwrite)
+    _tell(done.notes)
     say(
         f"wrote {args.out}: {done.in_slots} tokens in unused slots, {done.appended} appended; "
         f"vocab_size {done.old_size} before, {done.new_size} after"

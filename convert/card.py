@@ -37,6 +37,7 @@ class Release:
     model_id: str  # Hub id, or the name again
     architecture: str
     dtype: str
+    transformers: str  # the versions that read it, as pip has them
     step: int
     licence: str | None
     base_model: str | None  # its Hub id; None: it has none
@@ -146,6 +147,7 @@ def _summary(release: Release, run: Mapping[str, Any], phases: Sequence[Mapping[
         "Vocabulary": f"{model['vocab_size']:,}",
         "Context length": f"{model['max_position_embeddings']:,} tokens",
         "Weights": release.dtype,
+        "Read alike by": f"transformers `{release.transformers}`",
         "Language": release.language,
         "Base model": origin,
     }

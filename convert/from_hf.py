@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from convert import table
+from convert import portable, table
 from cptjax import bounds, checkpoint
 from cptjax.checkpoint import parameter_shapes, path_keys
 from cptjax.escape import say
@@ -141,7 +141,7 @@ def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
     Dropout is warned about on stderr.
     """
     architecture = architecture_of(raw, where=where)
-    raw = dict(raw)
+    raw = portable.without_none(raw)
     if "local_rope_theta" in raw and raw["local_rope_theta"] is None:  # transformers 4: as global
         raw["local_rope_theta"] = raw.get("global_rope_theta", ModelConfig.global_rope_theta)
     said = {name: value for name, value in raw.items() if name not in OWN}
@@ -169,9 +169,11 @@ def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
     values["num_labels"] = normal.num_labels if form.head == "classifier" else 0
     values["causal_window_counts_self"] = form.model_type == table.DECODER
     try:
-        return ModelConfig(**values)
+        config = ModelConfig(**values)
+        portable.check_one_model(raw, config, architecture)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+    return config
 
 
 class Stored(NamedTuple):

@@ -16,9 +16,10 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from convert import card, parity, table, to_hf
+from convert import card, parity, portable, table, to_hf
 from convert.from_hf import INDEX, SINGLE, check_tokenizer
 from cptjax import checkpoint
+from cptjax.escape import say
 from cptjax.files import new_folder, read_json, write_json
 from cptjax.tokenizer import load_tokenizer, special_tokens
 
@@ -75,7 +76,8 @@ def release(
 
     with new_folder(out, markers=(SINGLE, INDEX), overwrite=overwrite) as partial:
         model = partial / "model"
-        step, architecture = to_hf.convert_checkpoint(run, model, step=step, read_as=read_as, dtype=dtype)
+        exported = to_hf.convert_checkpoint(run, model, step=step, read_as=read_as, dtype=dtype)
+        step, architecture = exported.step, exported.architecture
         for path in model.iterdir():
             path.rename(partial / path.name)
         model.rmdir()
@@ -87,6 +89,7 @@ def release(
             model_id=model_id or name or out.name,
             architecture=architecture,
             dtype=dtype,
+            transformers=read_json(partial / "config.json")[portable.REQUIRES],
             step=step,
             licence=licence,
             base_model=known(None, name_base, record, base_model),
@@ -106,8 +109,9 @@ def release(
         write_json(partial / "run.json", record)
         if found_rows:
             (partial / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found_rows))
-        _forget_paths(partial / "tokenizer_config.json")
         card.make_card(named, record, found_rows, report, ran).save(partial / "README.md")
+    for note in exported.notes:
+        say(f"note: {note}", stream=sys.stderr)
     return out
 
 
@@ -122,12 +126,6 @@ def check_names(named: card.Release, model_id: str | None) -> None:
                 validate_repo_id(text)
             except HFValidationError as error:
                 raise ValueError(f"{what}: {error}") from error
-
-
-def _forget_paths(settings: Path) -> None:
-    """A tokenizer remembers the folder it was loaded from, which is nobody else's business."""
-    if settings.is_file():
-        write_json(settings, {key: value for key, value in read_json(settings).items() if key != "name_or_path"})
 
 
 def certify(folder: Path, run: Path, named: card.Release) -> dict[str, Any]:

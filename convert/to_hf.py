@@ -1,11 +1,11 @@
-"""A trained model as a folder that transformers loads as it is; config.json as version 5 has it."""
+"""A trained model as a folder that transformers loads as it is."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,12 +13,14 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from convert import table
+from convert import portable, table
 from convert.from_hf import INDEX, OURS, SINGLE, THETAS, config_class
 from cptjax import checkpoint
 from cptjax.checkpoint import ReadParameter
-from cptjax.files import copy_tokenizer, new_folder, read_json, write_json
+from cptjax.escape import printable
+from cptjax.files import new_folder, read_json, write_json
 from cptjax.model import ModelConfig
+from cptjax.tokenizer import load_tokenizer, special_tokens
 
 DTYPES = ("float32", "bfloat16", "float16")
 SHARD_SIZE = "5GB"  # of a file, at most; more makes shards and an index
@@ -27,26 +29,16 @@ AS = {  # what the same weights may be exported as, by the head they have
     "encoder": NAMES,
     "decoder": {"lm": "ModernBertDecoderForCausalLM", "none": "ModernBertDecoderModel"},
 }
-# Replaced by layer_types and rope_parameters in transformers 5, or without meaning for this export.
-DROPPED = (
-    "global_attn_every_n_layers",
-    *THETAS.values(),
-    "rope_scaling",
-    "rope_theta",
-    "reference_compile",
-    "repad_logits_with_grad",
-    "torch_dtype",
-    "auto_map",
-    "_name_or_path",
-)
-# config.json's name of each id, and the tokens it may come from, first found
-SPECIAL_TOKENS = {
-    "pad_token_id": ("pad_token",),
-    "cls_token_id": ("cls_token",),
-    "sep_token_id": ("sep_token",),
-    "bos_token_id": ("bos_token", "cls_token"),
-    "eos_token_id": ("eos_token", "sep_token"),
-}
+# config.json's name of the id of each role of a token
+SPECIAL_TOKENS = {f"{role}_token_id": role for role in ("pad", "cls", "sep", "bos", "eos")}
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    step: int
+    architecture: str
+    notes: list[str]  # what its reader should know
 
 
 def save(
@@ -60,8 +52,8 @@ def save(
     dtype: str = "float32",
     shard_size: str = SHARD_SIZE,
     overwrite: bool = False,
-) -> None:
-    """Write a model's weights, its config and the tokenizer's files, all at once or nothing.
+) -> list[str]:
+    """Write a model's weights, its config and the tokenizer's files, all at once or nothing; returns notes on them.
 
     `params` is the tree, or a function that reads one of its parameters. `hf_config` is the source's
     config.json: what cptjax has no field for is carried over from it, and the model class where
@@ -72,9 +64,8 @@ def save(
     read = params if callable(params) else partial(_at, params)
     with new_folder(Path(out), markers=(SINGLE, INDEX), overwrite=overwrite) as folder:
         write_weights(config, read, folder, architecture, dtype, shard_size)
-        write_config(config, folder, architecture, dtype, hf_config=hf_config, tokenizer=tokenizer)
-        if tokenizer is not None:
-            copy_tokenizer(tokenizer, folder)
+        notes = write_config(config, folder, architecture, dtype, hf_config=hf_config, tokenizer=tokenizer)
+        return notes + (write_tokenizer(tokenizer, folder) if tokenizer is not None else [])
 
 
 def _at(params: dict, path: tuple[str, ...]) -> np.ndarray:
@@ -86,8 +77,8 @@ def _at(params: dict, path: tuple[str, ...]) -> np.ndarray:
 
 def convert_checkpoint(
     run: Path, out: Path, *, step: int | None = None, read_as: str | None = None, **options: Any
-) -> tuple[int, str]:
-    """Export one step of a run folder, the last one by default; returns the step and the model class.
+) -> Exported:
+    """Export one step of a run folder, the last one by default.
 
     The class is that of the run's source, or `read_as` an "encoder" or a "decoder"; `options` are those of
     `save`. One parameter and one shard are in memory at a time.
@@ -98,8 +89,8 @@ def convert_checkpoint(
     hf_config = read_json(source) if source.is_file() else None
     architecture = choose(config, hf_config, read_as)
     tokenizer = tokenizer if tokenizer.is_dir() else None
-    save(config, read, out, architecture=architecture, hf_config=hf_config, tokenizer=tokenizer, **options)
-    return step, architecture
+    notes = save(config, read, out, architecture=architecture, hf_config=hf_config, tokenizer=tokenizer, **options)
+    return Exported(step, architecture, notes)
 
 
 def parse_size(text: str) -> str:
@@ -177,17 +168,14 @@ def write_config(
     config: ModelConfig,
     folder: Path,
     architecture: str,
-    dtype: str,
+    dtype: str | None,
     *,
     hf_config: dict | None,
     tokenizer: Path | None,
-) -> None:
-    """Write FOLDER/config.json through transformers."""
+) -> list[str]:
+    """Write FOLDER/config.json through transformers, for version 4 too; returns a note on what is left out."""
     kind, form = config_class(architecture), table.ARCHITECTURES[architecture]
-    kept = dict(hf_config) if hf_config is not None else special_token_ids(tokenizer)
-    kept = {name: value for name, value in kept.items() if name not in DROPPED}
-    if kept.pop("model_type", form.model_type) != form.model_type:  # a decoder from an encoder, or back
-        kept = {name: value for name, value in kept.items() if name in vars(kind())}
+    kept, unknown = portable.known_fields(hf_config or {}, kind)
     ours = {name: value for name, value in asdict(config).items() if name not in OURS and hasattr(kind, name)}
     if form.head != "classifier":
         ours.pop("num_labels")
@@ -195,29 +183,37 @@ def write_config(
     ours["rope_parameters"] = {
         layer: {"rope_type": "default", "rope_theta": getattr(config, name)} for layer, name in THETAS.items()
     }
+    ids = special_token_ids(tokenizer)
     try:
-        found = kind.from_dict(kept | ours | {"architectures": [architecture], "dtype": dtype})
+        found = kind.from_dict(ids | kept | ours | {"architectures": [architecture], "dtype": dtype})
     except Exception as error:  # transformers raises many types for a bad config, such as a decoder without bos
         raise ValueError(f"transformers refuses the config of a {architecture}: {error}") from error
-    found.save_pretrained(folder)
+    write_json(folder / "config.json", found.to_diff_dict() | portable.fields_of_4(config, architecture))
+    return left_out("the config", unknown)
+
+
+def left_out(where: str, names: list[str]) -> list[str]:
+    """A note on what of a source was not written, if anything was not."""
+    return [f"left out of {where}: {', '.join(map(printable, names))}"] if names else []
+
+
+def write_tokenizer(source: Path, folder: Path) -> list[str]:
+    """Write the tokenizer of `source` beside FOLDER/config.json; returns notes on it.
+
+    Raises ValueError where transformers reads another one.
+    """
+    if not (source / portable.TOKENIZER).is_file():
+        return []
+    notes = left_out("the tokenizer", portable.write_tokenizer(source, folder))
+    portable.check_ids(folder)
+    if words := portable.old_spellings(load_tokenizer(folder)):
+        notes += [f"transformers 4 decodes these as they are listed, 5 as the normaliser leaves them: {words}"]
+    return notes
 
 
 def special_token_ids(tokenizer: Path | None) -> dict[str, int | None]:
-    """Token ids for config.json from a tokenizer folder; None where it names no such token.
-
-    A tokenizer without bos or eos lends its cls and sep, as in ModernBERT's own config.
-    """
-    ids: dict[str, int | None] = dict.fromkeys(SPECIAL_TOKENS)
-    if tokenizer is None or not (tokenizer / "tokenizer_config.json").is_file():
-        return ids
-    names = read_json(tokenizer / "tokenizer_config.json")
-    content = read_json(tokenizer / "tokenizer.json")
-    vocabulary = {token["content"]: token["id"] for token in content.get("added_tokens", ())}
-    for field, candidates in SPECIAL_TOKENS.items():
-        tokens = [names[name] for name in candidates if names.get(name)]
-        if tokens:
-            token = tokens[0]["content"] if isinstance(tokens[0], dict) else tokens[0]
-            if token not in vocabulary:
-                raise ValueError(f"{tokenizer}: {token!r} is no special token of tokenizer.json")
-            ids[field] = vocabulary[token]
-    return ids
+    """Token ids for config.json from a tokenizer folder; None where it names no such token."""
+    if tokenizer is None or not (tokenizer / portable.TOKENIZER).is_file():
+        return dict.fromkeys(SPECIAL_TOKENS)
+    special = special_tokens(tokenizer, load_tokenizer(tokenizer))
+    return {name: getattr(special, role) for name, role in SPECIAL_TOKENS.items()}

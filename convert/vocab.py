@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +16,10 @@ import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
-from convert import from_hf, table
+from convert import from_hf, portable, table, to_hf
 from convert.from_hf import INDEX, SINGLE, full_name, opened
 from convert.to_hf import write_tensors
-from cptjax.files import copy_tokenizer, new_folder, read_json, write_json
+from cptjax.files import new_folder, read_json, write_json
 from cptjax.tokenizer import load_tokenizer
 
 SLOT = re.compile(r"\[unused\d+\]|<unused\d+>")
@@ -37,6 +37,7 @@ class Resized(NamedTuple):
     appended: int
     old_size: int  # vocab_size
     new_size: int
+    notes: list[str]  # what the folder's reader should know
 
 
 def resize_vocab(
@@ -62,17 +63,22 @@ def resize_vocab(
         ids = dict(zip(pieces, _places(folder, old, size, len(pieces)), strict=True))
         appended = sum(i >= size for i in ids.values())
         new_size = -(-(size + appended) // MULTIPLE) * MULTIPLE if appended else size
-        copy_tokenizer(folder, partial)
-        _add_tokens(partial, old, ids)
+        left_out = portable.write_tokenizer(folder, partial)
+        _add_tokens(partial / TOKENIZER, old, ids)
         _verify(old, load_tokenizer(partial), ids)
         for _ in weights.parameters():  # raises where the tensors do not fit the config
             pass
         raw = read_json(folder / "config.json")
-        entries = table.entries(weights.config, from_hf.architecture_of(raw))
+        architecture = from_hf.architecture_of(raw)
+        entries = table.entries(weights.config, architecture)
         resized = {table.TIED, *(full_name(entry.hf_name) for entry in entries if entry.letters[0] == "V")}
         _write_weights(folder, partial, resized, {ids[token]: pieces[token] for token in ids}, new_size)
-        write_json(partial / "config.json", raw | {"vocab_size": new_size})
-    return Resized(len(ids) - appended, appended, size, new_size)
+        config = replace(weights.config, vocab_size=new_size)
+        dtype = raw.get("dtype") or raw.get("torch_dtype")
+        notes = to_hf.write_config(config, partial, architecture, dtype, hf_config=raw, tokenizer=partial)
+        notes += to_hf.left_out("the tokenizer", left_out)
+        portable.check_ids(partial)
+    return Resized(len(ids) - appended, appended, size, new_size, notes)
 
 
 def read_tokens(path: Path) -> list[str]:
@@ -146,13 +152,14 @@ def _places(folder: Path, old: Tokenizer, size: int, count: int) -> list[int]:
     return [*slots, *gaps, *range(size, size + count)][:count]
 
 
-def _add_tokens(folder: Path, old: Tokenizer, ids: dict[str, int]) -> None:
-    """Put new tokens into every file of a tokenizer that lists tokens."""
+def _add_tokens(path: Path, old: Tokenizer, ids: dict[str, int]) -> None:
+    """Put new tokens into a tokenizer.json."""
     names = {i: token for token, i in old.get_vocab(with_added_tokens=True).items()}
-    renamed = {names[i]: token for token, i in ids.items() if i in names}
-    raw = read_json(folder / TOKENIZER)
+    listed = {_listed_as(old, token): i for token, i in ids.items()}
+    renamed = {names[i]: token for token, i in listed.items() if i in names}
+    raw = read_json(path)
     entries = {entry["content"]: entry for entry in raw["added_tokens"]}
-    for token, i in ids.items():
+    for token, i in listed.items():
         entry = {"id": i, "content": token, **FIELDS}
         if names.get(i) in entries:
             entries[names[i]].update(entry)
@@ -161,31 +168,19 @@ def _add_tokens(folder: Path, old: Tokenizer, ids: dict[str, int]) -> None:
     if isinstance(vocab := raw["model"]["vocab"], dict):
         # The library gives an added token the id its vocabulary says, else the next one: a hole needs an entry
         last = max(vocab.values(), default=-1)
-        holes = {token: i for token, i in ids.items() if i not in names and i < last}
-
-        def change(vocab: dict) -> dict:
-            return {renamed.get(token, token): i for token, i in vocab.items()} | holes
-
-        raw["model"]["vocab"] = change(vocab)
-        _edit(folder / "vocab.json", change)
+        holes = {token: i for token, i in listed.items() if i not in names and i < last}
+        raw["model"]["vocab"] = {renamed.get(token, token): i for token, i in vocab.items()} | holes
     if '"ByteLevel"' in json.dumps(raw.get("decoder")):  # it takes the letters of an added token for bytes as well
         plain = [_normal(old, token) for token in ids if not token.isascii()]
         spelt = [{"type": "Replace", "pattern": {"Regex": rf"\A{re.escape(x)}\z"}, "content": _bytes(x)} for x in plain]
         raw["decoder"] = {"type": "Sequence", "decoders": [*spelt, raw["decoder"]]} if spelt else raw["decoder"]
-    write_json(folder / TOKENIZER, raw)
-
-    fields = {str(i): {"content": token, **FIELDS} for token, i in ids.items()}
-    known = "added_tokens_decoder"
-    _edit(folder / SETTINGS[0], lambda x: x | {known: x[known] | fields} if known in x else x)
-    _edit(folder / "added_tokens.json", lambda x: {token: i for token, i in x.items() if token not in renamed} | ids)
-    if (words := folder / "vocab.txt").is_file():
-        lines = words.read_bytes().decode().split("\n")
-        words.write_bytes("\n".join(renamed.get(line, line) for line in lines).encode())
+    write_json(path, raw)
 
 
-def _edit(path: Path, change: Callable[[dict], dict]) -> None:
-    if path.is_file():
-        write_json(path, change(read_json(path)))
+def _listed_as(tokenizer: Tokenizer, token: str) -> str:
+    """As the normaliser leaves it: older libraries decode a token as it is listed, newer ones as it is matched."""
+    normal = _normal(tokenizer, token)
+    return normal if _normal(tokenizer, normal) == normal else token
 
 
 def _normal(tokenizer: Tokenizer, text: str) -> str:

@@ -166,7 +166,10 @@ def test_only_the_size_changes_in_the_config(source, capsys):
     raw = json.loads((source / "config.json").read_text()) | {"note": "of its author", "norm_eps": 1e-5}
     (source / "config.json").write_text(json.dumps(raw))
     out = widened(source)
-    assert "5 tokens in unused slots, 5 appended; vocab_size 320 before, 384 after" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "5 tokens in unused slots, 5 appended; vocab_size 320 before, 384 after" in printed.out
+    assert printed.err == "note: left out of the config: note\n"
+    raw.pop("note")
     assert json.loads((out / "config.json").read_text()) == raw | {"vocab_size": 384}
 
 
@@ -302,7 +305,6 @@ def test_a_word_piece_slot_is_renamed_everywhere(tmp_path, capsys):
     folder = written(tmp_path / "source", replace(CONFIG, vocab_size=size))
     old = word_piece()
     old.save(str(folder / "tokenizer.json"))
-    (folder / "vocab.txt").write_text("".join(f"{old.id_to_token(i)}\n" for i in range(size)))
     fields = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     listed = {"0": {"content": "[PAD]", **fields}, "2": {"content": "[unused1]", **fields}}
     (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": listed, "pad_token": "[PAD]"}))
@@ -310,22 +312,13 @@ def test_a_word_piece_slot_is_renamed_everywhere(tmp_path, capsys):
     (folder / "added_tokens.json").write_text('{"[unused1]": 2, "[PAD]": 0}')
     out = widened(folder, ["Étude", "anti-corps", "zona"])
     new = Tokenizer.from_file(str(out / "tokenizer.json"))
-    assert [new.token_to_id(word) for word in ("Étude", "anti-corps", "zona")] == [1, 2, size]
+    assert [new.token_to_id(word) for word in ("etude", "anti-corps", "zona")] == [1, 2, size]
+    assert new.decode([1, 2, size]) == "etude anti-corps zona"
     assert ids_of(new, "étude ETUDE a anti-corps zona zonas")[:5] == [1, 1, old.token_to_id("a"), 2, size]
     assert ids_of(new, "zonas") == ids_of(old, "zonas")
-    lines = (out / "vocab.txt").read_text().split("\n")
-    assert lines[:4] == ["[PAD]", "Étude", "anti-corps", "[UNK]"] and len(lines) == size + 1
-    settings = json.loads((out / "tokenizer_config.json").read_text())["added_tokens_decoder"]
-    plain = {**fields, "normalized": True, "single_word": True, "special": False}
-    expected = {"1": "Étude", "2": "anti-corps", str(size): "zona"}
-    assert settings == {"0": listed["0"]} | {i: {"content": word, **plain} for i, word in expected.items()}
-    assert json.loads((out / "added_tokens.json").read_text()) == {
-        "[PAD]": 0,
-        "Étude": 1,
-        "anti-corps": 2,
-        "zona": size,
-    }
-    assert (out / "special_tokens_map.json").read_bytes() == (folder / "special_tokens_map.json").read_bytes()
+    assert not (out / "added_tokens.json").exists() and not (out / "special_tokens_map.json").exists()
+    settings = json.loads((out / "tokenizer_config.json").read_text())
+    assert settings["pad_token"] == "[PAD]" and "added_tokens_decoder" not in settings
 
 
 def test_a_slot_that_has_a_role_is_not_unused(source):

@@ -1,0 +1,212 @@
+"""Config and tokenizer files that transformers reads alike, from 4.48 to 5, and nothing that it does not read.
+
+Version 5 says in layer_types and rope_parameters what version 4 says in other fields, and neither minds that it is not
+told: so config.json says both. Tokenizer classes change what tokenizer.json says (lower case, a space in front, tokens
+at the ends), differently by version: so tokenizer_config.json names the one class that changes nothing. Of a source's
+own files only known fields come along, so no path, token or address of its maker does.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from convert import table
+from cptjax.files import TOKENIZER_FILES, read_json, write_json
+from cptjax.model import FULL, SLIDING, ModelConfig
+from cptjax.tokenizer import LISTS, ROLES, load_tokenizer, special_tokens
+
+REQUIRES = "requires_transformers"  # config.json's field for `versions`, for people: no version reads it
+TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+
+# ---- config.json
+
+# What config.json says of any model, and what is said anew for each export, in the words of version 4 and of 5.
+LABELS = ("id2label", "label2id", "problem_type")
+ANEW = {
+    *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", REQUIRES),
+    *("layer_types", "global_attn_every_n_layers"),
+    *("rope_parameters", "global_rope_theta", "local_rope_theta", "rope_theta", "rope_scaling"),
+}
+
+
+def known_fields(raw: dict[str, Any], kind: Any) -> tuple[dict[str, Any], list[str]]:
+    """The fields of a source's config.json that the config class `kind` has, each of its type there; and the names
+    of the others, but those that are said anew."""
+    usual = vars(kind())
+    names = {*LABELS, "mask_token_id", *kind.__annotations__} - ANEW
+    kept = {name: value for name, value in raw.items() if name in names and _fits(name, value, usual.get(name))}
+    return kept, sorted(raw.keys() - kept.keys() - ANEW)
+
+
+def _fits(name: str, value: Any, usual: Any) -> bool:
+    if name.endswith("_token_id"):
+        return value is None or all(type(i) is int for i in (value if isinstance(value, list) else [value]))
+    if name in LABELS:
+        return isinstance(value, str if name == "problem_type" else dict)
+    numbers = (int, float)
+    return type(value) is type(usual) or (type(value) in numbers and type(usual) in numbers)
+
+
+def period(config: ModelConfig) -> int | None:
+    """The n for which layer i is global when i % n == 0, all that version 4 can say of layers; None: there is none."""
+    full = [i for i, kind in enumerate(config.layer_types) if kind == FULL]
+    n = full[1] if len(full) > 1 else config.num_hidden_layers
+    return n if full == list(range(0, config.num_hidden_layers, n)) else None
+
+
+def versions(config: ModelConfig, architecture: str) -> str:
+    """The versions of transformers that have the model class and give this model the same numbers, as pip has it."""
+    two_bases = config.global_rope_theta != config.local_rope_theta and SLIDING in config.layer_types
+    if table.ARCHITECTURES[architecture].model_type == table.DECODER:
+        return ">=5" if two_bases else ">=4.54"  # 4 turns all layers by the global base
+    if period(config) is None:
+        return ">=5.1"  # 5.0 half reads layer_types
+    first = ">=4.51" if architecture == "ModernBertForQuestionAnswering" else ">=4.48"
+    return f"{first},!=4.54.*" if two_bases else first  # 4.54 turns all layers by one base
+
+
+def fields_of_4(config: ModelConfig, architecture: str) -> dict[str, Any]:
+    """config.json's fields that version 4 reads where version 5 has others. They are None where version 4 cannot say
+    it: it then stops, instead of building another model."""
+    fields = {
+        "global_attn_every_n_layers": period(config),
+        "global_rope_theta": config.global_rope_theta,
+        "local_rope_theta": config.local_rope_theta,
+    }
+    needed = versions(config, architecture)
+    return {REQUIRES: needed} | (dict.fromkeys(fields) if needed.startswith(">=5") else fields)
+
+
+def without_none(raw: dict[str, Any]) -> dict[str, Any]:
+    """A config.json without the fields that `fields_of_4` has set to None, for version 5 says them in others."""
+    of_5 = raw.get("layer_types") and raw.get("rope_parameters")
+    return {name: value for name, value in raw.items() if value is not None or not (of_5 and name in ANEW)}
+
+
+def check_one_model(raw: dict[str, Any], config: ModelConfig, architecture: str) -> None:
+    """Raise ValueError where version 4 would read another model from a config.json than `config`, which 5 reads."""
+    said = {name: raw[name] for name in ("global_rope_theta", "local_rope_theta") if raw.get(name) is not None}
+    wrong = [name for name, value in said.items() if value != getattr(config, name)]
+    every = raw.get("global_attn_every_n_layers")
+    encoder = table.ARCHITECTURES[architecture].model_type == table.ENCODER  # a decoder's layer_types are read by 4 too
+    if every is not None and encoder:
+        layers = tuple(SLIDING if i % every else FULL for i in range(config.num_hidden_layers))
+        wrong += ["global_attn_every_n_layers"] if layers != config.layer_types else []
+    if wrong:
+        raise ValueError(
+            f"{', '.join(wrong)} and layer_types or rope_parameters contradict each other: transformers 4 and 5 would "
+            "read two models; keep what it was trained with"
+        )
+
+
+# ---- the tokenizer
+
+SIDES = ("left", "right")
+KEPT = {  # of a source's tokenizer_config.json, if it is this
+    "model_max_length": lambda value: type(value) is int and value > 0,
+    "padding_side": lambda value: value in SIDES,
+    "truncation_side": lambda value: value in SIDES,
+    "clean_up_tokenization_spaces": lambda value: type(value) is bool,
+}
+PARTS = {
+    *("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"),
+    "model",
+}  # of tokenizer.json
+
+
+def write_tokenizer(source: Path, out: Path) -> list[str]:
+    """Write the tokenizer of a folder to `out`: tokenizer.json, with every token that other files add, and our
+    tokenizer_config.json. Returns the names of what is left out."""
+    out.mkdir(exist_ok=True)
+    tokenizer, raw = load_tokenizer(source), read_json(source / TOKENIZER)
+    if raw.keys() <= PARTS and _added(tokenizer) == _added(tokenizers.Tokenizer.from_file(str(source / TOKENIZER))):
+        shutil.copyfile(source / TOKENIZER, out / TOKENIZER)
+    else:
+        tokenizer.save(str(out / TOKENIZER))
+    given = read_json(source / SETTINGS) if (source / SETTINGS).is_file() else {}
+    settings = _settings(source, tokenizer, given)
+    write_json(out / SETTINGS, settings)
+    said = {*settings, *LISTS, "added_tokens_decoder"}
+    files = [name for name in TOKENIZER_FILES if (source / name).is_file() and name not in (TOKENIZER, SETTINGS)]
+    return [*sorted(given.keys() - said), *files, *sorted(raw.keys() - PARTS)]
+
+
+def _added(tokenizer: tokenizers.Tokenizer) -> list[str]:
+    return [repr(entry) for entry in tokenizer.get_added_tokens_decoder().items()]
+
+
+def _settings(source: Path, tokenizer: tokenizers.Tokenizer, given: dict[str, Any]) -> dict[str, Any]:
+    special = special_tokens(source, tokenizer)
+    ids = {f"{role}_token": getattr(special, role) for role in ROLES}
+    named = {name: tokenizer.id_to_token(i) for name, i in ids.items() if i is not None}
+    more = [tokenizer.id_to_token(i) for i in special.all if i not in ids.values()]
+    kept = {name: given[name] for name, good in KEPT.items() if good(given.get(name))}
+    if isinstance(tokenizer.model, tokenizers.models.BPE):  # version 5 does not, version 4 would
+        kept["clean_up_tokenization_spaces"] = False
+    space = getattr(tokenizer.pre_tokenizer, "add_prefix_space", None)  # version 4 sets it to what is said here
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
+        **({} if space is None else {"add_prefix_space": space}),
+        **kept,
+        **named,
+        **({LISTS[0]: more} if more else {}),
+    }
+
+
+PROBE = (
+    "The patient was given aspirin 75 mg/day, and went home.",
+    "L'hémoglobine était à 9,8 g/dL ; œdème aigu du poumon, SpO₂ 88 % (β-bloquant arrêté).",
+    "  Two  spaces,\ta tab,\n a line.\n\n\nThree lines.\r\n ",
+    "ÉCOLE École école ECOLE cafe\u0301 café ﬁn ＡＢＣ ½ ﬀ İstanbul ß ẞ",
+    "don't they're I'M it ' s a . b , c ! d ? e n't",
+    "0 007 1234567890 3.14159 1e-5 10,000 IL-6 COVID-19 C++ a_b",
+    "😀👩🏽‍⚕️🇫🇷 ❤️ ⟨x⟩ → ≥ µ μ",
+    "心臓 사람 Привет مرحبا हृदय ไทย",
+    "<b>&amp;</b> https://example.org/a?b=c#d mail@example.org {x: [1]} ```code```",
+    "\u200b\u00a0\u2028\ufeff\u00adsoft\u0007",
+    "a",
+    " a",
+    "",
+    " ",
+    "[MASK] a[MASK] [SEP]b [CLS][PAD] [UNK]",
+    "<mask> a<mask> </s>b <s><pad> <unk>",
+    "word " * 600,
+)
+
+
+def check_ids(folder: Path) -> None:
+    """Raise ValueError unless the installed transformers gives the texts of PROBE, and the tokenizer's own added words
+    in several places, the ids of tokenizer.json, and writes them back alike."""
+    from transformers import AutoTokenizer
+
+    ours = load_tokenizer(folder)
+    try:
+        theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises many types
+        raise ValueError(f"transformers does not read the tokenizer: {' '.join(str(error).split())}") from error
+    for text in _probes(ours):
+        ids, found = ours.encode(text).ids, theirs(text, verbose=False)["input_ids"]
+        if ids != found:
+            raise ValueError(f"transformers does not give {text[:60]!r} the ids of tokenizer.json: {found} for {ids}")
+        written = ours.decode(ids, skip_special_tokens=False)
+        read = theirs.decode(ids, clean_up_tokenization_spaces=False)
+        if written != read:
+            raise ValueError(f"transformers does not write {text[:60]!r} as the tokenizer does: {read!r}, {written!r}")
+
+
+def _probes(tokenizer: tokenizers.Tokenizer) -> Iterator[str]:
+    yield from PROBE
+    for token in tokenizer.get_added_tokens_decoder().values():
+        yield from (token.content, f"a {token.content} b", f"x{token.content}y", token.content.upper())
+
+
+def old_spellings(tokenizer: tokenizers.Tokenizer) -> list[str]:
+    """Added words that transformers 4 decodes as they are listed, and 5 as the normaliser leaves them."""
+    normalizer = tokenizer.normalizer
+    added = {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items() if token.normalized}
+    changed = {i: word for i, word in added.items() if normalizer and normalizer.normalize_str(word) != word}
+    return [word for i, word in changed.items() if tokenizer.decode([i]) != word]
