@@ -206,32 +206,33 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     import jax
-    from jax.experimental import multihost_utils
 
-    from cptjax import checkpoint, config, host, sharding
+    from cptjax import agreement, checkpoint, config, host, processes
 
-    sharding.start_processes()
+    processes.start()
     if jax.default_backend() == "cpu":
         host.keep_freed_memory()
     elif jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours
         jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
-    run = config.override(config.load_config(arguments.config), overrides)
-    if arguments.mlm_twin:
-        run = config.mlm_twin(run)
 
     from cptjax.train import check_inputs, starting_folder, train
 
-    started = (arguments.workdir / "config.json").exists()
-    if run.init is not None and not started and not (Path(run.init) / checkpoint.MODEL).exists():
-        # A Hugging Face folder or id: convert it as a user would. Anew until the run has started, for an
-        # attempt that was refused may have left another model there. On the CPU: this process has the devices.
+    with processes.together():
+        run = config.override(config.load_config(arguments.config), overrides)
+        if arguments.mlm_twin:
+            run = config.mlm_twin(run)
         check_inputs(run)
-        if jax.process_index() == 0:
+    processes.compare(lambda: agreement.of_run(run))  # `train` does too, but here the first files may be written
+    with processes.together():
+        started = (arguments.workdir / "config.json").exists()
+        unconverted = run.init is not None and not started and not (Path(run.init) / checkpoint.MODEL).exists()
+        if unconverted and jax.process_index() == 0:
+            # A Hugging Face folder or id: convert it as a user would. Anew until the run has started, for an
+            # attempt that was refused may have left another model there. On the CPU: this process has the devices.
             origin = str(starting_folder(run, arguments.workdir))
             options = ["--overwrite", *[errors.OPTION] * arguments.traceback]
-            command = [sys.executable, "-m", "convert", "from-hf", run.init, origin, *options]
+            command = [sys.executable, "-m", "convert", "from-hf", str(run.init), origin, *options]
             subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
-        multihost_utils.sync_global_devices("converted")
     folder = train(run, arguments.workdir)
     say(f"{folder}: trained; plot in {folder / 'plot.png'}, export with python -m convert to-hf {folder} OUT")
 

@@ -4,7 +4,6 @@ Axes of the mesh: `data` copies the parameters, `fsdp` shards them and gathers t
 splits heads and feed-forward. GSPMD does the rest (arXiv:2105.04663); no model code knows of it.
 """
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -209,34 +208,3 @@ def on_own_heads(attend: Callable) -> Callable:
         return attend
     heads = P(ROWS, None, "tensor", None)
     return jax.shard_map(attend, in_specs=(heads,) * 3 + (P(ROWS, None),), out_specs=heads, check_vma=False)
-
-
-def start_processes() -> None:
-    """Join the other processes of a multi-host run; does nothing for a single process.
-
-    Slurm steps (srun, one task per device or node) and Cloud TPU pods are recognised; elsewhere
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it. Must run before anything else
-    uses JAX. Raises ValueError when only some of the three are set, or one is not what it should be.
-    """
-    tasks = _number("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_STEP_NUM_TASKS") or "1", 1)
-    workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    named = {name: os.environ.get(name) for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")}
-    if any(named.values()):
-        if missing := [name for name, value in named.items() if not value]:
-            raise ValueError(f"to join the other processes, set {', '.join(missing)} too")
-        host, _, port = str(named["JAX_COORDINATOR_ADDRESS"]).rpartition(":")
-        if not host:
-            raise ValueError(f"JAX_COORDINATOR_ADDRESS is {port!r}: it is HOST:PORT")
-        _number("JAX_COORDINATOR_ADDRESS", port, 1, 2**16 - 1)
-        count = _number("JAX_NUM_PROCESSES", str(named["JAX_NUM_PROCESSES"]), 1)
-        index = _number("JAX_PROCESS_ID", str(named["JAX_PROCESS_ID"]), 0, count - 1)
-        jax.distributed.initialize(named["JAX_COORDINATOR_ADDRESS"], count, index)
-    elif tasks > 1 or len(workers) > 1:
-        jax.distributed.initialize()
-
-
-def _number(name: str, text: str, least: int, most: int = 2**20) -> int:
-    """A whole number that a variable of the environment ends with."""
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
-        raise ValueError(f"{name} says {text!r} where a number from {least} to {most} is needed")
-    return int(text)

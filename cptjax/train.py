@@ -7,7 +7,7 @@ command gives the numbers of an undisturbed one.
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
-from cptjax import checkpoint, host, memory, sharding
-from cptjax.attention import BACKENDS, choose
+from cptjax import agreement, checkpoint, host, memory, processes, sharding
+from cptjax.attention import choose
 from cptjax.clock import COMPILING, EVALUATION, SAVING, WAITING, Clock
 from cptjax.config import Phase, Run, incompatible_fields, to_dict, upgraded
 from cptjax.data import Batches, fingerprint, held_out_batches
@@ -66,11 +65,25 @@ def train(run: Run, folder: Path) -> Path:
     the loss or the gradient stops being finite, OSError when the disk refuses a checkpoint, Stopped when a
     signal asked for an end, after the step at hand was saved (of several processes, at once).
     """
-    setting = set_up(run, folder)
-    lock = locked(folder) if jax.process_index() == 0 else contextlib.nullcontext()
-    with lock, jax.set_mesh(setting.mesh), run.precision.products(), Signals() as signals:
-        write_own_files(setting)
-        return _train(setting, signals)
+    with processes.together():
+        setting = set_up(run, folder)
+    processes.compare(lambda: _shared(setting))
+    with contextlib.ExitStack() as held:
+        with processes.together():
+            if jax.process_index() == 0:
+                held.enter_context(locked(folder))
+                write_own_files(setting)
+        held.enter_context(jax.set_mesh(setting.mesh))
+        held.enter_context(run.precision.products())
+        return _train(setting, held.enter_context(Signals()))
+
+
+def _shared(setting: Setting) -> dict[str, Any]:
+    """What must be the same in all processes of a run."""
+    run, folder = setting.run, setting.folder
+    start = folder if checkpoint.latest_step(folder) is not None or run.init is None else starting_folder(run, folder)
+    backend = {"attention_backend": setting.attention["backend"]}
+    return {**agreement.of_run(run), **agreement.of_start(start), "model": asdict(setting.model.config), **backend}
 
 
 def check_inputs(run: Run) -> tuple[jax.sharding.Mesh, dict[str, Manifest]]:
@@ -165,17 +178,12 @@ def choose_attention(run: Run, config: ModelConfig) -> dict[str, Any]:
             if run.attention != "auto":
                 raise ValueError(f"attention {backend} {error}: choose another with --attention") from error
             failed[backend] = str(error)
-    everywhere = multihost_utils.process_allgather(np.int32(list(BACKENDS).index(backend))).flat
-    if len(set(everywhere)) > 1:
-        raise ValueError(f"attention {backend} works here, but not for all processes: name another with --attention")
     return {"backend": backend, "reason": reason, "errors": errors}
 
 
 def write_own_files(setting: Setting) -> None:
     """Write what the run folder says of itself: its config and, when it starts, its model and tokenizer."""
     run, folder = setting.run, setting.folder
-    if jax.process_index():
-        return
     if not (folder / "config.json").is_file():
         # The model's own tokenizer files: a store keeps the same vocabulary, but perhaps less beside it. Only
         # where the model has no more than tokenizer.json does the store know more.
@@ -364,8 +372,9 @@ def make_evaluate(
 
 def _train(setting: Setting, signals: Signals) -> Path:
     run, folder = setting.run, setting.folder
+    with processes.together():
+        batches = Batches(run.data)
     state, spent = start(setting, make_optimizer(run.optimizer, run.phases[0].schedule.peak))
-    batches = Batches(run.data)
     stream = batches.stream(int(state.step), sharding.own_rows(setting.mesh, run.data.global_batch_size))
     saver = checkpoint.Saver(folder, run.keep_checkpoints, tuple(last for _, last in run.bounds))
     recorder = Recorder(

@@ -47,7 +47,7 @@ def imports_of(tree: ast.AST) -> set[str]:
 FLOORS = (
     ("escape", "bounds", "signals"),
     ("errors",),
-    ("files",),
+    ("files", "processes"),
     ("masks", "schedules", "telemetry", "energy", "clock", "events", "sharding", "grammar", "host", "page", "hlo"),
     ("tokenizer", "store", "sources", "cleaning", "pool", "splash", "cudnn"),
     ("attention", "objectives", "optim", "packing", "parts"),
@@ -56,7 +56,7 @@ FLOORS = (
     ("step", "heads"),
     ("checkpoint",),
     ("config",),
-    ("record", "memory"),
+    ("record", "memory", "agreement"),
     ("recorder",),
     ("train",),
     ("aot",),

@@ -3,7 +3,9 @@
 Each has two devices. It trains under several meshes and writes down what came to each of its devices.
 """
 
+import contextlib
 import hashlib
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +14,11 @@ from unittest import mock
 import jax
 import numpy as np
 
-from cptjax import sharding
+from cptjax import agreement, processes, sharding
+from cptjax import train as train_module
 from cptjax.config import Phase, Run
 from cptjax.data import Batches, Data, held_out_batches
-from cptjax.files import write_json
+from cptjax.files import locked, write_json
 from cptjax.model import ModelConfig, Precision
 from cptjax.objectives import mlm
 from cptjax.schedules import Schedule
@@ -85,14 +88,94 @@ def placed(store: Path, mesh: jax.sharding.Mesh) -> dict:
     }
 
 
+@contextlib.contextmanager
+def other_code(folder: Path):
+    """A copy of the package in which one file is another."""
+    copy = folder / f"package{jax.process_index()}"
+    shutil.copytree(agreement.PACKAGE, copy)
+    (copy / "step.py").write_text("")
+    with mock.patch.object(agreement, "PACKAGE", copy):
+        yield
+
+
+def disagreements(folder: Path) -> dict[str, tuple[Run, Run]]:
+    """What must be said of two processes, and the run of each."""
+    run = small_run(folder / "store")
+    phase, data = run.phases[0], run.data
+    again = replace(phase, name="again")
+
+    def reading(store: str) -> Run:
+        return replace(run, data=replace(data, stores=((str(folder / store), 1.0),)))
+
+    others = {
+        "phases.0.schedule.peak is 0.01 in process 0, 0.02 in process 1": replace(
+            run, phases=(replace(phase, schedule=Schedule(2e-2)),)
+        ),
+        "phases.1.name is absent in process 0, again in process 1": replace(run, phases=(phase, again)),
+        "seed is 17 in process 0, 18 in process 1": replace(run, seed=18),
+        "data.seed is 42": replace(run, data=replace(data, seed=43)),
+        "checkpoint_every is 2": replace(run, checkpoint_every=3),
+        "device_batch_size is 2": replace(run, device_batch_size=1),
+        "mesh.fsdp is 1": replace(run, mesh=Mesh(2, 2, 1)),
+        "attention_backend is blockwise": replace(run, attention="reference"),
+        "data.stores.0.0.fingerprint": reading("store_held_out"),
+        "data.stores.0.0.tokens-00000.array_record": reading("store_flipped"),  # one bit; its manifest is the same
+        "held_out.fingerprint": replace(run, held_out=str(folder / "store")),
+        "held_out is absent in process 0, null in process 1": replace(run, held_out=None),
+        "process 1: .*nowhere is not a token store": reading("nowhere"),
+    }
+    starts = [replace(run, model=None, init=str(folder / name)) for name in ("alone", "tensor across")]
+    return {"weights.4 is .* in process 0, absent in process 1": tuple(starts)} | {
+        words: (run, other) for words, other in others.items()
+    }
+
+
+def mishaps(folder: Path) -> dict[str, contextlib.AbstractContextManager]:
+    """What must be said of a run whose second process does not work as the first."""
+    return {
+        "code.step.py is": other_code(folder),
+        "commit is .* in process 0, another in process 1": mock.patch(
+            "cptjax.telemetry.git_commit", return_value="another"
+        ),
+        "versions.optax is .* 0 in process 1": mock.patch("cptjax.telemetry.versions", return_value={"optax": "0"}),
+        "jax.jax_default_matmul_precision is None in process 0": jax.default_matmul_precision("float32"),
+        "^process 1: unforeseen RuntimeError": mock.patch.object(train_module, "set_up", side_effect=RuntimeError),
+    }
+
+
+def refused(folder: Path) -> dict[str, str]:
+    """What this process said to each of these."""
+    run, second, said = small_run(folder / "store"), jax.process_index() == 1, {}
+
+    def attempt(words: str, run: Run) -> None:
+        try:
+            train(run, folder / "refused")
+        except ValueError as error:
+            said[words] = str(error)
+        assert not (folder / "refused").exists()
+
+    for words, runs in disagreements(folder).items():
+        attempt(words, runs[second])
+    for words, mishap in mishaps(folder).items():
+        with mishap if second else contextlib.nullcontext():
+            attempt(words, run)
+    with (
+        locked(folder) if not second else contextlib.nullcontext(),
+        mock.patch.object(train_module, "locked", lambda _: locked(folder)),
+    ):
+        attempt("^process 0: another process is at work", run)
+    return said
+
+
 def main(folder: Path) -> None:
     """Everything, one after the other."""
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_disable_most_optimizations", True)
-    sharding.start_processes()
+    processes.start()
     store = folder / "store"
     meshes = [ordered_mesh(order, mesh) for order in ORDERS for mesh in MESHES]
     write_json(folder / f"process{jax.process_index()}.json", {"placed": [placed(store, mesh) for mesh in meshes]})
+    write_json(folder / f"refused{jax.process_index()}.json", refused(folder))
     for name, (order, mesh) in TRAINED.items():
         with mock.patch.object(sharding, "make_mesh", return_value=ordered_mesh(order, mesh)):
             train(replace(small_run(store), mesh=mesh), folder / name)
