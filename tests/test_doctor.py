@@ -16,6 +16,7 @@ def small(monkeypatch):
     """Little to time: a row of 128 tokens."""
     monkeypatch.setattr(doctor, "CPU", {"tokens": 128, "width": 64})
     monkeypatch.setattr("cptjax.selfcheck.TOKENS", 256)
+    monkeypatch.setattr("cptjax.selfcheck.DEEP_LENGTHS", ((100, 64),))
 
 
 def test_every_row_is_tried_under_every_mask(small, tmp_path, monkeypatch, capsys):
@@ -23,7 +24,7 @@ def test_every_row_is_tried_under_every_mask(small, tmp_path, monkeypatch, capsy
     assert main() == 0
     report = json.loads((tmp_path / "doctor.json").read_text())
     assert {row["backend"] for row in report["rows"]} == {"reference", "blockwise"} and len(report["rows"]) == 8
-    assert all(max(row["errors"].values()) < 1e-5 and row["seconds"] > 0 for row in report["rows"])
+    assert all(max(row["errors"].values()) < 5e-5 and row["seconds"] > 0 for row in report["rows"])
     assert report["unusable"] == {"splash": "needs a TPU, not a cpu", "cudnn": "needs an NVIDIA GPU, not a cpu"}
     assert report["devices"][0]["kind"] == "cpu" and report["products"]["flops_per_second"] > 0
     printed = capsys.readouterr().out

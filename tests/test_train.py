@@ -539,6 +539,7 @@ def test_float32_is_float32_on_every_device(store, tmp_path, monkeypatch, two_de
 
 def test_attention_is_checked_on_a_device_that_is_no_cpu(store, monkeypatch):
     run = small_run(store, precision=Precision())
+    monkeypatch.setattr("cptjax.selfcheck.DEEP_LENGTHS", ((100, 64),))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     found = choose_attention(run, run.model)  # cuDNN is tried, but there is none
     assert found["backend"] == "blockwise" and "cudnn does not run on a cpu under" in found["reason"]
