@@ -62,11 +62,11 @@ class Signals:
         self._over, self._remembers = True, remember
 
     def _handle(self, signum: int, _: FrameType | None) -> None:
-        if not self._remembers:
+        first, self.asked = self.asked is None, self.asked or signum
+        if not self._remembers:  # asked, too: an error that comes in a library's callback may never arrive
             self._over = True
             raise Stopped(signum, " before its first step")
-        if self.asked is None:
-            self.asked = signum
+        if first:
             _tell("\nending: the step at hand is saved first\n")
         elif signum == signal.SIGINT and not self._told:
             self._told = True
