@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--weight-field", help="column that says how often a pass shows a document")
     add("--weight-steps", help="SCORE:WEIGHT,...: the weight column is a score, and each step of it has a weight")
     add("--txt-documents", choices=("file", "paragraph"), default="file")
+    add("--tsv-quotes", action="store_true", help="cells of .tsv files may be quoted, as those of .csv files")
     add("--errors", choices=("strict", "replace"), default="strict", help="characters that are none: refuse or replace")
     add("--on-error", choices=("stop", "skip"), default="stop", help="rows that cannot be read")
     add("--keep-if", action="append", default=[], help="COLUMN>=NUMBER, COLUMN==WORD, ...; may be repeated")
@@ -114,6 +115,7 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
             weight_field=arguments.weight_field,
             errors=arguments.errors,
             txt_documents=arguments.txt_documents,
+            tsv_quotes=arguments.tsv_quotes,
         ),
         cleaning=cleaning.Cleaning(
             keep_if=tuple(map(cleaning.parse_condition, arguments.keep_if)),

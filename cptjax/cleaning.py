@@ -5,7 +5,6 @@ N documents, W words, G n-grams of words, P numbers of a signature.
 """
 
 import functools
-import gzip
 import hashlib
 import json
 import math
@@ -17,13 +16,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import zstandard
+
+from cptjax import unpack
+from cptjax.files import check_regular
+from cptjax.folders import walk
 
 NGRAM = 13  # words that a document shares with an evaluation text (the length of arXiv:2005.14165, appendix C)
 SHINGLE = 5  # words whose sets are compared for near-duplicates
 SIGNATURE = 128  # numbers of a MinHash
 MOST_WEIGHT = 1000  # every copy is a round of packing, and learned by heart long before
 SHINGLES_AT_ONCE = 2**14  # each needs a row of SIGNATURE numbers
+ROWS_AT_ONCE = 64  # of a Parquet file: a cell may be large
 TAG = re.compile(r"(O|[BIESLU](-\S+)?)$")  # of a token, in the files of entity tasks
 
 OPERATORS = {
@@ -49,15 +52,19 @@ class Condition:
         return f"{self.field}{self.operator}{value}"
 
     def holds(self, value: Any) -> bool:
-        """Whether a row with this value stays; a null or an empty cell does not. ValueError if it is no number."""
-        if value is None or value == "":
+        """Whether a row with this value stays; a missing one, null, NaN or an empty cell, meets no condition.
+
+        ValueError if it is no number where one is asked for.
+        """
+        if value is None or value == "" or value != value:
             return False
         if isinstance(value, bool):
             value = str(value).lower()  # as JSON writes it
         if isinstance(self.value, str):
             return OPERATORS[self.operator](str(value), self.value)
         try:
-            return OPERATORS[self.operator](float(value), self.value)
+            number = float(value)
+            return not math.isnan(number) and OPERATORS[self.operator](number, self.value)
         except (TypeError, ValueError):
             raise ValueError(f"{self.field} is {value!r}, not a number that {self} could be asked of") from None
 
@@ -283,30 +290,45 @@ def read_evaluation(paths: Sequence[str]) -> Evaluation:
 def _evaluation_files(path: Path) -> list[Path]:
     if not path.exists():
         raise FileNotFoundError(f"evaluation file {path} does not exist")
-    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    check_regular(path)
+    if path.is_file():
+        return [path]
+    return sorted(file for file, aside in walk(path, lambda _: False) if file.is_file() and not aside)
 
 
 def _texts(path: Path) -> Iterator[str]:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    packed = suffixes.pop() if suffixes and suffixes[-1] in (".gz", ".zst") else ""
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in (".gz", ".zst")]
     kind = suffixes[-1] if suffixes else ""
     try:
         if kind == ".parquet":
             import pyarrow.parquet
 
-            yield from _strings(pyarrow.parquet.read_table(path).to_pylist())
+            with pyarrow.parquet.ParquetFile(path) as table:
+                for group in range(table.num_row_groups):
+                    unpack.check_size(table.metadata.row_group(group).total_byte_size, path.stat().st_size)
+                for batch in table.iter_batches(ROWS_AT_ONCE):
+                    yield from _strings(batch.to_pylist())
             return
-        with {".gz": gzip.open, ".zst": zstandard.open}.get(packed, open)(path, "rb") as stream:
-            content = stream.read().decode("utf-8-sig")
-        if kind == ".json":
-            yield from _strings(json.loads(content))
-        elif kind == ".jsonl":
-            for line in content.split("\n"):
+        stream = unpack.chunks(str(path))
+        if kind in (".jsonl", ".ndjson"):
+            for line in unpack.lines(stream):
                 yield from _strings(json.loads(line) if line.strip() else None)
+            return
+        content = unpack.joined(stream).decode("utf-8-sig")
+        if kind == ".json":
+            yield from _strings(_json(content))
         else:
             yield from _words_of_tagged(content) or (content.split("\n") if kind in (".csv", ".tsv") else [content])
-    except (OSError, EOFError, zstandard.ZstdError, ValueError, RecursionError) as error:
+    except (*unpack.FAILURES, RecursionError) as error:
         raise ValueError(f"evaluation file {path} is not text that can be read ({error})") from None
+
+
+def _json(content: str) -> Any:
+    """A JSON value, or a list of those of lines."""
+    try:
+        return json.loads(content)
+    except ValueError:
+        return [json.loads(line) for line in content.split("\n") if line.strip()]
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cptjax import pool, sources
+from cptjax import formats, pool, sources
 from cptjax.cleaning import (
     SIGNATURE,
     Cleaning,
@@ -45,6 +45,8 @@ from cptjax.files import (
     sha256,
     write_json,
 )
+from cptjax.folders import LeftOut, sentences
+from cptjax.formats import File, Reading
 from cptjax.parts import (
     DROPPED,
     EMPTY,
@@ -60,7 +62,6 @@ from cptjax.parts import (
     make_part,
     read_meta,
 )
-from cptjax.sources import File, Reading
 from cptjax.store import (
     SHARD_TOKENS,
     STORE_VERSION,
@@ -119,7 +120,9 @@ def prepare(
     wanted = (*reading.fields, *(condition.field for condition in cleaning.keep_if), *count_fields)
     reading = dataclasses.replace(reading, fields=tuple(dict.fromkeys(wanted)))
     job = Job(out.with_name(f".{out.name}.work"), reading, cleaning, held_out, on_error, count_fields)
-    names, units, other_files = _units(source, (out, job.work))
+    names, units, left_out = _units(source, (out, job.work))
+    for sentence in sentences(left_out).values():
+        say(sentence, stream=sys.stderr)
     folder = tokenizer_folder(tokenizer)
     encoder = Encoder(folder)
     evaluation = read_evaluation(cleaning.evaluation) if cleaning.evaluation else None
@@ -133,7 +136,7 @@ def prepare(
             parts = Parts(job, units)
             for name in parts.changed(known):
                 say(f"{name} has changed since it was first read: it was read again", stream=sys.stderr)
-            _finish(job, names, parts, other_files, encoder, evaluation, engine)
+            _finish(job, names, parts, left_out, encoder, evaluation, engine)
             put_in_place(job.work / "store", out)
             shutil.rmtree(job.work)
         except OSError as error:
@@ -146,25 +149,25 @@ def prepare(
     return Manifest.read(out)
 
 
-def _units(source: Sequence[Path | str], avoid: tuple[Path, ...]) -> tuple[list[str], list[Unit], int]:
-    """Names of the sources, their files in order as units, and how many files of other kinds there are."""
+def _units(source: Sequence[Path | str], avoid: tuple[Path, ...]) -> tuple[list[str], list[Unit], list[LeftOut]]:
+    """Names of the sources, their files in order as units, and what they hold besides."""
     if not source:
         raise ValueError("no source is given: name at least one file or directory")
-    names, files, others = [], [], 0
+    names, files, left_out = [], [], []
     for number, name in enumerate(map(str, source)):
         found, passed = sources.find(name, avoid)
         names.append(Path(name).resolve().name if Path(name).exists() else name)
         files += [(number, file) for file in found]
-        others += passed
+        left_out += passed
     groups: list[list[tuple[int, File]]] = []
     size = 0
     for entry in files:
         size += entry[1].size
-        if not groups or size > sources.PIECE_BYTES:
+        if not groups or size > formats.PIECE_BYTES:
             groups.append([])
             size = entry[1].size
         groups[-1].append(entry)
-    return names, [Unit(number, tuple(group)) for number, group in enumerate(groups)], others
+    return names, [Unit(number, tuple(group)) for number, group in enumerate(groups)], left_out
 
 
 def _key(job: Job, tokenizer: Path, evaluation: Evaluation | None) -> str:
@@ -173,7 +176,7 @@ def _key(job: Job, tokenizer: Path, evaluation: Evaluation | None) -> str:
     if evaluation is not None:
         ngrams = hashlib.sha256(evaluation.ngram_G.tobytes() + evaluation.file_G.tobytes()).hexdigest()
         searched = [ngrams, evaluation.files]
-    decides = [STORE_VERSION, list(FACTS), sources.PIECE_BYTES, tokens, searched, job.settings]
+    decides = [STORE_VERSION, list(FACTS), formats.VERSION, formats.PIECE_BYTES, tokens, searched, job.settings]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
 
@@ -334,7 +337,7 @@ def _finish(
     job: Job,
     names: Sequence[str],
     parts: Parts,
-    other_files: int,
+    left_out: Sequence[LeftOut],
     encoder: Encoder,
     evaluation: Evaluation | None,
     engine: Engine,
@@ -352,7 +355,7 @@ def _finish(
     np.save(job.work / "side_N.npy", decision.side_N)
     paths = [str(path.relative_to(job.work)) for path in parts.paths]
     write_json(job.work / "parts.json", {"paths": paths, "first": parts.first.tolist()})
-    shared = _summary(job, names, parts, decision, other_files, evaluation)
+    shared = _summary(job, names, parts, decision, left_out, evaluation)
     length_N = parts.fact("length")
     key = hashlib.sha256(decision.side_N.tobytes() + parts.key.encode()).hexdigest()
     tasks = {side: list(_shard_tasks(decision.side_N, length_N, side, key)) for side in sides}
@@ -363,7 +366,7 @@ def _finish(
         if side == TRAIN:
             (job.work / "dropped.jsonl").rename(job.work / "store" / "dropped.jsonl")
         shards = [Shard(**read_json(_record(job, task))["shard"]) for task in tasks[side]]
-        _describe(job, side, parts, decision.side_N == side, encoder, shards, shared)
+        _describe(job, side, parts, left_out, decision.side_N == side, encoder, shards, shared)
         for task in tasks[side]:
             _shard(job, task).rename(_folder(job, side) / task.file)
 
@@ -385,7 +388,7 @@ def _summary(
     names: Sequence[str],
     parts: Parts,
     decision: Decision,
-    other_files: int,
+    left_out: Sequence[LeftOut],
     evaluation: Evaluation | None,
 ) -> dict[str, Any]:
     """The fields of the manifest that a store and its held-out store share; also writes dropped.jsonl."""
@@ -425,6 +428,7 @@ def _summary(
         if counted.keys() == {"None"}:
             raise ValueError(f"no document has a field {field!r} to be counted by: correct the name")
     dropped = parts.dropped + Counter(decision.why_N[~kept_N].tolist())
+    other_files = sum(one.why == "kind" for one in left_out)
     return {
         "sources": tuple(
             Source(name, sha.hexdigest(), sum(source == number for source, _ in parts.files), *counts)
@@ -456,6 +460,7 @@ def _describe(
     job: Job,
     side: int,
     parts: Parts,
+    left_out: Sequence[LeftOut],
     is_in_N: np.ndarray,
     encoder: Encoder,
     shards: Sequence[Shard],
@@ -475,7 +480,7 @@ def _describe(
         {"source": source, "name": file.name, "sha256": digest}
         for (source, file), digest in zip(parts.files, parts.digests, strict=True)
     ]
-    write_json(folder / "files.json", {"files": files})
+    write_json(folder / "files.json", {"files": files, "left_out": list(map(dataclasses.asdict, left_out))})
     copy_tokenizer(job.work / "tokenizer", folder / "tokenizer")
     manifest = Manifest(
         version=STORE_VERSION,

@@ -129,6 +129,12 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def check_regular(path: Path) -> None:
+    """Raise ValueError where a path is there but is neither a file nor a folder: a pipe would be waited for."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} is a pipe, a socket or a device, no file: write what it gives to a file, name that")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises FileNotFoundError, another OSError or ValueError with the path; the last for a
     key that stands twice, numbers beyond a float, and more than a file of this kind ever holds, too."""

@@ -106,7 +106,7 @@ def _tables(report: dict[str, Any]) -> list[_Table]:
     tables += [_Table("Does it overlap with evaluation texts?", ("file", "documents"), rows, notes)]
 
     rows = [[why, _count(of["rows"]), percent(of["share"])] for why, of in report["dropped"].items()]
-    notes = [f"{report['other_files']:,} files of other kinds were not read."]
+    notes = [f"{report['other_files']:,} files of other kinds were not read.", *report["left_out"].values()]
     tables += [_Table("What was left out?", ("why", "rows", "share"), rows, notes)]
     rows = [
         [why, row["where"], row.get("like") or row.get("message", "")]

@@ -21,10 +21,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cptjax import sources
+from cptjax import formats, sources
 from cptjax.cleaning import Cleaning, Evaluation, hash_text, hash_words, signature
 from cptjax.files import read_json, write_json
-from cptjax.sources import Bad, Document, File, Piece, Reading
+from cptjax.formats import Bad, File, Piece, Reading
+from cptjax.sources import Document
 from cptjax.tokenizer import Encoder
 
 BATCH_BYTES = 2**20  # text given to the tokenizer at once
@@ -110,7 +111,7 @@ def chunks(job: Job, unit: Unit) -> Iterator[Chunk]:
     for index, (_, file) in enumerate(unit.files):
         for piece in sources.pieces(file, job.reading):
             added = 0 if isinstance(piece, Bad) else piece.size
-            if pending and size + added > sources.PIECE_BYTES:
+            if pending and size + added > formats.PIECE_BYTES:
                 yield from undone()
                 pending.clear()
                 size = 0

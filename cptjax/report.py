@@ -7,6 +7,7 @@ N documents, S spans of a packing plan, L tokens of one document, B bins of a hi
 
 import bisect
 import dataclasses
+import hashlib
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from cptjax.files import write_json
+from cptjax.folders import sentences
 from cptjax.packing import packing_plan
 from cptjax.page import COUNTED, page, percent
 from cptjax.store import Manifest, Source, Store
@@ -38,6 +40,7 @@ HEAD, TAIL = 500, 200  # characters of a sample that are shown
 LONGEST, FIRST_WORDS = 10, 80
 EXAMPLES = 5  # rows dropped, of each reason
 FIELD_VALUES = 20  # of each counted field, those with most tokens
+EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 QUANTILES = {"min": 0, "10": 10, "50": 50, "90": 90, "99": 99, "max": 100}  # name -> percent of the documents
 
 
@@ -69,6 +72,8 @@ def data_report(store: Path | str, sequence_lengths: Sequence[int] = (1024, 8192
         "dropped": _dropped(opened.path / "dropped.jsonl", manifest),
         "other_files": manifest.dropped.get("other_files", 0),
         "written_specials": manifest.written_specials,
+        "left_out": sentences(opened.files().left_out),
+        "same_files": _same_files(opened),
         "fields": {name: _field(values) for name, values in manifest.fields.items()},
         **_documents(opened, encoder),
         "held_out": _held_out(opened.path / "held_out", manifest),
@@ -167,6 +172,14 @@ def _dropped(path: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
     return dropped
 
 
+def _same_files(store: Store) -> list[list[str]]:
+    """The names of files of equal content, in groups."""
+    names: dict[str, list[str]] = {}
+    for file in store.files().files:
+        names.setdefault(file.sha256, []).append(file.name)
+    return [group for digest, group in names.items() if len(group) > 1 and digest != EMPTY_SHA256]
+
+
 def _field(values: dict[str, dict[str, int]]) -> dict[str, Any]:
     """Counts of the values with most tokens, and of all others together."""
     ordered = sorted(values.items(), key=lambda item: (-item[1]["tokens"], item[0]))
@@ -236,7 +249,13 @@ def _warnings(report: dict[str, Any]) -> list[str]:
     shares = {f"Source {source['name']}": source.get("pass_share", source["share"]) for source in several}
     shares = {"One document": report["largest_share"], **shares}
     misfit = "The tokenizer does not fit the language:"
+    same = report["same_files"]
     found = [
+        *((True, report["left_out"][why]) for why in ("kind", "again") if why in report["left_out"]),
+        (
+            bool(same),
+            f"{sum(map(len, same)):,} files are {len(same):,} by content, such as {' and '.join((same or [[]])[0])}.",
+        ),
         (unknown > MOST_UNKNOWN, f"{percent(unknown)} of the tokens are unknown to the tokenizer."),
         (
             report["written_specials"] > 0,

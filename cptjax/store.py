@@ -35,6 +35,7 @@ from cptjax.files import (
     warn_of_damage,
     write_json,
 )
+from cptjax.folders import LeftOut
 
 STORE_VERSION = 2
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer"
@@ -81,9 +82,10 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Files:
-    """The input files of a store, in the order of their numbers: files.json."""
+    """The input files of a store, in the order of their numbers, and what was left out: files.json."""
 
     files: tuple[StoredFile, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -264,18 +266,19 @@ class Store:
 
     def origins(self, documents: Sequence[int]) -> list[str]:
         """Where each of these documents stands in the input, as FILE:ROW, rows counted from 1."""
-        files, row_N = self._files(), self._array("row_N.npy", np.integer)
+        files, row_N = self.files().files, self._array("row_N.npy", np.integer)
         file_N = self._array("file_N.npy", np.integer)
         return [f"{files[file_N[d]].name}:{row_N[d]}" for d in documents]
 
     @property
     def source_N(self) -> np.ndarray:
         """The number of each document's source."""
-        return np.array([file.source for file in self._files()])[self._array("file_N.npy", np.integer)]
+        return np.array([file.source for file in self.files().files])[self._array("file_N.npy", np.integer)]
 
-    def _files(self) -> tuple[StoredFile, ...]:
+    def files(self) -> Files:
+        """The files that the store was made from, and those that it was not."""
         path = self._checked("files.json")
-        return typed(Files, read_json(path), str(path)).files
+        return typed(Files, read_json(path), str(path))
 
     def verify(self) -> None:
         """Read every file, those of the held-out store too, and compare hashes. ValueError names one that changed."""

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from cptjax import beam, corpus, parts, pool, sources, store, tokenizer
+from cptjax import beam, corpus, formats, parts, pool, sources, store, tokenizer
 from cptjax.__main__ import main
 from cptjax.cleaning import Cleaning, parse_condition, parse_steps
 from cptjax.corpus import prepare
@@ -67,7 +67,7 @@ def refusal(folder, *arguments, **options):
 @pytest.fixture
 def small(monkeypatch):
     """Everything in small: many chunks, batches and shards out of little text."""
-    monkeypatch.setattr(sources, "PIECE_BYTES", 400)
+    monkeypatch.setattr(formats, "PIECE_BYTES", 400)
     monkeypatch.setattr(parts, "BATCH_BYTES", 100)
     monkeypatch.setattr(corpus, "SHARD_TOKENS", 250)
 
@@ -145,6 +145,43 @@ def test_every_source_is_counted(tmp_path, folder):
     assert sum(s.tokens for s in manifest.sources) == manifest.tokens
     assert manifest.dropped == {"empty": 1, "other_files": 1}
     assert dropped(tmp_path / "out") == [{"where": "in/b.jsonl:2", "why": "empty"}]
+
+
+def test_what_was_not_read_is_said_first(tmp_path, folder, monkeypatch, capsys):
+    # Broken by: `left_out` not written to files.json, its sentences not printed or not among the warnings.
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "a.jsonl").write_bytes(jsonl(TEXTS))
+    (source / "copy.jsonl").write_bytes(jsonl(TEXTS))
+    for name in ("notes.pdf", ".hidden.jsonl"):
+        (source / name).write_bytes(jsonl(["mind"])[1:])
+    command = ["cptjax", "prepare", "--source", str(source), "--tokenizer", str(folder), "--out", f"{tmp_path}/out"]
+    monkeypatch.setattr(sys, "argv", command)
+    assert main() == 0
+    said = capsys.readouterr()
+    other, hidden = (
+        "Of other kinds, not read: 1 (in/notes.pdf).",
+        "passed over where they are not named themselves: 1 (in/.h",
+    )
+    assert other in said.err and hidden in said.err
+    assert said.out.splitlines()[1:3] == [
+        f"! {other}",
+        "! 2 files are 1 by content, such as in/a.jsonl and in/copy.jsonl.",
+    ]
+    assert hidden in " ".join(said.out.split())
+    left_out = [(of.name, of.why) for of in Store(tmp_path / "out").files().left_out]
+    assert left_out == [("in/.hidden.jsonl", "hidden"), ("in/notes.pdf", "kind")]
+
+
+def test_parts_read_by_other_rules_are_made_anew(tmp_path, folder, monkeypatch, capsys):
+    # Broken by: formats.VERSION left out of the key of a job.
+    (tmp_path / "a.jsonl").write_bytes(jsonl(TEXTS))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(corpus, "put_in_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        prepare([tmp_path / "a.jsonl"], folder, tmp_path / "out")
+    monkeypatch.setattr(formats, "VERSION", formats.VERSION + 1)
+    prepare([tmp_path / "a.jsonl"], folder, tmp_path / "out")
+    assert "it is begun anew" in capsys.readouterr().err
 
 
 def test_held_out_documents_are_on_one_side_and_stay_there(tmp_path, folder):
@@ -340,9 +377,9 @@ def test_a_document_of_ten_megabytes_on_one_line(tmp_path, folder, monkeypatch):
 
 PREPARE = """
 import sys
-from cptjax import beam, corpus, pool, sources
+from cptjax import beam, corpus, formats, pool
 from cptjax.cleaning import Cleaning
-sources.PIECE_BYTES = 20_000  # many chunks of little text
+formats.PIECE_BYTES = 20_000  # many chunks of little text
 corpus.SHARD_TOKENS = 40_000
 out, tokenizer, workers = sys.argv[1:]
 engine = beam.engine(["--runner=DirectRunner"])
@@ -548,7 +585,7 @@ def test_an_option_that_nobody_knows_is_refused():
 
 def test_rows_without_an_id_are_no_repetitions(tmp_path, folder):
     # Broken by: rows without an id compared with each other.
-    rows = [{"id": None, "text": "heart"}, {"text": "x" * sources.PIECE_BYTES}, {"id": 1, "text": "mind"}]
+    rows = [{"id": None, "text": "heart"}, {"text": "x" * formats.PIECE_BYTES}, {"id": 1, "text": "mind"}]
     for name, some in (("a", rows), ("b", rows[:2])):
         (tmp_path / f"{name}.jsonl").write_bytes(jsonl(some))
     both = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
@@ -607,7 +644,7 @@ def test_the_first_failure_in_order_is_raised():
         ("0.txt", b"", "0.txt holds no text"),
         ("a.jsonl", jsonl(["", " \n"]), "a.jsonl holds no text"),
         ("a.txt", b"caf\xe9", "a.txt is not UTF-8 at byte 3 (0xe9)"),
-        ("a.pdf", b"%PDF", "a.pdf has an unknown suffix"),
+        ("a.pdf", b"%PDF", "a.pdf is of no known kind"),
     ],
 )
 def test_a_bad_source_is_named(tmp_path, folder, name, content, says):

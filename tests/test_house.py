@@ -49,6 +49,8 @@ FLOORS = (
     ("errors",),
     ("files", "processes"),
     ("masks", "schedules", "telemetry", "energy", "clock", "events", "sharding", "grammar", "host", "page", "hlo"),
+    ("unpack", "folders"),
+    ("formats",),
     ("tokenizer", "store", "sources", "cleaning", "pool", "splash", "cudnn"),
     ("attention", "objectives", "optim", "packing", "parts"),
     ("data", "corpus"),
@@ -118,7 +120,7 @@ def test_no_file_is_a_drawer_for_everything():
 
 # ---- sizes, docstrings
 
-# A file is one idea, read in one sitting; the longest, sources.py, is a reader per source format.
+# A file is one idea, read in one sitting; the longest, formats.py, is a reader per source format.
 # Over this a file holds two ideas: split it, or make it a folder.
 MOST_LINES = 700
 

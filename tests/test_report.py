@@ -68,7 +68,7 @@ def make_store(
         np.save(folder / "weight_N.npy", np.array(weight_N))
     np.save(folder / "file_N.npy", np.array(file_N))
     np.save(folder / "row_N.npy", np.array(row_N))
-    listed = [{"source": number, "name": name, "sha256": "0" * 64} for number, name in enumerate(sources)]
+    listed = [{"source": number, "name": name, "sha256": f"{number:064x}"} for number, name in enumerate(sources)]
     write_json(folder / "files.json", {"files": listed})
     (folder / "dropped.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     special = encoder.special
