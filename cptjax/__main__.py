@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("config", type=Path)
     train.add_argument("--workdir", required=True, type=Path)
     train.add_argument("--mlm-twin", action="store_true", help="the matched baseline: no causal phase")
+    train.add_argument("--from-step", type=int, help="go back to this checkpoint, perhaps with another schedule")
+    train.add_argument("--strict", action="store_true", help="stop at what is damaged, do not go on without it")
     for command in commands.choices.values():
         errors.add_option(command)
     return parser
@@ -219,6 +222,8 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
     from cptjax.train import check_inputs, starting_folder, train
 
+    if arguments.strict:
+        warnings.simplefilter("error", errors.DamageWarning)
     with processes.together():
         run = config.override(config.load_config(arguments.config), overrides)
         if arguments.mlm_twin:
@@ -226,7 +231,8 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
         check_inputs(run)
     processes.compare(lambda: agreement.of_run(run))  # `train` does too, but here the first files may be written
     with processes.together():
-        started = (arguments.workdir / "config.json").exists()
+        workdir = arguments.workdir
+        started = (workdir / "config.json").exists() or checkpoint.latest_step(workdir) is not None
         unconverted = run.init is not None and not started and not (Path(run.init) / checkpoint.MODEL).exists()
         if unconverted and jax.process_index() == 0:
             # A Hugging Face folder or id: convert it as a user would. Anew until the run has started, for an
@@ -235,7 +241,7 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
             options = ["--overwrite", *[errors.OPTION] * arguments.traceback]
             command = [sys.executable, "-m", "convert", "from-hf", str(run.init), origin, *options]
             subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
-    folder = train(run, arguments.workdir)
+    folder = train(run, arguments.workdir, arguments.from_step)
     say(f"{folder}: trained; plot in {folder / 'plot.png'}, export with python -m convert to-hf {folder} OUT")
 
 

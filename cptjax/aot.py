@@ -22,6 +22,7 @@ from cptjax.config import Phase, Run
 from cptjax.model import ModelConfig, ModernBert
 from cptjax.objectives import Vocabulary
 from cptjax.optim import make_optimizer
+from cptjax.resume import Resumption
 from cptjax.train import Setting, compile_phase, state_shapes
 
 
@@ -62,7 +63,8 @@ def compile_step(run: Run, config: ModelConfig, phase: Phase, devices: list[Any]
     )
     model = ModernBert(config, run.precision, backend, run.remat, sharding.pin_rows)
     vocabulary = Vocabulary(config.vocab_size, 0, ())  # the ids decide no shape
-    setting = Setting(run, Path(), model, vocabulary, mesh, {}, {"backend": backend, "reason": reason})
+    attention = {"backend": backend, "reason": reason}
+    setting = Setting(run, Path(), model, vocabulary, mesh, {}, Resumption({}), attention)
     tx = make_optimizer(run.optimizer, phase.schedule.peak)
     state = state_shapes(setting, tx)
     tokens = jax.ShapeDtypeStruct(

@@ -4,13 +4,18 @@ FOLDER/model.json         ModelConfig
 FOLDER/hf_config.json     the source's own config.json, when there was one
 FOLDER/origin.json        where the weights came from: a folder or Hub id, and the commit of the latter
 FOLDER/tokenizer/         the tokenizer's files
-FOLDER/checkpoints/STEP/  params, opt_state (absent in a converted start), meta
+FOLDER/checkpoints/STEP/  params, opt_state (absent in a converted start), meta: the facts
+FOLDER/set_aside/         what was in the way: damaged checkpoints, and those that a run went back behind
 
 Orbax writes a step under a temporary name and renames it, so a killed save leaves the previous steps
-whole. It stores no checksum of the arrays, so we keep one per leaf and check it on every restore.
+whole. It stores no checksum of the arrays, so we keep one per leaf and check it on every restore. The
+facts hold these, the step, the model, a hash of each file above that travels with the model, whatever
+the run adds, and a hash over all of it.
 """
 
 import contextlib
+import itertools
+import json
 import reprlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -25,13 +30,27 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
 
-from cptjax.files import check_inside, read_json, sha256, write_json
+from cptjax.errors import warn_of_damage
+from cptjax.files import (
+    check_inside,
+    folder_hashes,
+    hash_of,
+    put_in_place,
+    read_json,
+    sha256,
+    write_json,
+)
 from cptjax.model import ModelConfig, ModernBert, init_params
 from cptjax.step import TrainState
 
 ReadParameter = Callable[[tuple[str, ...]], np.ndarray]  # of a path such as ("final_norm", "scale")
 CHECKPOINTS, MODEL, TOKENIZER = "checkpoints", "model.json", "tokenizer"
-HF_CONFIG, ORIGIN = "hf_config.json", "origin.json"
+HF_CONFIG, ORIGIN, ASIDE = "hf_config.json", "origin.json", "set_aside"
+OWN_HASH = "sha256"  # of a checkpoint's facts: of all else in them
+
+
+class DamagedError(ValueError):
+    """A checkpoint is not what was saved."""
 
 
 def _checksum(x) -> jax.Array:
@@ -74,10 +93,10 @@ def _manager(folder: Path, handlers: Any = None, **options) -> ocp.CheckpointMan
     return ocp.CheckpointManager((folder / CHECKPOINTS).absolute(), options=options, handler_registry=handlers)
 
 
-def _items(parts: Mapping[str, Any], facts: Mapping[str, Any]) -> ocp.args.Composite:
-    meta = {**facts, "checksums": {name: checksums(tree) for name, tree in parts.items()}}
-    arrays = {name: ocp.args.StandardSave(tree) for name, tree in parts.items()}
-    return ocp.args.Composite(**arrays, meta=ocp.args.JsonSave(meta))
+def _sealed(step: int, sums: Mapping[str, Any], files: Mapping[str, str], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a step as they are written: a copy, for Orbax writes it later, with a hash of all of it."""
+    meta = json.loads(json.dumps({**facts, "step": step, "checksums": sums, "files": files}))
+    return {**meta, OWN_HASH: hash_of(meta)}
 
 
 class Saver:
@@ -87,7 +106,7 @@ class Saver:
     """
 
     def __init__(self, folder: Path, keep: int, always: tuple[int, ...]):
-        self._folder = folder
+        self._folder, self._files = folder, _own_files(folder)
         self._manager = _manager(
             folder,
             preservation_policy=AnyPreservationPolicy([LatestN(keep), CustomSteps(list(always))]),
@@ -96,11 +115,15 @@ class Saver:
         )
 
     def save(self, step: int, state: TrainState, facts: Mapping[str, Any]) -> None:
-        """Save under `step`; `facts` are readable things kept beside the arrays (commit, fingerprints)."""
+        """Save under `step`; `facts` are readable things kept beside the arrays (commit, fingerprints), "model"
+        among them."""
         if step not in self._manager.all_steps():
             parts = {"params": state.params, "opt_state": state.opt_state}
+            sums = {name: checksums(tree) for name, tree in parts.items()}
+            arrays = {name: ocp.args.StandardSave(tree) for name, tree in parts.items()}
+            meta = ocp.args.JsonSave(_sealed(step, sums, self._files, facts))
             with _reporting(self._folder):
-                self._manager.save(step, args=_items(parts, facts))
+                self._manager.save(step, args=ocp.args.Composite(**arrays, meta=meta))
 
     def close(self) -> None:
         """Wait for the last save."""
@@ -127,22 +150,67 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0][:200] if text else type(cause).__name__
 
 
+@dataclass(frozen=True)
+class Steps:
+    """The checkpoints of a run folder: the facts of each whole one by its step, in order, and what is wrong with
+    each other entry that has a number for a name. Whether arrays are whole is seen when they are restored."""
+
+    whole: dict[int, dict[str, Any]]
+    damaged: dict[str, str]
+
+    @property
+    def latest(self) -> int | None:
+        """The last whole one; None when there is none."""
+        return max(self.whole, default=None)
+
+
+def survey(folder: Path) -> Steps:
+    """Look at every checkpoint of a run folder."""
+    whole, damaged = {}, {}
+    steps = folder / CHECKPOINTS
+    for path in steps.iterdir() if steps.is_dir() else ():
+        if path.name.isdigit():
+            try:
+                whole[int(path.name)] = _read_facts(path)
+            except (ValueError, OSError) as error:
+                damaged[path.name] = f"checkpoint {path} is damaged: {error}"
+    return Steps(dict(sorted(whole.items())), dict(sorted(damaged.items())))
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    """The facts of a checkpoint. Raises ValueError or OSError when it is not whole."""
+    facts = read_json(path / "meta" / "metadata")
+    own_hash, step = facts.pop(OWN_HASH, None), facts.get("step")  # older versions wrote neither
+    if not isinstance(facts.get("checksums"), dict) or own_hash != (None if step is None else hash_of(facts)):
+        raise ValueError("its facts have changed since it was saved")
+    if path.name != str(int(path.name) if step is None else step):
+        raise ValueError(f"it holds step {step}")
+    if missing := [name for name in facts["checksums"] if not (path / name).is_dir()]:
+        raise ValueError(f"{', '.join(missing)} is missing")
+    return facts
+
+
 def latest_step(folder: Path) -> int | None:
     """The last whole checkpoint of a run folder, None when there is none."""
-    steps = folder / CHECKPOINTS
-    names = [entry.name for entry in steps.iterdir()] if steps.is_dir() else []
-    return max((int(name) for name in names if name.isdigit()), default=None)
+    return survey(folder).latest
 
 
-def resumable(folder: Path, step: int) -> bool:
-    """Whether a checkpoint holds an optimiser state too: a converted start does not."""
-    return (folder / CHECKPOINTS / str(step) / "opt_state").is_dir()
+def set_aside(path: Path, folder: Path, *, copy: bool = False) -> Path:
+    """Move or copy what is in the way of a run to FOLDER/set_aside, under a name that is free there."""
+    (folder / ASIDE).mkdir(exist_ok=True)
+    names = itertools.chain([path.name], (f"{path.stem}-{number}{path.suffix}" for number in itertools.count(2)))
+    aside = next(folder / ASIDE / name for name in names if not (folder / ASIDE / name).exists())
+    if copy:
+        shutil.copyfile(path, aside)
+    else:
+        path.rename(aside)
+    return aside
 
 
 def _restore(
-    folder: Path, step: int, parts: Mapping[str, Any], *, whole: bool = True
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The named parts of a checkpoint in the shapes and shardings of `parts`, checked; and its facts.
+    folder: Path, facts: Mapping[str, Any], step: int, parts: Mapping[str, Any], *, whole: bool = True
+) -> dict[str, Any]:
+    """The named parts of a checkpoint in the shapes and shardings of `parts`, checked.
 
     With `whole` false a part may name some of its arrays only, and numpy arrays come back.
     """
@@ -156,17 +224,17 @@ def _restore(
     where = folder / CHECKPOINTS / str(step)
     try:
         with _manager(folder, create=False) as manager:
-            found = manager.restore(step, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore()))
+            found = manager.restore(step, args=ocp.args.Composite(**args))
     except Exception as error:  # tensorstore raises anything from KeyError to groups of errors
-        raise ValueError(f"cannot read checkpoint {where}: {_first_line(error)}") from error
+        raise DamagedError(f"cannot read checkpoint {where}: {_first_line(error)}") from error
     for name in parts:
-        now, then = checksums(found[name]), found["meta"]["checksums"][name]
+        now, then = checksums(found[name]), facts["checksums"][name]
         if damaged := [path for path in now if now[path] != then.get(path)]:
-            raise ValueError(
+            raise DamagedError(
                 f"checkpoint {where} is damaged: {name}{damaged[0]} and {len(damaged) - 1} more differ from "
-                "their checksums; remove that folder to go on from the step before it"
+                "their checksums"
             )
-    return {name: found[name] for name in parts}, found["meta"]
+    return {name: found[name] for name in parts}
 
 
 def _on_one_device(shapes: Any) -> Any:
@@ -174,14 +242,14 @@ def _on_one_device(shapes: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
-def resume(folder: Path, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """The state saved under `step`, in the shapes and shardings of `target`, and the facts beside it.
+def resume(folder: Path, facts: Mapping[str, Any], step: int, target: TrainState) -> TrainState:
+    """The state saved under `step` with these facts, in the shapes and shardings of `target`.
 
-    The mesh it was saved on does not matter. Raises ValueError when an array differs from its checksum.
+    The mesh it was saved on does not matter. Raises DamagedError when an array differs from its checksum.
     """
-    found, facts = _restore(folder, step, {"params": target.params, "opt_state": target.opt_state})
+    found = _restore(folder, facts, step, {"params": target.params, "opt_state": target.opt_state})
     number = jax.device_put(jnp.int32(step), target.step.sharding)
-    return TrainState(number, found["params"], found["opt_state"]), facts
+    return TrainState(number, found["params"], found["opt_state"])
 
 
 def parameter_shapes(config: ModelConfig) -> Any:
@@ -195,7 +263,7 @@ def load_params(folder: Path, step: int | None = None, shardings: Any = None) ->
     `shardings` is a tree like the parameters; without it they land on one device. Raises
     FileNotFoundError when the folder holds no checkpoint, ValueError when it is damaged.
     """
-    step, config = _find(folder, step)
+    step, config, facts = _find(folder, step)
     shapes = parameter_shapes(config)
     if shardings is None:
         target = _on_one_device(shapes)
@@ -203,8 +271,7 @@ def load_params(folder: Path, step: int | None = None, shardings: Any = None) ->
         target = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, shardings
         )
-    found, _ = _restore(folder, step, {"params": target})
-    return step, config, found["params"]
+    return step, config, _restore(folder, facts, step, {"params": target})["params"]
 
 
 def open_params(folder: Path, step: int | None = None) -> tuple[int, ModelConfig, ReadParameter]:
@@ -212,7 +279,7 @@ def open_params(folder: Path, step: int | None = None) -> tuple[int, ModelConfig
 
     Raises as `load_params` does; the function raises ValueError for a damaged parameter.
     """
-    step, config = _find(folder, step)
+    step, config, facts = _find(folder, step)
     shapes = parameter_shapes(config)
 
     def read(path: tuple[str, ...]) -> np.ndarray:
@@ -221,7 +288,7 @@ def open_params(folder: Path, step: int | None = None) -> tuple[int, ModelConfig
             part = part[key]
         for key in reversed(path):
             part = {key: part}
-        found: Any = _restore(folder, step, {"params": part}, whole=False)[0]["params"]
+        found: Any = _restore(folder, facts, step, {"params": part}, whole=False)["params"]
         for key in path:
             found = found[key]
         return found
@@ -229,16 +296,24 @@ def open_params(folder: Path, step: int | None = None) -> tuple[int, ModelConfig
     return step, config, read
 
 
-def _find(folder: Path, step: int | None) -> tuple[int, ModelConfig]:
-    config = read_model(folder)
-    step = latest_step(folder) if step is None else step
-    if step is None or not (folder / CHECKPOINTS / str(step)).is_dir():
+def _find(folder: Path, step: int | None) -> tuple[int, ModelConfig, dict[str, Any]]:
+    config, steps = read_model(folder), survey(folder)
+    if step is None and not steps.whole and steps.damaged:
+        raise DamagedError("; ".join(steps.damaged.values()))
+    if str(step) in steps.damaged:
+        raise DamagedError(steps.damaged[str(step)])
+    step = steps.latest if step is None else step
+    if step is None or step not in steps.whole:
         raise FileNotFoundError(f"{folder} holds no checkpoint{'' if step is None else f' of step {step}'}")
-    return step, config
+    for reason in steps.damaged.values():
+        warn_of_damage(f"{reason}; step {step} is read")
+    return step, config, steps.whole[step]
 
 
 def read_model(folder: Path) -> ModelConfig:
-    """The ModelConfig of a run folder. Raises FileNotFoundError when it is not one, and as `check_inside` does."""
+    """The ModelConfig of a run folder, compared, as all else that travels with its weights, with the facts of its
+    last whole checkpoint. Raises FileNotFoundError when it is no run folder, ValueError for what has changed, and as
+    `check_inside` does."""
     path = folder / MODEL
     if not path.is_file():
         raise FileNotFoundError(
@@ -246,7 +321,30 @@ def read_model(folder: Path) -> ModelConfig:
             f"python -m convert from-hf {folder} OUT"
         )
     check_inside(folder)
-    return model_config(read_json(path), where=str(path))
+    config, steps = model_config(read_json(path), where=str(path)), survey(folder)
+    if steps.latest is not None:
+        _check_own_files(folder, config, steps.latest, steps.whole[steps.latest])
+    return config
+
+
+def _check_own_files(folder: Path, config: ModelConfig, step: int, facts: Mapping[str, Any]) -> None:
+    if "step" not in facts:
+        warn_of_damage(f"{folder} is of an older version, which kept no hashes: {MODEL} and the tokenizer are believed")
+        return
+    then, now = asdict(model_config(facts["model"], where="its facts")), asdict(config)
+    changed = [f"{MODEL}: {name} is {now[name]}, it was {then[name]}" for name in now if now[name] != then[name]]
+    files, found = facts["files"], _own_files(folder)
+    changed += [f"{name} is not the same" for name in sorted(files | found) if files.get(name) != found.get(name)]
+    if changed:
+        raise ValueError(
+            f"{folder} has changed since step {step} was saved ({'; '.join(changed)}): bring the old files back"
+        )
+
+
+def _own_files(folder: Path) -> dict[str, str]:
+    """The sha256 of each file that travels with the weights."""
+    kept = {name: sha256(folder / name) for name in (HF_CONFIG, ORIGIN) if (folder / name).is_file()}
+    return kept | {f"{TOKENIZER}/{name}": value for name, value in folder_hashes(folder / TOKENIZER).items()}
 
 
 def model_config(values: dict[str, Any], *, where: str) -> ModelConfig:
@@ -270,11 +368,11 @@ def write_model(
     for name, content in ((HF_CONFIG, hf_config), (ORIGIN, origin)):
         if content is not None:
             write_json(folder / name, content)
-    if tokenizer is not None and not (folder / TOKENIZER).exists():
+    if tokenizer is not None:
         partial = folder / f".{TOKENIZER}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(tokenizer, partial)
-        partial.rename(folder / TOKENIZER)
+        put_in_place(partial, folder / TOKENIZER)
 
 
 @dataclass(frozen=True)
@@ -328,9 +426,8 @@ def save_start(
         lambda path, x: _Deferred(x.shape, np.dtype(x.dtype), partial(read, path_keys(path))), parameter_shapes(config)
     )
     sums = {jax.tree_util.keystr(tuple(map(jax.tree_util.DictKey, path))): value for path, value in checksums.items()}
-    items = ocp.args.Composite(
-        params=ocp.args.PyTreeSave(deferred), meta=ocp.args.JsonSave({"checksums": {"params": sums}})
-    )
+    meta = _sealed(0, {"params": sums}, _own_files(folder), {"model": asdict(config)})
+    items = ocp.args.Composite(params=ocp.args.PyTreeSave(deferred), meta=ocp.args.JsonSave(meta))
     with _reporting(folder), _manager(folder, handlers, enable_async_checkpointing=False) as manager:
         manager.save(0, args=items)
 

@@ -10,7 +10,7 @@ import importlib.util
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -106,8 +106,7 @@ class Run:
 # A run may be resumed with another value of these: none of them decides a number of the result.
 ELASTIC = {
     "name",
-    "held_out",
-    "held_out_rows",
+    "held_out",  # where it lies; that its content is the same is checked by fingerprint
     "eval_every",
     "checkpoint_every",
     "keep_checkpoints",
@@ -117,6 +116,9 @@ ELASTIC = {
     "remat",
     "data.stores.*.0",  # where a store lies; that its content is the same is checked by fingerprint
 }
+
+# And when it goes back to an earlier step (see resume.py) with another value of these, too.
+DEPARTING = {"phases.*.schedule.*", "optimizer.*"}
 
 
 def mlm_twin(run: Run) -> Run:
@@ -210,17 +212,19 @@ def _defaults(kind: type) -> dict[str, Any]:
     return {one.name: one.default for one in fields(kind) if one.default is not MISSING}
 
 
-def incompatible_fields(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
-    """What keeps a run from going on under another config: `field: old -> new`, one entry each."""
+def incompatible_fields(
+    before: dict[str, Any], now: dict[str, Any], free: Collection[str] = ELASTIC, path: str = ""
+) -> list[str]:
+    """What keeps a run from going on under another config: `field: old -> new`, one entry each; `free` may differ."""
     found = []
     for name in sorted(before.keys() | now.keys()):
         old, new, dotted = before.get(name), now.get(name), f"{path}{name}"
-        if old == new or any(fnmatch.fnmatch(dotted, pattern) for pattern in ELASTIC):
+        if old == new or any(fnmatch.fnmatch(dotted, pattern) for pattern in free):
             continue
         if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
             old, new = ({str(i): x for i, x in enumerate(items)} for items in (old, new))
         if isinstance(old, dict) and isinstance(new, dict):
-            found += incompatible_fields(old, new, f"{dotted}.")
+            found += incompatible_fields(old, new, free, f"{dotted}.")
         else:
             found.append(f"{dotted}: {old} -> {new}")
     return found

@@ -18,7 +18,7 @@ import grain
 import numpy as np
 
 from cptjax.packing import Plan, stored_plan
-from cptjax.store import Manifest, Store
+from cptjax.store import Store
 
 WEIGHT_TOTAL = 2**40  # shares become integers of this sum, so that the mixture never drifts
 READ_AHEAD = 8  # batches
@@ -211,11 +211,6 @@ def _closing(dataset: grain.IterDataset) -> Generator[dict[str, np.ndarray]]:
         yield from iterator
     finally:
         iterator.close()
-
-
-def fingerprint(data: Data) -> dict[str, str]:
-    """Fingerprint of each store by its folder: what a resumed run must find again."""
-    return {path: Manifest.read(path).fingerprint for path in data.shares}
 
 
 def held_out_batches(

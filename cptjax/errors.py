@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def run_command(work: Callable[[], int | None], arguments: Sequence[str]) -> int
     word, when nobody reads what is printed (`| head`). SystemExit passes: argparse has spoken."""
     _print_anything()
     try:
-        with _threads_told():
+        with _threads_told(), _damage_told():
             code = work() or 0
             _flush()
         return code
@@ -57,6 +58,15 @@ def run_command(work: Callable[[], int | None], arguments: Sequence[str]) -> int
         with contextlib.suppress(OSError):
             _flush()
         return 2
+
+
+class DamageWarning(UserWarning, ValueError):
+    """Something kept is not what was written, and the work goes on without it; `--strict` makes an error of it."""
+
+
+def warn_of_damage(message: str) -> None:
+    """Say in one line what is damaged and how the work goes on."""
+    warnings.warn(printable(message), DamageWarning, stacklevel=2)
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +144,22 @@ def _threads_told() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
+
+
+@contextlib.contextmanager
+def _damage_told() -> Iterator[None]:
+    """What is damaged is told in one line, without the line of the program that says so."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message, category, *arguments) -> None:
+            if issubclass(category, DamageWarning):
+                _say(f"warning: {one_line(str(message))}")
+            else:
+                usual(message, category, *arguments)
+
+        warnings.showwarning = show
+        yield
 
 
 def _print_anything() -> None:

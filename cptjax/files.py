@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ import numpy as np
 import pydantic
 
 from cptjax.errors import reason
-from cptjax.escape import printable
 
 T = TypeVar("T")
 MOST_BYTES = 2**28  # of a JSON file; the largest tokenizers have a tenth
@@ -35,15 +33,6 @@ TOKENIZER_FILES = (
     "spm.model",
     "sentencepiece.bpe.model",
 )
-
-
-class DamageWarning(UserWarning, ValueError):
-    """Something kept is not what was written, and the work goes on without it; `--strict` raises it."""
-
-
-def warn_of_damage(message: str) -> None:
-    """Name what is damaged, in one line, and how the work goes on."""
-    warnings.warn(printable(message), DamageWarning, stacklevel=2)
 
 
 @contextmanager

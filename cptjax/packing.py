@@ -20,7 +20,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from cptjax.files import read_json, sha256, warn_of_damage
+from cptjax.errors import warn_of_damage
+from cptjax.files import read_json, sha256
 
 PACKING_VERSION = 2  # counts up with every change of what a plan holds: a plan kept by an older program is not read
 HASHES = "sha256.json"  # of a kept plan's files

@@ -4,7 +4,7 @@ It names stores by their folder's last name and holds no other path, so it can t
 """
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ def describe_run(
     folder: Path,
     *,
     spent: Mapping[str, Any],
+    departures: Sequence[Mapping[str, Any]],
     epochs: Mapping[str, float],
     tokens: Mapping[str, float],
     fill: Mapping[str, float],
@@ -59,6 +60,7 @@ def describe_run(
         "precision": asdict(run.precision),
         "attention": dict(attention),
         "seeds": {"masks_and_weights": run.seed, "data": run.data.seed},
+        "departures": list(departures),
         "spent": {name: value for name, value in spent.items() if name != "phases"},
         "cost": cost(spent, energy_by),
         "commit": telemetry.git_commit(),

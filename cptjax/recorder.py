@@ -5,7 +5,6 @@ The sums stand in every checkpoint, so a run that goes on knows them whatever be
 
 import contextlib
 import copy
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,16 +37,6 @@ def nothing_spent(run: Run) -> dict[str, Any]:
         "evaluated": -1,  # steps made before the last evaluation
         "phases": {phase.name: {**zeros, **results} for phase in run.phases},
     }
-
-
-def resumed(run: Run, spent: Mapping[str, Any], step: int) -> dict[str, Any]:
-    """The sums that stand in a checkpoint. One of a version that kept none of phases and actions has none of them,
-    which is said."""
-    if "phases" in spent:
-        return copy.deepcopy(dict(spent))
-    say(f"sums by phase, and all but the seconds of steps, count from step {step} on", stream=sys.stderr)
-    known = {name: spent[name] for name in ("tokens", "targets", "overflow", "seconds", "device_seconds")}
-    return {**nothing_spent(run), **known, "metered": False, "evaluated": step}
 
 
 class Recorder:
@@ -113,7 +102,13 @@ class Recorder:
             saved = checkpoint.latest_step(self._folder)
             raise FloatingPointError(
                 f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step} (phase {phase.name}); "
-                f"last good checkpoint: {'none' if saved is None else f'step {saved}'}"
+                "last good checkpoint: "
+                + (
+                    "none, begin again with another rate and another --workdir"
+                    if saved is None
+                    else f"step {saved}; --from-step {saved} goes on from there with another rate, such as "
+                    f"--phases.{self._run.phases.index(phase)}.schedule.peak {phase.schedule.peak / 2:g}"
+                )
             )
         seconds = self._take(phase, STEPS)[STEPS]
         if values["overflow"] and not self.spent["overflow"]:
@@ -189,6 +184,7 @@ class Recorder:
             self._config,
             folder,
             spent=self.spent,
+            departures=self._kept["departures"],
             epochs=batches.epochs(last),
             tokens=batches.tokens(last),
             fill=batches.fill,

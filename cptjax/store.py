@@ -23,18 +23,8 @@ from typing import Any, Literal
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from cptjax.errors import reason
-from cptjax.files import (
-    check_inside,
-    folder_hashes,
-    hash_of,
-    read_array,
-    read_json,
-    sha256,
-    typed,
-    warn_of_damage,
-    write_json,
-)
+from cptjax.errors import reason, warn_of_damage
+from cptjax.files import check_inside, folder_hashes, hash_of, read_array, read_json, sha256, typed, write_json
 from cptjax.folders import LeftOut
 
 STORE_VERSION = 2

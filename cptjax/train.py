@@ -19,20 +19,22 @@ import numpy as np
 from cptjax import agreement, checkpoint, host, memory, processes, sharding
 from cptjax.attention import choose
 from cptjax.clock import COMPILING, EVALUATION, SAVING, WAITING, Clock
-from cptjax.config import Phase, Run, incompatible_fields, to_dict, upgraded
-from cptjax.data import Batches, fingerprint, held_out_batches
+from cptjax.config import Phase, Run, to_dict
+from cptjax.data import Batches, held_out_batches
+from cptjax.errors import warn_of_damage
 from cptjax.escape import say
 from cptjax.files import locked, read_json, write_json
 from cptjax.model import ModelConfig, ModernBert, init_params, parameter_names
 from cptjax.objectives import Vocabulary
 from cptjax.optim import freeze_mask, make_optimizer
 from cptjax.packing import PACKING_VERSION
-from cptjax.recorder import Recorder, nothing_spent, resumed
+from cptjax.recorder import Recorder, nothing_spent
+from cptjax.resume import Resumption, check_inputs_unchanged, find_resumption, leave_behind
 from cptjax.schedules import learning_rate
 from cptjax.selfcheck import verify
 from cptjax.signals import Signals, Stopped
 from cptjax.step import TrainState, chunk_positions, eval_step, init_state, loss_and_counts, train_step
-from cptjax.store import Manifest
+from cptjax.store import Manifest, Store
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Setting:
     model: ModernBert
     vocabulary: Vocabulary
     mesh: jax.sharding.Mesh
-    fingerprints: dict[str, str]  # of each token store
+    decides: dict[str, Any]  # all that decides its numbers, as the facts of a checkpoint hold it
+    resumption: Resumption
     attention: dict[str, Any]  # what `choose_attention` found
 
     @property
@@ -58,15 +61,16 @@ class Setting:
         return chunk_positions(self.run.device_batch_size, self.model.config.vocab_size)
 
 
-def train(run: Run, folder: Path) -> Path:
+def train(run: Run, folder: Path, from_step: int | None = None) -> Path:
     """Train `run` in `folder`, or go on with what is there; returns the folder.
 
-    Raises ValueError for a run that cannot work here or contradicts the folder, FloatingPointError when
+    With `from_step` it goes back to the checkpoint of that step, from where schedules and the optimizer may be
+    others. Raises ValueError for a run that cannot work here or contradicts the folder, FloatingPointError when
     the loss or the gradient stops being finite, OSError when the disk refuses a checkpoint, Stopped when a
     signal asked for an end, after the step at hand was saved (of several processes, at once).
     """
     with processes.together():
-        setting = set_up(run, folder)
+        setting = set_up(run, folder, from_step)
     processes.compare(lambda: _shared(setting))
     with contextlib.ExitStack() as held:
         with processes.together():
@@ -80,10 +84,11 @@ def train(run: Run, folder: Path) -> Path:
 
 def _shared(setting: Setting) -> dict[str, Any]:
     """What must be the same in all processes of a run."""
-    run, folder = setting.run, setting.folder
-    start = folder if checkpoint.latest_step(folder) is not None or run.init is None else starting_folder(run, folder)
-    backend = {"attention_backend": setting.attention["backend"]}
-    return {**agreement.of_run(run), **agreement.of_start(start), "model": asdict(setting.model.config), **backend}
+    run, resumption = setting.run, setting.resumption
+    goes_on = {"goes_on_from": list(resumption.candidates), "departs": resumption.departure is not None}
+    start = setting.folder if resumption.candidates or run.init is None else starting_folder(run, setting.folder)
+    chosen = {"model": asdict(setting.model.config), "attention_backend": setting.attention["backend"]}
+    return {**agreement.of_run(run), **agreement.of_start(start), **chosen, **goes_on}
 
 
 def check_inputs(run: Run) -> tuple[jax.sharding.Mesh, dict[str, Manifest]]:
@@ -107,18 +112,13 @@ def micro_batches(run: Run, mesh: sharding.AnyMesh) -> int:
     return run.data.global_batch_size // (run.device_batch_size * spread)
 
 
-def set_up(run: Run, folder: Path) -> Setting:
+def set_up(run: Run, folder: Path, from_step: int | None = None) -> Setting:
     """Check everything that can be checked before the first step; nothing is written.
 
-    A run that has started knows its own model: what `run.init` names is not read again.
+    A run that has a checkpoint knows its own model: what `run.init` names is not read again.
     """
-    started = (folder / "config.json").is_file()
-    if started:
-        if changed := incompatible_fields(upgraded(read_json(folder / "config.json")), to_dict(run)):
-            raise ValueError(
-                f"{folder} holds a run with another config ({'; '.join(changed)}): "
-                "give the old values, or another --workdir"
-            )
+    resumption = find_resumption(folder, to_dict(run), from_step)
+    started = bool(resumption.candidates)
     mesh, manifests = check_inputs(run)
     origin = folder if started else starting_folder(run, folder)
     config = checkpoint.read_model(origin) if started or run.model is None else run.model
@@ -142,7 +142,16 @@ def set_up(run: Run, folder: Path) -> Setting:
     model = ModernBert(config, run.precision, attention["backend"], run.remat, sharding.pin_rows)
     for phase in run.phases:
         _trains(config, phase)
-    return Setting(run, folder, model, vocabulary, mesh, fingerprint(run.data), attention)
+    decides = {
+        "config": to_dict(run),
+        "model": asdict(config),
+        "stores": {store: Store(store).manifest.fingerprint for store in run.data.shares},
+        "held_out": None if run.held_out is None else Store(run.held_out).manifest.fingerprint,
+        "packing": PACKING_VERSION,
+    }
+    for step, facts in resumption.candidates.items():
+        check_inputs_unchanged(folder, step, facts, decides)
+    return Setting(run, folder, model, vocabulary, mesh, decides, resumption, attention)
 
 
 def _check_memory(run: Run, config: ModelConfig, mesh: jax.sharding.Mesh, backend: str) -> None:
@@ -182,9 +191,9 @@ def choose_attention(run: Run, config: ModelConfig) -> dict[str, Any]:
 
 
 def write_own_files(setting: Setting) -> None:
-    """Write what the run folder says of itself: its config and, when it starts, its model and tokenizer."""
+    """Write what the run folder says of itself: its config and, until it has a checkpoint, its model and tokenizer."""
     run, folder = setting.run, setting.folder
-    if not (folder / "config.json").is_file():
+    if not setting.resumption.candidates:
         # The model's own tokenizer files: a store keeps the same vocabulary, but perhaps less beside it. Only
         # where the model has no more than tokenizer.json does the store know more.
         origin = starting_folder(run, folder)
@@ -233,30 +242,15 @@ def _check_vocabulary(run: Run, config: ModelConfig, manifests: dict[str, Manife
             raise ValueError(f"the tokenizer of {store} has no mask token, which an mlm phase needs")
 
 
-def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
-    """How a run starts, in this order: 1 the folder's last checkpoint; 2 the weights of `run.init`;
-    3 random weights, only when the run names a `model`. Returns the state and what was spent before it."""
+def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any], list[dict[str, Any]]]:
+    """How a run starts, in this order: 1 the folder's last whole checkpoint; 2 the weights of `run.init`;
+    3 random weights, only when the run names a `model`. Returns the state, what was spent before it, and the
+    departures that led to it."""
+    if setting.resumption.candidates:
+        return _go_on(setting, tx)
     run = setting.run
     params = partial(init_params, setting.model, jax.random.key(run.seed))
     shardings = _state_shardings(setting, tx)
-    step = checkpoint.latest_step(setting.folder)
-    if step is not None:
-        if not checkpoint.resumable(setting.folder, step):
-            raise ValueError(
-                f"{setting.folder} is a converted model, not a run: give it as --init, and another --workdir"
-            )
-        state, facts = checkpoint.resume(setting.folder, step, state_shapes(setting, tx))
-        if list(facts["stores"].values()) != list(setting.fingerprints.values()):
-            raise ValueError(
-                f"the token stores of {setting.folder} changed since step {step}: bring the old ones back, "
-                "or use another --workdir"
-            )
-        if facts["packing"] != PACKING_VERSION:
-            raise ValueError(
-                f"{setting.folder} was begun by a version of this program that packs rows in another way: "
-                "go on with that version, or use another --workdir"
-            )
-        return state, resumed(run, facts["spent"], step)
     if run.init:
         origin = starting_folder(run, setting.folder)
         whole = checkpoint.parameter_shapes(setting.model.config)
@@ -273,7 +267,37 @@ def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any]]:
         state = jax.jit(complete, out_shardings=shardings, donate_argnums=0)(loaded)
     else:
         state = jax.jit(lambda: init_state(params(), tx), out_shardings=shardings)()
-    return state, nothing_spent(run)
+    return state, nothing_spent(run), []
+
+
+def _go_on(setting: Setting, tx) -> tuple[TrainState, dict[str, Any], list[dict[str, Any]]]:
+    """The last of the candidates whose arrays are what was saved. Damaged checkpoints are named and set aside, so
+    that none is written into; and so, without a word of damage, are those that a departure leaves behind."""
+    folder, resumption, first = setting.folder, setting.resumption, jax.process_index() == 0
+    steps = checkpoint.survey(folder)
+    damaged = dict(steps.damaged)
+    for step, facts in resumption.candidates.items():
+        try:
+            state = checkpoint.resume(folder, facts, step, state_shapes(setting, tx))
+            break
+        except checkpoint.DamagedError as error:
+            damaged[str(step)] = str(error)
+    else:
+        raise ValueError(f"{folder} holds no whole checkpoint to go on from ({'; '.join(damaged.values())})")
+    departures = [*facts["departures"], *filter(None, [resumption.departure])]
+    with processes.together():
+        for reason in damaged.values():
+            warn_of_damage(f"{reason}: it is set aside, the run goes on from step {step}")
+    with processes.together():
+        if first:
+            for name in damaged:
+                checkpoint.set_aside(folder / checkpoint.CHECKPOINTS / name, folder)
+        if first and resumption.departure is not None:
+            leave_behind(folder, [later for later in steps.whole if later > step])
+            changed = "; ".join(resumption.departure["changed"]) or "the same config"
+            came_after = f"what came after is in {folder / checkpoint.ASIDE}"
+            say(f"back to step {step} with {changed}; {came_after}", stream=sys.stderr)
+    return state, facts["spent"], departures
 
 
 def compile_phase(setting: Setting, phase: Phase, first: int, last: int, tx) -> Callable:
@@ -374,7 +398,7 @@ def _train(setting: Setting, signals: Signals) -> Path:
     run, folder = setting.run, setting.folder
     with processes.together():
         batches = Batches(run.data)
-    state, spent = start(setting, make_optimizer(run.optimizer, run.phases[0].schedule.peak))
+    state, spent, departures = start(setting, make_optimizer(run.optimizer, run.phases[0].schedule.peak))
     stream = batches.stream(int(state.step), sharding.own_rows(setting.mesh, run.data.global_batch_size))
     saver = checkpoint.Saver(folder, run.keep_checkpoints, tuple(last for _, last in run.bounds))
     recorder = Recorder(
@@ -383,7 +407,7 @@ def _train(setting: Setting, signals: Signals) -> Path:
         folder,
         setting.mesh,
         attention=setting.attention,
-        kept={"stores": setting.fingerprints, "packing": PACKING_VERSION},
+        kept={**setting.decides, "departures": departures},
         step=int(state.step),
         spent=spent,
     )

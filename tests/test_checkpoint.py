@@ -54,7 +54,8 @@ def test_saved_on_eight_devices_restored_on_one_and_on_another_mesh(tmp_path, pa
     saver.save(3, on(make_mesh(Mesh(1, 8, 1))), {"stores": {"x": "y"}})
     saver.close()
     for mesh in (make_mesh(Mesh(1, 1, 1), jax.devices()[:1]), make_mesh(Mesh(2, 2, 2))):
-        found, facts = checkpoint.resume(tmp_path, 3, on(mesh))
+        facts = checkpoint.survey(tmp_path).whole[3]
+        found = checkpoint.resume(tmp_path, facts, 3, on(mesh))
         assert equal(found.params, params) and int(found.step) == 3 and facts["stores"] == {"x": "y"}
 
 

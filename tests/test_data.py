@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cptjax import packing
-from cptjax.data import Batches, Data, fingerprint, held_out_batches
-from cptjax.files import DamageWarning, read_json, write_json
+from cptjax.data import Batches, Data, held_out_batches
+from cptjax.errors import DamageWarning
+from cptjax.files import read_json, write_json
 from cptjax.packing import packing_plan
 from cptjax.store import OWN_HASH, Store
 from cptjax.tokenizer import load_tokenizer
@@ -426,11 +427,6 @@ def test_wrong_data_is_refused(stores, tmp_path):
     with pytest.raises(ValueError, match="made by different tokenizers") as caught:
         Batches(Data(((stores["a"], 1), (str(tmp_path / "out"), 1))))
     assert stores["a"] in str(caught.value) and str(tmp_path / "out") in str(caught.value)
-
-
-def test_the_fingerprint_names_each_store(stores):
-    found = fingerprint(small(stores, a=1.0, b=1.0))
-    assert found == {stores[n]: Store(stores[n]).manifest.fingerprint for n in "ab"}
 
 
 def flip_last(path):

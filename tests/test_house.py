@@ -58,7 +58,7 @@ FLOORS = (
     ("step", "heads"),
     ("checkpoint",),
     ("config",),
-    ("record", "memory", "agreement"),
+    ("record", "memory", "agreement", "resume"),
     ("recorder",),
     ("train",),
     ("aot",),

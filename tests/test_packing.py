@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cptjax import packing
-from cptjax.files import DamageWarning
+from cptjax.errors import DamageWarning
 from cptjax.packing import Plan, packing_plan, stored_plan
 
 few = settings(max_examples=60, deadline=None)

@@ -15,11 +15,12 @@ from cptjax.config import Run
 from cptjax.data import Batches
 from cptjax.events import read_events
 from cptjax.files import read_json
-from cptjax.recorder import Recorder, nothing_spent, resumed
+from cptjax.recorder import Recorder, nothing_spent
 from cptjax.sharding import make_mesh
 from cptjax.train import train
-from tests.test_train import compiled_once, small_run, store, two_devices  # noqa: F401
+from tests.test_train import small_run, store, two_devices  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
 STOPPED_AT = 14  # in the second phase, after the checkpoint of step 12
 
 
@@ -27,7 +28,7 @@ def made(run: Run, folder: Path) -> Recorder:
     folder.mkdir(exist_ok=True)
     assert run.model is not None
     mesh = make_mesh(run.mesh)
-    known: dict[str, Any] = {"attention": {"backend": "x", "reason": "y"}, "kept": {"packing": 1}}
+    known: dict[str, Any] = {"attention": {"backend": "x", "reason": "y"}, "kept": {"packing": 1, "departures": []}}
     return Recorder(run, run.model, folder, mesh, **known, step=0, spent=nothing_spent(run))
 
 
@@ -41,18 +42,6 @@ def test_facts_are_a_copy(store, tmp_path, two_devices):  # noqa: F811
     kept.held_out(0, run.phases[0], {"clm": {"loss": 1.0, "accuracy": 0.5}})
     assert facts["spent"]["tokens"] == 0 and facts["spent"]["evaluated"] == -1
     assert facts["spent"]["phases"]["clm"] | {"tokens": 0.0} == nothing_spent(run)["phases"]["clm"]
-    again = resumed(run, facts["spent"], 0)
-    again["phases"]["clm"]["tokens"] = 3.0
-    assert facts["spent"]["phases"]["clm"]["tokens"] == 0
-
-
-def test_sums_of_a_version_that_kept_fewer_go_on(store, capsys):  # noqa: F811
-    # Broken by: `spent` returned as it is.
-    run = small_run(store)
-    old = {"seconds": 9.0, "device_seconds": 18.0, "tokens": 7.0, "targets": 6.0, "overflow": 0.0}
-    found = resumed(run, old | {"joules": None, "metered_seconds": 0.0}, 5)
-    assert found == nothing_spent(run) | old | {"metered": False, "evaluated": 5}
-    assert "count from step 5 on" in capsys.readouterr().err
 
 
 def test_each_kind_of_time_has_its_own_field(store, tmp_path, two_devices, monkeypatch):  # noqa: F811

@@ -49,10 +49,10 @@ def finished(tmp_path_factory) -> Path:
     )
     params = init_params(ModernBert(config), jax.random.key(0))
     to_hf.save(config, params, folder / "hf", tokenizer=folder / "letters" / "tokenizer")
+    settings = folder / "hf" / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"name_or_path": str(folder)}))
     assert main(["from-hf", str(folder / "hf"), str(folder / "init")]) == 0
     tokens = 4 * 8 * 32
-    settings = folder / "init" / "tokenizer" / "tokenizer_config.json"
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"name_or_path": str(folder)}))
     run = Run(
         name="small",
         data=Data(((str(folder / "letters"), 1.0),), sequence_length=32, global_batch_size=8),
