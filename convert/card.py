@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from convert import table
+from cptjax.escape import code
 
 PAPER = "[arXiv:2605.12438](https://arxiv.org/abs/2605.12438)"
 CITATION = """@misc{touchent2026causallanguagemodelingdetour,
@@ -188,12 +189,23 @@ def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> li
             else []
         ),
         "\n".join(_phase(phase) for phase in phases),
+        *departures(run, max((phase["last_step"] for phase in phases), default=0)),
         f"A batch holds {run['global_batch_size']:,} rows of {run['sequence_length']:,} tokens "
         f"({count(run['tokens_per_step'])} tokens). Decoupled AdamW (beta1 {adam['b1']:g}, beta2 {adam['b2']:g}, "
         f"epsilon {adam['eps']:g}, weight decay {adam['weight_decay']:g}, {clip}); {precision['compute']} computation, "
         f"{precision['params']} weights. Seeds: {run['seeds']['masks_and_weights']} for masks, "
         f"{run['seeds']['data']} for the order of the data.",
         f"Trained with cptjax at commit `{run['commit']}` ({versions}; Python {run['python']}).",
+    ]
+
+
+def departures(run: Mapping[str, Any], last_step: int) -> list[str]:
+    """A sentence for each time that the run went back to an earlier step and took another course."""
+    return [
+        f"At step {one['step']:,} the run went back to its checkpoint, and on with "
+        f"{', '.join(map(code, one['changed'])) or 'the same settings'}; what it had trained beyond was left."
+        for one in run.get("departures", ())
+        if one["step"] < last_step
     ]
 
 

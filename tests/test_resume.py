@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from convert import to_hf
+from convert import card, to_hf
 from cptjax import checkpoint
 from cptjax.config import Phase, Run
 from cptjax.data import Data
@@ -357,6 +357,9 @@ def test_a_bad_step_is_left_behind_by_another_course(made, copy):
     assert rates[:4] == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3]) and len(rates) == 8
     losses = [[event["loss"] for event in events if "loss" in event] for events in (before, after)]
     assert losses[0][:2] == losses[1][:2] and losses[0][3] != losses[1][3]
+    (sentence,) = card.departures(read_json(folder / "run.json"), 8)
+    assert sentence.startswith("At step 2 the run went back") and "`phases.0.schedule.peak: 0.01 -> 0.001`" in sentence
+    assert card.departures(read_json(folder / "run.json"), 2) == []
     assert int(go_on(changed, folder, 2)[0].step) == 8  # the same command goes on, it does not depart again
     assert {path.name for path in (folder / checkpoint.ASIDE).iterdir()} == aside
     again, _, departures = go_on(other_rate(changed, 1, 1e-4), folder, 6)
