@@ -22,7 +22,7 @@ from tests.test_convert import formed, random_params
 ROOT = Path(__file__).parents[1]
 OLD = ("4.48", "4.57")  # installed into ROOT/.transformers by tests/transformers-VERSION.txt
 SHAPE = ModelConfig(
-    vocab_size=192,
+    vocab_size=288,
     hidden_size=16,
     intermediate_size=24,
     num_hidden_layers=4,
@@ -57,7 +57,7 @@ SECRET = "hf_NOTFORYOU"
 
 def byte_level(*, space: bool) -> Tokenizer:
     """As ModernBERT's; with `space`, as RoBERTa's, which puts a space in front."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:180]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     found = Tokenizer(models.BPE({letter: i for i, letter in enumerate([*SPECIAL, *alphabet])}, []))
     found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
     found.decoder = decoders.ByteLevel()
