@@ -414,15 +414,12 @@ def _csv_rows(lines: Iterable[bytes], delimiter: str, line: int) -> Iterator[tup
     `line` is the number of the first line. LengthError for a row longer than DOCUMENT_BYTES.
     """
     csv.field_size_limit(2 * unpack.DOCUMENT_BYTES)
-    taken: list[bytes] = []
-    size = 0
+    taken = bytearray()
 
     def characters() -> Iterator[str]:
-        nonlocal size
         for data in lines:
-            taken.append(data)
-            size += len(data)
-            if size > unpack.DOCUMENT_BYTES:
+            taken.extend(data)
+            if len(taken) > unpack.DOCUMENT_BYTES:
                 opened = _opening_line(taken, line)
                 raise LengthError(f"is longer than {unpack.limit()} (a quote opens on line {opened}: is it closed?)")
             yield data.decode("latin-1")
@@ -439,15 +436,15 @@ def _csv_rows(lines: Iterable[bytes], delimiter: str, line: int) -> Iterator[tup
                 cells = csv.Error(f"a quote that opens on line {_opening_line(taken, line)} is never closed")
             elif str(error).startswith("new-line character seen"):
                 cells = csv.Error("a carriage return stands outside quotes")
-        yield b"".join(taken), cells
-        line, size = line + len(taken), 0
+        yield bytes(taken), cells
+        line += taken.count(b"\n")
         taken.clear()
 
 
-def _opening_line(lines: list[bytes], first: int) -> int:
+def _opening_line(data: bytearray, first: int) -> int:
     """The line of the quote that is open at the end: behind it quotes stand in pairs only."""
-    odd = (n for n, data in enumerate(lines, first) if any(len(run) % 2 for run in re.findall(rb'"+', data)))
-    return max(odd, default=first)
+    odd = (run.start() for run in re.finditer(rb'"+', data) if len(run[0]) % 2)
+    return first + data.count(b"\n", 0, max(odd, default=0))
 
 
 def _cut_csv(file: File, reading: Reading, delimiter: str) -> Iterator[Piece | Bad]:
