@@ -16,6 +16,7 @@ from cptjax import agreement, checkpoint, processes
 from cptjax.data import Batches, held_out_batches
 from cptjax.events import read_events
 from cptjax.files import read_json
+from cptjax.store import Store, write_shard
 from cptjax.train import train
 from tests.fixtures_text import WORDS, make_store, make_tokenizer
 from tests.two_processes import (
@@ -75,10 +76,17 @@ def folder(tmp_path_factory, one_device) -> Path:
     make_store(folder / "store_held_out", tokenizer, texts[:20])
     train(small_run(folder / "store"), folder / "alone")
     undo(folder / "alone", folder / "tensor across")
-    flip_a_bit(shutil.copytree(folder / "store", folder / "store_flipped") / "tokens-00000.array_record")
+    reverse_documents(shutil.copytree(folder / "store", folder / "store_reversed"))
     ended = both("-m", "tests.two_processes", str(folder))
     assert [code for code, _ in ended] == [0, 0], ended
     return folder
+
+
+def reverse_documents(folder: Path) -> None:
+    """In a store's one shard; its manifest and the lengths stay what they are."""
+    store = Store(folder)
+    documents = store.tokens(range(len(store.length_N)))
+    write_shard(folder / store.manifest.shards[0].file, (token_L[::-1].astype("<u2") for token_L in documents))
 
 
 def flip_a_bit(path: Path) -> None:
