@@ -470,7 +470,8 @@ def _describe(
     folder = _folder(job, side)
     summed = ("length", "text_bytes", "words", "unknown", "written_specials")
     totals = {name: int(parts.fact(name)[is_in_N].sum()) for name in summed}
-    np.save(folder / "length_N.npy", parts.fact("length")[is_in_N])
+    for fact in ("length", "crc32"):
+        np.save(folder / f"{fact}_N.npy", parts.fact(fact)[is_in_N])
     weight_N = parts.fact("weight")[is_in_N]
     if side == TRAIN and (weight_N != 1).any():  # a held-out text is asked once
         np.save(folder / "weight_N.npy", weight_N)

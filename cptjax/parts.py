@@ -13,6 +13,7 @@ import hashlib
 import json
 import uuid
 import zipfile
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ FACTS = {  # types of the facts of a document, where they are not int64
     "place": np.int32,
     "weight": np.float32,
     "written_specials": np.int32,
+    "crc32": np.uint32,
     "digest": np.uint64,
     "id": np.uint64,
     "contaminated_by": np.int32,
@@ -256,6 +258,7 @@ class _Part:
             self.ids.append(token_L)
             facts = {
                 "length": len(token_L),
+                "crc32": zlib.crc32(token_L.tobytes()),
                 "text_bytes": len(document.text.encode()),
                 "words": len(document.text.split()),
                 "unknown": int((token_L == encoder.special.unk).sum()),

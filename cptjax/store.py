@@ -4,6 +4,7 @@ A token store is a folder:
 `manifest.json`  what it holds and what it was made from;
 `tokens-*.array_record`  one record per document: the little-endian bytes of its ids;
 `length_N.npy`  tokens per document, in the same order;
+`crc32_N.npy`  of each document's bytes in its record: a restart need not read a large store to trust it;
 `weight_N.npy`  how often a pass shows a document, where that is not once;
 `row_N.npy`, `file_N.npy`, `files.json`  which row of which input file a document is, and each file's source and sha256;
 `dropped.jsonl`  what was left out, row by row, and why;
@@ -15,6 +16,7 @@ N documents, L tokens of one document.
 
 import json
 import uuid
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ from cptjax.folders import LeftOut
 STORE_VERSION = 2
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer"
 OWN_HASH = "manifest_sha256"  # in manifest.json: of all else in it
-FILES = ("length_N.npy", "weight_N.npy", "row_N.npy", "file_N.npy", "files.json", "dropped.jsonl")
+FILES = ("length_N.npy", "crc32_N.npy", "weight_N.npy", "row_N.npy", "file_N.npy", "files.json", "dropped.jsonl")
 SHARD_TOKENS = 2**27  # tokens per shard file before a new one is begun: 256 MiB in two bytes
 
 
@@ -180,8 +182,9 @@ class Manifest:
 class Store:
     """A token store opened for random access.
 
-    ValueError when the folder is not a store, or a file of it is missing, cut or of another store: all but the
-    shards is compared with the manifest's hashes when it is read, and each document with its length.
+    ValueError when the folder is not a store, or a file of it is missing, cut or of another store: every file
+    is compared with the manifest's hash when it is read, but shards, of which each document is compared with its
+    length and CRC-32. The shards of an older version, which has no CRC-32, are read whole when it is opened.
     """
 
     def __init__(self, path: Path | str):
@@ -198,6 +201,12 @@ class Store:
                 f"{self.path / 'length_N.npy'} counts {self.length_N.sum()} tokens, the manifest "
                 f"{self.manifest.tokens}: copy the whole store again"
             )
+        self.crc32_N = None
+        if "crc32_N.npy" in self.manifest.sha256:
+            self.crc32_N = self._array("crc32_N.npy", np.integer)
+        else:
+            for shard in self.manifest.shards:
+                self._checked(shard.file)
         self._source = _open_shards(self.path, self.manifest.shards)
 
     def _check_tokenizer(self) -> None:
@@ -245,6 +254,8 @@ class Store:
                     document, f"it has {len(token_L)} tokens, length_N.npy says {length}: it is of another store"
                 )
             )
+        if self.crc32_N is not None and zlib.crc32(token_L.data) != self.crc32_N[document]:
+            raise ValueError(self._damage(document, "its ids have changed since they were written"))
         if token_L.max() >= self.manifest.vocab_size:
             raise ValueError(self._damage(document, f"id {token_L.max()} is beyond the vocabulary"))
         return token_L.astype(np.int32)

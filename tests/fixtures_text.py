@@ -1,5 +1,6 @@
 """A tokenizer small enough to make in every test (bytes, some words, five special tokens); stores of given texts."""
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def make_store(
         for i, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False))
     )
     np.save(folder / "length_N.npy", np.array([len(token_L) for token_L in documents], np.int64))
+    np.save(folder / "crc32_N.npy", np.array([zlib.crc32(token_L.tobytes()) for token_L in documents], np.uint32))
     if weights is not None:
         np.save(folder / "weight_N.npy", np.array(weights, np.float32))
     copy_tokenizer(tokenizer_folder, folder / "tokenizer")

@@ -460,15 +460,20 @@ CHANGED = {  # how a store is changed behind the manifest's back, and what is sa
         lambda s: shutil.copy(s.parent / "other" / "tokens-00000.array_record", s),
         "it is of another store",
     ),
+    "a shard with one word for another": (
+        lambda s: shutil.copy(s.parent / "alike" / "tokens-00000.array_record", s),
+        "its ids have changed since they were written",
+    ),
 }
 
 
 @pytest.mark.parametrize(("change", "says"), CHANGED.values(), ids=CHANGED)
 def test_a_store_is_what_its_manifest_says(tmp_path, tokenizer, change, says):
     """All that decides a number is compared with a hash before it is used."""
-    # Broken by: no sha256 in _checked, no _check_tokenizer, no hash of the manifest or no lengths compared.
+    # Broken by: no sha256 in _checked, no _check_tokenizer, no hash of the manifest, no lengths or no CRC-32 compared.
     store = make_store(tmp_path / "s", tokenizer, ["the heart", "blood", "a muscle is", "the"], [1, 2, 1, 1])
     make_store(tmp_path / "other", tokenizer, ["the", "the heart is", "blood is", "a"])
+    make_store(tmp_path / "alike", tokenizer, ["the heart", "blood", "a blood is", "the"])
     data = Data(((str(store), 1),), 64, 4)
     before = Batches(data).batch_of_step(0)
     assert same(Batches(data).batch_of_step(0), before)
@@ -479,12 +484,16 @@ def test_a_store_is_what_its_manifest_says(tmp_path, tokenizer, change, says):
 
 
 def test_a_store_of_an_older_version_is_believed_aloud(tmp_path, tokenizer):
-    # Broken by: no warning for a manifest without a hash.
+    # Broken by: no warning for a manifest without a hash, or no hash of shards compared.
     store = make_store(tmp_path / "s", tokenizer, ["the heart", "blood"])
     fields = read_json(store / "manifest.json")
-    del fields[OWN_HASH]
+    del fields[OWN_HASH], fields["sha256"]["crc32_N.npy"]
     write_json(store / "manifest.json", fields)
     with pytest.warns(DamageWarning, match="manifest.json holds no hash of itself"):
+        Store(store)
+    other = make_store(tmp_path / "other", tokenizer, ["the blood", "heart"])
+    shutil.copy(other / "tokens-00000.array_record", store)
+    with pytest.warns(DamageWarning), pytest.raises(ValueError, match="tokens-00000.array_record has changed"):
         Store(store)
 
 

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +60,16 @@ def random_store(folder: Path, documents: int) -> Path:
     random, length_N = np.random.default_rng(0), lengths(documents)
     folder.mkdir()
     np.save(folder / "length_N.npy", length_N)
-    shard = write_shard(
-        folder / "tokens-00000.array_record", (random.integers(5, 50000, n).astype("<u2") for n in length_N)
-    )
+    sums: list[int] = []
+
+    def drawn() -> Iterator[np.ndarray]:
+        for length in length_N:
+            token_L = random.integers(5, 50000, length).astype("<u2")
+            sums.append(zlib.crc32(token_L.data))
+            yield token_L
+
+    shard = write_shard(folder / "tokens-00000.array_record", drawn())
+    np.save(folder / "crc32_N.npy", np.array(sums, np.uint32))
     counts = {"documents": documents, "tokens": shard.tokens, "text_bytes": 0, "words": 0, "unknown_tokens": 0}
     ids = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0, "mask_token_id": None}
     manifest = Manifest(
