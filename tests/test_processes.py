@@ -157,7 +157,7 @@ def test_one_process_goes_on_with_a_run_of_two(folder):
 
 def test_processes_that_disagree_all_stop_with_the_field(folder):
     """Or with the words of the one that failed alone; nothing is written, and nobody waits for another."""
-    # Broken by: each entry of of_run and of_start left out; `together` that only yields (the other process hangs).
+    # Broken by: "code" left out of of_run: the run then trains.
     for process in range(2):
         said = read_json(folder / f"refused{process}.json")
         for words in (*disagreements(folder), *mishaps(folder), "^process 0: another process is at work"):
@@ -207,7 +207,7 @@ def test_processes_are_named_in_few_words():
 
 def test_whatever_decides_a_number_is_in_what_processes_compare(tmp_path, folder):
     """Each file of a start and of a large store, wherever in it the change is."""
-    # Broken by: BLOCKS blocks from the start of the file; the size left out; folder_hashes of the start left out.
+    # Broken by: one block of each file.
     path = tmp_path / "shard"
     size = (agreement.BLOCKS + 100) * agreement.BLOCK // 64
     with pytest.MonkeyPatch.context() as patch:
