@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -166,6 +167,7 @@ def test_processes_that_disagree_all_stop_with_the_field(folder):
 
 CONFIG = """
 from pathlib import Path
+from types import SimpleNamespace
 from tests.two_processes import small_run
 
 def get_config():
@@ -254,4 +256,14 @@ def test_a_process_that_does_not_know_its_place_says_which_variable(changed, sai
     for name, value in (named | changed).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=re.escape(said)):
+        processes.start()
+
+
+def test_processes_of_unequal_numbers_of_devices_are_refused(monkeypatch):
+    # Broken by: the check left out of start (jax then cannot gather from them).
+    for name, value in (("COORDINATOR_ADDRESS", "host:1"), ("NUM_PROCESSES", "3"), ("PROCESS_ID", "1")):
+        monkeypatch.setenv(f"JAX_{name}", value)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_: None)
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(process_index=i) for i in (0, 0, 1, 2, 2)])
+    with pytest.raises(ValueError, match="devices is 2 in processes 0, 2, 1 in process 1"):
         processes.start()
