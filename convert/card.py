@@ -294,7 +294,11 @@ def _cost(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[s
     beside = ", ".join(f"{spent[name]:.2f} {what}" for name, what in BESIDE_STEPS.items() if name in spent)
     energy = f"Energy: {spent['energy_by']}."
     if spent["kilowatt_hours"] is not None:
-        steps = f", {spent['step_kilowatt_hours']:.2f} of it in steps" if "step_kilowatt_hours" in spent else ""
+        steps = (
+            f", {spent['step_kilowatt_hours']:.2f} of it in steps"
+            if spent.get("step_kilowatt_hours") is not None
+            else ""
+        )
         energy = f"Energy: {spent['kilowatt_hours']:.2f} kWh{steps}, by {spent['energy_by']}."
     return [
         "## Cost",

@@ -5,7 +5,6 @@ Nothing is written unless everything holds: parity, the usage that the card show
 
 import importlib.util
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,9 +17,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from convert import card, parity, portable, table, to_hf
 from convert.from_hf import INDEX, SINGLE, check_tokenizer
+from convert.recorded import read_recorded
 from cptjax import checkpoint
 from cptjax.escape import say
-from cptjax.files import new_folder, read_json, write_json
+from cptjax.files import new_folder, parse_json, read_json, write_json
 from cptjax.tokenizer import load_tokenizer, special_tokens
 
 EXAMPLES = {"en": "The patient was given {} and went home.", "fr": "Le patient a reçu {} avant de rentrer."}
@@ -36,7 +36,6 @@ for title, code in json.load(sys.stdin).items():
         print("{FAILED}" + title + ": " + " ".join(str(error).split()), file=sys.stderr)
 sys.exit(failed)
 """  # one process for all: importing torch takes longer than the rest
-RECORDED = {"origin", "model", "phases", "data", "optimizer", "precision", "seeds", "cost", "commit", "versions"}
 UNPUBLISHED = "none"  # what --base-model says of a model that is not on the Hub
 WITHIN = ("1 tokens", "7 tokens")  # parity's cases that no window cuts
 PROMPTS = {"en": "The patient was", "fr": "Le patient"}  # of a decoder
@@ -148,23 +147,11 @@ def read_record(run: Path, step: int) -> dict[str, Any]:
     path = run / "run.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing: the run has not ended, so its numbers are not known")
-    record = read_json(path)
-    if missing := sorted(RECORDED - record.keys()):
-        raise ValueError(f"{path} does not say {', '.join(missing)}: it is not of this version")
+    record = read_recorded(path)
     ends = [phase["last_step"] for phase in record["phases"]]
     if step not in ends:
-        raise ValueError(f"step {step} is no end of a phase (they end at {ends}): its numbers are not known")
-    if not _finite(record):
-        raise ValueError(f"{path} holds numbers that are not finite")
+        raise ValueError(f"{path}: step {step} is no end of a phase (they end at {ends}): its numbers are not known")
     return record
-
-
-def _finite(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(map(_finite, value.values()))
-    if isinstance(value, list):
-        return all(map(_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
 
 
 def name_base(record: dict[str, Any], told: str | None) -> str | None:
@@ -187,11 +174,11 @@ def read_rows(path: Path, name: str) -> list[dict[str, Any]]:
     """The evaluation's rows, no more of each than a row has. Raises ValueError for all that is wrong with them."""
     found: dict[tuple, dict[str, Any]] = {}
     wrong = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = {field: json.loads(line)[field] for field in card.ROW_FIELDS}
+            row = {field: parse_json(line, "row")[field] for field in card.ROW_FIELDS}
             texts = all(isinstance(row[field], str) for field in card.ROW_FIELDS if field not in ("value", "seed"))
             good = texts and type(row["seed"]) is int and type(row["value"]) in (int, float) and 0 <= row["value"] <= 1
         except (ValueError, TypeError):

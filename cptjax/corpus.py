@@ -311,10 +311,18 @@ def _record(job: Job, task: ShardTask) -> Path:
 def make_shard(job: Job, task: ShardTask) -> None:
     """Write a shard, and then, beside it in the work folder, what it holds; a shard that is done is left alone."""
     record, path = _record(job, task), _shard(job, task)
-    if path.exists() and record.exists() and read_json(record)["key"] == task.key:
+    if path.exists() and record.exists() and _is_made(path, record, task):
         return
     made = dataclasses.replace(write_shard(path, _copied(job, task)), file=task.file)
     write_json(record, {"key": task.key, "shard": dataclasses.asdict(made)})
+
+
+def _is_made(path: Path, record: Path, task: ShardTask) -> bool:
+    try:
+        known = read_json(record)
+        return known["key"] == task.key and known["shard"]["sha256"] == sha256(path)
+    except (ValueError, KeyError, TypeError):  # cut by a loss of power
+        return False
 
 
 def _copied(job: Job, task: ShardTask) -> Iterator[np.ndarray]:

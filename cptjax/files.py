@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pydantic
@@ -190,13 +190,13 @@ def _inside(item: dict | list) -> Any:
     return item.values() if isinstance(item, dict) else item
 
 
-def typed(kind: type[T], value: Any, where: str) -> T:
-    """What JSON says of a dataclass, as one: every field there, none unknown, each of its type.
+def typed(kind: type[T], value: Any, where: str, unknown: Literal["forbid", "ignore"] = "forbid") -> T:
+    """What JSON says of a dataclass, as one: every field there, each of its type, and no `unknown` one.
 
     Raises ValueError with `where`, the first wrong field, and what it should be.
     """
     try:
-        return _adapter(kind).validate_json(json.dumps(value), strict=True, extra="forbid")
+        return _adapter(kind).validate_json(json.dumps(value), strict=True, extra=unknown)
     except pydantic.ValidationError as error:
         wrong = error.errors(include_url=False)[0]
         field = "".join(f"{name}: " for name in [".".join(map(str, wrong["loc"]))] if name)

@@ -5,7 +5,7 @@ It names stores by their folder's last name and holds no other path, so it can t
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,19 @@ from cptjax import telemetry
 from cptjax.checkpoint import ORIGIN, parameter_shapes
 from cptjax.clock import KINDS
 from cptjax.config import Run
-from cptjax.files import read_json
+from cptjax.files import read_json, typed
 from cptjax.model import ModelConfig
 from cptjax.store import Manifest
 
 JOULES_PER_KWH = 3.6e6
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the first weights come from: a folder, or a Hub id and its commit."""
+
+    source: str
+    revision: str | None
 
 
 def describe_run(
@@ -111,8 +119,8 @@ def _origin(path: Path) -> dict[str, Any] | None:
     """A Hub id and its commit, or the last name of a local folder and no commit; None: from random weights."""
     if not path.is_file():
         return None
-    found = read_json(path)
-    return found if found["revision"] is not None else {**found, "source": Path(found["source"]).name}
+    found = typed(Origin, read_json(path), str(path), unknown="ignore")
+    return asdict(found if found.revision is not None else Origin(Path(found.source).name, None))
 
 
 def _of_manifest(manifest: Manifest) -> dict[str, Any]:

@@ -268,13 +268,20 @@ class Store:
     def origins(self, documents: Sequence[int]) -> list[str]:
         """Where each of these documents stands in the input, as FILE:ROW, rows counted from 1."""
         files, row_N = self.files().files, self._array("row_N.npy", np.integer)
-        file_N = self._array("file_N.npy", np.integer)
+        file_N = self._file_N(len(files))
         return [f"{files[file_N[d]].name}:{row_N[d]}" for d in documents]
 
     @property
     def source_N(self) -> np.ndarray:
         """The number of each document's source."""
-        return np.array([file.source for file in self.files().files])[self._array("file_N.npy", np.integer)]
+        source_F = np.array([file.source for file in self.files().files])
+        return source_F[self._file_N(len(source_F))]
+
+    def _file_N(self, files: int) -> np.ndarray:
+        file_N = self._array("file_N.npy", np.integer)
+        if not ((0 <= file_N) & (file_N < files)).all():
+            raise ValueError(f"{self.path / 'file_N.npy'} names files that files.json does not: copy the store again")
+        return file_N
 
     def files(self) -> Files:
         """The files that the store was made from, and those that it was not."""

@@ -12,12 +12,13 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file, save_file
 
-from convert import card, from_hf, parity, release, to_hf
+from convert import card, from_hf, parity, recorded, release, to_hf
 from convert.__main__ import main
 from cptjax import checkpoint
 from cptjax.config import Phase, Run
 from cptjax.corpus import prepare
 from cptjax.data import Data
+from cptjax.files import parse_json
 from cptjax.model import ModelConfig, ModernBert, Precision, init_params
 from cptjax.objectives import CLM, mlm
 from cptjax.schedules import Schedule
@@ -287,14 +288,17 @@ def test_what_is_not_known_is_not_released(finished, tmp_path, capsys, certified
     broken = tmp_path / "run"
     broken.symlink_to(finished)  # its checkpoints, another run.json
     record["phases"][1]["held_out"]["clm"]["loss"] = float("nan")
-    read = release.read_json
 
     def read_json(path: Path) -> dict:
-        return record if path.name == "run.json" else read(path)
+        return parse_json(json.dumps(record).encode(), str(path))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(release, "read_json", read_json)
-        assert "run.json holds numbers that are not finite" in refused(broken)
+        patch.setattr(recorded, "read_json", read_json)
+        assert "run.json is not JSON: NaN is no number" in refused(broken)
+        record["phases"][1]["held_out"]["clm"].pop("loss")
+        assert "run.json: phases.1.held_out.clm.loss: Field required" in refused(broken)
+        record["phases"][1]["held_out"].pop("clm")
+        assert "run.json: phases: an evaluation in decay lacks clm" in refused(broken)
         record["phases"][1]["held_out"] = None
         told = ("--push", "a b/c")
         assert "--push: Repo id must" in refused(broken, *told)
