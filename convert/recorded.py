@@ -118,6 +118,14 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Departure:
+    """A step that the run went back to, and the settings that it then changed."""
+
+    step: int
+    changed: list[str]
+
+
+@dataclass(frozen=True)
 class Recorded:
     """All that a card asks; run.json holds more."""
 
@@ -137,6 +145,7 @@ class Recorded:
     python: str
     device: str
     devices: int
+    departures: tuple[Departure, ...] = ()  # not of all versions
 
     def __post_init__(self):
         names = {phase.name for phase in self.phases}

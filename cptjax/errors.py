@@ -26,6 +26,7 @@ UNFORESEEN = (UnicodeError, json.JSONDecodeError)  # of ValueError, but not in w
 OPTION = "--traceback"
 LONGEST = 2000  # characters of a line
 AT_HAND = "while reading "
+_SILENCE = threading.Lock()
 
 
 def run_command(work: Callable[[], int | None], arguments: Sequence[str]) -> int:
@@ -83,6 +84,24 @@ def reading(path: Path | str) -> Iterator[None]:
         if not _at_hand(error):
             error.add_note(f"{AT_HAND}{path}")
         raise
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """What other languages print on stderr meanwhile, such as Rust of a panic, goes nowhere. One thread at a time."""
+    with _SILENCE:
+        try:
+            kept = os.dup(2)
+        except OSError:  # it is closed
+            yield
+            return
+        with open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def describe(error: BaseException) -> str:

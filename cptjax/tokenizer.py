@@ -9,6 +9,7 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import huggingface_hub
 import numpy as np
 import tokenizers
 
+from cptjax.errors import reason, silenced
 from cptjax.files import TOKENIZER_FILES, read_json
 
 LONG_TEXT = 2**20  # characters: a longer text is encoded in pieces
@@ -68,9 +70,8 @@ def tokenizer_folder(path_or_id: Path | str) -> Path:
         try:
             folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(TOKENIZER_FILES)))
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise ValueError(
-                f"tokenizer {name} is no local folder and cannot be fetched from the Hugging Face Hub ({reason})"
+                f"tokenizer {name} is no local folder and cannot be fetched from the Hugging Face Hub ({reason(error)})"
             ) from None
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(
@@ -88,11 +89,9 @@ def load_tokenizer(path_or_id: Path | str) -> tokenizers.Tokenizer:
     """
     folder = tokenizer_folder(path_or_id)
     path = folder / "tokenizer.json"
-    try:
+    read_json(path)  # its bounds, before another language's stack meets what is too deep
+    with _library(path), silenced():  # Rust prints of a panic
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 (the library raises the bare class)
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is not a tokenizer ({reason})") from None
     _refuse_templates(path, tokenizer)
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -110,6 +109,17 @@ def load_tokenizer(path_or_id: Path | str) -> tokenizers.Tokenizer:
             token.special = True
             tokenizer.add_special_tokens([token])
     return tokenizer
+
+
+@contextmanager
+def _library(path: Path) -> Iterator[None]:
+    """What the tokenizers library makes of a bad file, its panics too, is a ValueError that names the file."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic is no Exception
+        raise ValueError(f"{path} is not a tokenizer ({reason(error)})") from error
 
 
 def _refuse_templates(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
@@ -213,12 +223,14 @@ class Encoder:
 
     def __init__(self, folder: Path):
         self.tokenizer = load_tokenizer(folder)
-        self.special = special_tokens(folder, self.tokenizer)
-        self._text = text_tokenizer(self.tokenizer, self.special)
-        self._written = [str(self.tokenizer.id_to_token(i)) for i in self.special.all]
-        self.vocab_size = max(self.tokenizer.get_vocab().values()) + 1
+        self._path = folder / "tokenizer.json"
+        with _library(self._path), silenced():
+            self.special = special_tokens(folder, self.tokenizer)
+            self._text = text_tokenizer(self.tokenizer, self.special)
+            self._written = [str(self.tokenizer.id_to_token(i)) for i in self.special.all]
+            self.vocab_size = max(self.tokenizer.get_vocab().values()) + 1
+            probe = self.tokenizer.encode("a")
         self.dtype = np.dtype("<u2" if self.vocab_size <= 2**16 else "<u4")
-        probe = self.tokenizer.encode("a")
         added = "".join(map(str, probe.special_tokens_mask))
         if "0" not in added:
             raise ValueError(f"the tokenizer of {folder} makes no token of the letter a: it will not do")
@@ -247,7 +259,8 @@ class Encoder:
         return np.concatenate(list(parts))
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._text.encode_batch_fast(texts, add_special_tokens=False)]
+        with _library(self._path):
+            return [encoding.ids for encoding in self._text.encode_batch_fast(texts, add_special_tokens=False)]
 
     def written_specials(self, text: str) -> int:
         """How often a text reads like a special token, in full-width letters too. It stays text."""

@@ -18,7 +18,7 @@ from fixtures_text import make_store, make_tokenizer
 from fuzz import Reader, damaged_array, damaged_bytes, damaged_lines, damaged_tensors, either
 
 from convert import card, from_hf, release, to_hf, vocab
-from cptjax import checkpoint, cleaning, config, corpus, events, packing, record, report, sharding, sources
+from cptjax import checkpoint, cleaning, config, corpus, events, formats, packing, processes, record, report, sources
 from cptjax.checkpoint import parameter_shapes
 from cptjax.clock import KINDS
 from cptjax.files import hash_of, read_json, sha256
@@ -34,7 +34,9 @@ TEXTS = [
     "the heart",
 ]
 RUN = config.load_config(Path(__file__).parent.parent / "configs" / "tiny.py")
-NAMED = card.Release("small", "small", "ModernBertForMaskedLM", "float32", 20, "mit", None, "en", "the [MASK]")
+NAMED = card.Release(
+    "small", "small", "ModernBertForMaskedLM", "float32", ">=4.48", 20, "mit", None, "en", "the [MASK]"
+)
 
 # ---- a store
 
@@ -126,7 +128,7 @@ def one_by_one(split: Any, work: Any, items: Any) -> None:
 
 def read_prepared(folder: Path, engine: Any = one_by_one) -> None:
     """The same command again."""
-    reading = sources.Reading(id_field=None)
+    reading = formats.Reading(id_field=None)
     names = [folder / "a.jsonl", folder / "b.txt"]
     corpus.prepare(names, folder / "t", folder / "out", reading=reading, overwrite=True, engine=engine)
 
@@ -165,18 +167,18 @@ def written(name: str, data: bytes, folder: Path) -> None:
 
 def read_text(folder: Path) -> None:
     """Every document with all its fields, as text and as an evaluation file."""
-    reading = sources.Reading(id_field="id", weight_field="n", fields=("n",))
+    reading = formats.Reading(id_field="id", weight_field="n", fields=("n",))
     for file in sources.find(str(folder))[0]:
         for piece in sources.pieces(file, reading):
-            found = [piece] if isinstance(piece, sources.Bad) else sources.documents(file, piece, reading)
+            found = [piece] if isinstance(piece, formats.Bad) else sources.documents(file, piece, reading)
             for row in found:
-                if isinstance(row, sources.Bad):
+                if isinstance(row, formats.Bad):
                     raise ValueError(row.message)
 
 
 def read_plain(folder: Path) -> None:
     """Paragraphs of text."""
-    list(sources.read_documents(folder, sources.Reading(txt_documents="paragraph")))
+    list(sources.read_documents(folder, formats.Reading(txt_documents="paragraph")))
 
 
 def read_evaluation(folder: Path) -> None:
@@ -308,7 +310,12 @@ def recorded(folder: Path) -> None:
     spent = {**sums, "device_seconds": 1.0, "metered": True, "phases": phases}
     path = str(folder / "s")
     run = dataclasses.replace(RUN, data=dataclasses.replace(RUN.data, stores=((path, 1.0),)))
-    told: dict[str, Any] = {"epochs": {path: 1.0}, "tokens": {path: 9.0}, "fill": {path: 1.0}}
+    told: dict[str, Any] = {
+        "departures": [{"step": 1, "changed": ["seed"]}],
+        "epochs": {path: 1.0},
+        "tokens": {path: 9.0},
+        "fill": {path: 1.0},
+    }
     found = record.describe_run(run, TINY, folder, spent=spent, energy_by="NVML", attention={}, **told)
     found["origin"] = {"source": "a/b", "revision": "c"}
     (folder / "run.json").write_text(json.dumps(found))
@@ -404,7 +411,8 @@ def read_typed(folder: Path) -> None:
             typable = [word.encode("utf-8", "replace").replace(b"\0", b"0") or b"1" for word in words]
             os.environ.update({name: os.fsdecode(word) for name, word in zip(names, typable, strict=False)})
             try:
-                sharding.start_processes()
+                jax.distributed.initialize = lambda *_: None
+                processes.start_processes()
             finally:
                 for name in names:
                     del os.environ[name]
@@ -422,6 +430,8 @@ SUFFIXES = {
     "jsonl.zst": ("a.jsonl.zst", damaged_bytes, zstandard.compress(lines())),
     "csv": ("a.csv", damaged_bytes, table(",")),
     "tsv": ("a.tsv", damaged_bytes, table("\t")),
+    "csv.gz": ("a.csv.gz", damaged_bytes, gzip.compress(table(","))),
+    "json": ("a.json", either, json.dumps(ROWS).encode()),
 }
 ANYTHING = ("",)  # a word names no file
 
@@ -464,7 +474,7 @@ READERS = [
         for name, (file, damage, data) in SUFFIXES.items()
     ),
     Reader(
-        "evaluation json",
+        "evaluation deep",
         "a.json",
         either,
         partial(written, "a.json", json.dumps({"a": TEXTS}).encode()),
