@@ -412,7 +412,7 @@ def read_typed(folder: Path) -> None:
             os.environ.update({name: os.fsdecode(word) for name, word in zip(names, typable, strict=False)})
             try:
                 jax.distributed.initialize = lambda *_: None
-                processes.start_processes()
+                processes.start()
             finally:
                 for name in names:
                     del os.environ[name]

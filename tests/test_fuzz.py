@@ -5,7 +5,7 @@ import random
 import pytest
 from fuzz import damaged_array, damaged_bytes, damaged_json, damaged_tensors, fuzz, judge
 
-INPUTS = 1200
+INPUTS = 4000
 
 
 def test_no_damaged_input_escapes():
