@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from convert import portable, table
 from cptjax import bounds, checkpoint
 from cptjax.checkpoint import parameter_shapes, path_keys
+from cptjax.errors import reading
 from cptjax.escape import say
 from cptjax.files import TOKENIZER_FILES, check_inside, copy_tokenizer, new_folder, read_json
 from cptjax.model import FULL, SLIDING, ModelConfig
@@ -259,8 +260,9 @@ class Weights:
 def open_weights(folder: Path) -> Weights:
     """The weights of a folder, for the model that its config.json describes."""
     where = str(folder / "config.json")
-    raw = read_json(folder / "config.json")
-    return Weights(folder, read_config(raw, where=where), architecture_of(raw, where=where))
+    with reading(folder):
+        raw = read_json(folder / "config.json")
+        return Weights(folder, read_config(raw, where=where), architecture_of(raw, where=where))
 
 
 def _header(file: Path) -> Iterator[tuple[str, Stored]]:

@@ -24,6 +24,7 @@ from convert import table
 from convert.from_hf import architecture_of, find, load, weight_files
 from convert.to_hf import choose
 from cptjax import checkpoint, heads
+from cptjax.errors import reading
 from cptjax.escape import say
 from cptjax.files import read_json, sha256, write_json
 from cptjax.model import ACTIVATIONS, SLIDING, ModelConfig, ModernBert, Precision, encode
@@ -134,6 +135,11 @@ def _local_keys(config: ModelConfig, architecture: str) -> int:
 
 def read_side(source: str | Path, step: int | None = None) -> Side:
     """A run folder's step, the last one by default, or a Hugging Face folder or id."""
+    with reading(source):
+        return _read_side(source, step)
+
+
+def _read_side(source: str | Path, step: int | None) -> Side:
     folder = Path(source)
     if (folder / checkpoint.MODEL).is_file():
         _, config, params = checkpoint.load_params(folder, step)

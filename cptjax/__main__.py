@@ -160,8 +160,10 @@ def _data_report(arguments: argparse.Namespace) -> None:
     if arguments.out is not None and len(arguments.stores) > 1:
         raise ValueError("--out is for the report of one store: without it each is written into its store")
     for path in arguments.stores:
-        Store(path).verify()
-        say(page.text(report.write(path, arguments.out)))
+        with errors.reading(path):
+            Store(path).verify()
+            made = report.write(path, arguments.out)
+        say(page.text(made))
 
 
 def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 
 from cptjax import formats, sources
 from cptjax.cleaning import Cleaning, Evaluation, hash_text, hash_words, signature
+from cptjax.errors import reading
 from cptjax.files import read_json, write_json
 from cptjax.formats import Bad, File, Piece, Reading
 from cptjax.sources import Document
@@ -195,8 +196,9 @@ def make_part(job: Job, chunk: Chunk) -> None:
     for index, piece in chunk.pieces:
         file = chunk.unit.files[index][1]
         rows = [piece] if isinstance(piece, Bad) else sources.documents(file, piece, job.reading)
-        for row in rows:
-            made.add(index, row)
+        with reading(file.name):
+            for row in rows:
+                made.add(index, row)
     made.flush()
     made.write()
 

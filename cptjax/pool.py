@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections import deque
@@ -12,6 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from tqdm import tqdm
+
+from cptjax.errors import describe
 
 AHEAD = 2  # tasks waiting per worker: each may hold some megabytes
 
@@ -45,7 +48,7 @@ def spread(
     waiting: deque = deque()
     try:
         for task in itertools.chain(few, tasks):
-            waiting.append(pool.submit(work, task))
+            waiting.append(pool.submit(_in_worker, work, task))
             if len(waiting) > AHEAD * workers:
                 waiting.popleft().result()
         while waiting:
@@ -56,6 +59,17 @@ def spread(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _in_worker(work: Callable[[Any], None], task: Any) -> None:
+    try:
+        work(task)
+    except BaseException as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # it cannot travel to the other process, such as a panic of Rust
+            raise ValueError(describe(error)) from None
+        raise
 
 
 def _begin_worker() -> None:

@@ -13,13 +13,20 @@ def _shape(names: str):
     """A type of numbers with an x between them, as many as there are `names`."""
 
     def numbers(text: str) -> tuple[int, ...]:
-        found = tuple(map(int, text.split("x")))
+        found = tuple(map(whole_number, text.split("x")))
         if len(found) != names.count("x") + 1:
             raise ValueError(names)
         return found
 
     numbers.__name__ = names  # what argparse calls it in its message
     return numbers
+
+
+def whole_number(text: str) -> int:
+    """A number from 1 on that an array's side may have."""
+    if not 0 < (number := int(text)) < 2**31:
+        raise ValueError(text)
+    return number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,8 +45,8 @@ def parser() -> argparse.ArgumentParser:
     attention.add_argument(
         "--backends", nargs="+", help="all without it; splash off a TPU only when named, interpreted"
     )
-    attention.add_argument("--heads", type=int, default=12)
-    attention.add_argument("--width", type=int, default=64, help="of a head")
+    attention.add_argument("--heads", type=whole_number, default=12)
+    attention.add_argument("--width", type=whole_number, default=64, help="of a head")
     attention.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     loss = whats.add_parser("loss", help="the chunked loss, beside the plain one")
     loss.add_argument(
@@ -60,8 +67,10 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--forward", action="store_true", help="the forward pass alone, loss included")
     compare.add_argument("--plot", type=Path, dest="plot_file", metavar="FILE.png", help="speed and memory by length")
     for parser_ in (attention, compare):
-        parser_.add_argument("--lengths", nargs="+", type=int, default=[512, 2048, 8192], help="tokens of a row")
-        parser_.add_argument("--rows", type=int, default=1)
+        parser_.add_argument(
+            "--lengths", nargs="+", type=whole_number, default=[512, 2048, 8192], help="tokens of a row"
+        )
+        parser_.add_argument("--rows", type=whole_number, default=1)
     for parser_ in (step, compare, rounding):
         parser_.add_argument("--sizes", nargs="+", default=["base"], help="of base, large")
         parser_.add_argument("--objectives", nargs="+", default=["mlm"], help="of mlm, clm")
@@ -72,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("--source", type=Path, required=True, help="file or folder of text")
     prepare.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json")
     for parser_ in (attention, loss, step, compare, convert, data, prepare):
-        parser_.add_argument("--rounds", type=int, default=5)
+        parser_.add_argument("--rounds", type=whole_number, default=5)
     for parser_ in (attention, loss, step, compare, rounding, convert, data, prepare):
         parser_.add_argument("--out", type=Path, default=None, help="JSON file")
         errors.add_option(parser_)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from convert.to_hf import write_tensors
-from cptjax import errors
+from cptjax import errors, pool
 from cptjax.errors import describe, one_line, reading, run_command, silenced
+from eval.__main__ import main as eval_main
 
 ROOT = Path(__file__).parent.parent
 
@@ -170,3 +171,30 @@ def test_what_rust_prints_of_a_panic_goes_nowhere(capfd):
         os.write(2, b"thread panicked at src/lib.rs")
     os.write(2, b"after")
     assert capfd.readouterr().err == "after"
+
+
+def fails_oddly(task: int) -> None:
+    """In a worker: an error that no other process can be given."""
+    if task:
+        raise Odd(task, "reason")
+
+
+class Odd(BaseException):
+    """It cannot be pickled and made again: its arguments are not those it is made with."""
+
+    def __init__(self, number: int, why: str):
+        super().__init__(f"{number} {why}")
+
+
+def test_an_odd_error_of_a_worker_is_told(tmp_path):
+    # Broken by: pool.submit(work, task) (OSError: a worker process died, perhaps for want of memory).
+    with pytest.raises(ValueError, match="unforeseen Odd: 1 reason; --traceback shows where"):
+        pool.spread(iter, fails_oddly, [[0, 1]], workers=2)
+
+
+@pytest.mark.parametrize("words", [["attention", "--lengths", "9" * 400], ["step", "--shapes", "0x5"]])
+def test_numbers_that_no_array_has_are_refused_by_the_option(words, capsys):
+    # Broken by: type=int (TypeError of numpy's).
+    with pytest.raises(SystemExit):
+        eval_main(["bench", *words])
+    assert f"argument {words[1]}: invalid" in capsys.readouterr().err
