@@ -18,7 +18,9 @@ from cptjax.recorder import Recorder
 from cptjax.signals import SIGNALS, Signals, Stopped
 from cptjax.train import train
 from tests.test_recorder import untimed
-from tests.test_train import CONFIG, ROOT, command, compiled_once, events, small_run, store, two_devices  # noqa: F401
+from tests.test_train import CONFIG, ROOT, command, events, small_run, store, two_devices  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def steps_of(folder: Path) -> list[int]:
