@@ -152,7 +152,8 @@ def run_release(args: argparse.Namespace) -> int:
     }
     say(f"wrote {release.release(args.checkpoint, args.out, **told)}: read its README.md before you publish it")
     if args.model_id is not None:
-        say(f"pushed: {release.push(args.out, args.model_id, private=args.private)}")
+        release.push(args.out, args.model_id, hidden=args.private)
+        say(f"pushed to {args.model_id}")
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from convert import table
-from cptjax.escape import code
+from cptjax.escape import code, markdown, printable
 
 PAPER = "[arXiv:2605.12438](https://arxiv.org/abs/2605.12438)"
 CITATION = """@misc{touchent2026causallanguagemodelingdetour,
@@ -92,7 +92,7 @@ def make_card(
     """The card of a release. `ran` says how the code of `usage` was tried."""
     phases = [phase for phase in run["phases"] if phase["last_step"] <= release.step]
     sections = [
-        f"# {release.name}",
+        f"# {markdown(release.name)}",
         *_summary(release, run, phases),
         *_usage(release, ran),
         *_training(run, phases),
@@ -108,10 +108,10 @@ def make_card(
 def _metadata(release: Release, rows: Sequence[Row]) -> ModelCardData:
     results = [
         EvalResult(
-            task_type=kind,
-            dataset_type=task,
-            dataset_name=task,
-            metric_type=metric,
+            task_type=printable(kind),
+            dataset_type=printable(task),
+            dataset_name=printable(task),
+            metric_type=printable(metric),
             metric_value=round(percent(statistics.mean(values)), 1),
         )
         for (model, task, kind, metric), values in by_task(rows).items()
@@ -133,12 +133,12 @@ def _metadata(release: Release, rows: Sequence[Row]) -> ModelCardData:
 def _summary(release: Release, run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[str]:
     model, base = run["model"], release.base_model
     names = " then ".join(OBJECTIVES[phase["objective"]["kind"]].lower() for phase in phases)
-    origin = f"[{base}](https://huggingface.co/{base})" if base else None
+    origin = f"[{markdown(base)}](https://huggingface.co/{base})" if base else None
     start = f"made by continued pretraining of {origin or 'a model that is not published'}"
     if base is None and run["origin"] is None:
         start = "trained from random weights"
     elif base and run["origin"] and base == run["origin"]["source"] and run["origin"]["revision"]:
-        origin = f"{origin}, commit `{run['origin']['revision']}`"
+        origin = f"{origin}, commit {markdown(run['origin']['revision'])}"
     facts = {
         "Architecture": release.architecture,
         "Parameters": count(model["parameters"]),
@@ -149,12 +149,12 @@ def _summary(release: Release, run: Mapping[str, Any], phases: Sequence[Mapping[
         "Context length": f"{model['max_position_embeddings']:,} tokens",
         "Weights": release.dtype,
         "Read alike by": f"transformers `{release.transformers}`",
-        "Language": release.language,
+        "Language": markdown(release.language or "") or None,
         "Base model": origin,
     }
     return [
         "## Model summary",
-        f"{release.name} is a ModernBERT {'decoder' if release.is_decoder else 'encoder'} {start}: {names}.",
+        f"{markdown(release.name)} is a ModernBERT {'decoder' if release.is_decoder else 'encoder'} {start}: {names}.",
         _table(("", ""), [(f"**{name}**", value) for name, value in facts.items() if value is not None]),
     ]
 
@@ -165,15 +165,23 @@ def _usage(release: Release, ran: str) -> list[str]:
 
 
 def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[str]:
+    asked = sum(x["share"] for x in run["data"])  # of any scale
     data = [
-        (x["name"], f"{percent(x['share']):.1f} %", f"{x['documents']:,}", count(x["tokens"]), f"{x['epochs']:.2f}")
+        (
+            markdown(x["name"]),
+            f"{x['documents']:,}",
+            count(x["tokens"]),
+            f"{percent(x['share'] / asked):.1f} %",
+            f"{percent(x['share_shown']):.1f} %",
+            f"{x['epochs']:.2f}",
+        )
         for x in run["data"]
     ]
-    head = ("Corpus", "Share of training tokens", "Documents", "Tokens", "Passes")
-    known = len(head) if len(phases) == len(run["phases"]) else len(head) - 1  # passes are of the whole run
+    head = ("Corpus", "Documents", "Tokens", "Share asked for", "Share of the tokens shown", "Passes")
+    known = len(head) if len(phases) == len(run["phases"]) else len(head) - 2  # what was shown, in the whole run
     adam, precision = run["optimizer"], run["precision"]
     clip = "no clipping" if adam["clip_norm"] is None else f"gradients clipped at norm {adam['clip_norm']:g}"
-    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    versions = ", ".join(markdown(f"{name} {version}") for name, version in run["versions"].items())
     detour = [phase["objective"]["kind"] for phase in phases] == ["clm", "mlm"]
     return [
         "## Training",
@@ -195,7 +203,8 @@ def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> li
         f"epsilon {adam['eps']:g}, weight decay {adam['weight_decay']:g}, {clip}); {precision['compute']} computation, "
         f"{precision['params']} weights. Seeds: {run['seeds']['masks_and_weights']} for masks, "
         f"{run['seeds']['data']} for the order of the data.",
-        f"Trained with cptjax at commit `{run['commit']}` ({versions}; Python {run['python']}).",
+        f"Trained with cptjax at commit {code(run['commit'] or 'unknown')} ({versions}; Python "
+        f"{markdown(run['python'])}).",
     ]
 
 
@@ -221,21 +230,22 @@ def _phase(phase: Mapping[str, Any]) -> str:
         if schedule["shape"] == "constant"
         else (f", falling to {schedule['final_ratio']:g} of it as one minus a square root")
     )
-    frozen = f"; frozen: {', '.join(f'`{name}`' for name in phase['frozen'])}" if phase["frozen"] else ""
+    frozen = f"; frozen: {', '.join(map(code, phase['frozen']))}" if phase["frozen"] else ""
     return (
-        f"* **{phase['name']}**: {what}, {objective['mask_mode']} attention, {count(phase['tokens'])} tokens "
-        f"({count(phase['targets'])} predicted) in {phase['steps']:,} steps; {rate}{frozen}."
+        f"* **{markdown(phase['name'])}**: {what}, {objective['mask_mode']} attention, "
+        f"{count(phase['tokens'])} tokens ({count(phase['targets'])} predicted) in {phase['steps']:,} steps; "
+        f"{rate}{frozen}."
     )
 
 
 def _evaluation(release: Release, phases: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
     found = ["## Evaluation"]
     moments = [("before", phases[0]["held_out_before"])] if phases else []
-    moments += [(f"after {phase['name']}", phase["held_out"]) for phase in phases]
+    moments += [(f"after {markdown(phase['name'])}", phase["held_out"]) for phase in phases]
     if moments and all(values for _, values in moments):
         held_out = [
             (
-                f"{OBJECTIVES[phase['objective']['kind']]} ({phase['name']})",
+                f"{OBJECTIVES[phase['objective']['kind']]} ({markdown(phase['name'])})",
                 *(f"{values[phase['name']]['loss']:.3f}" for _, values in moments),
                 *(f"{percent(values[phase['name']]['accuracy']):.1f} %" for _, values in moments),
             )
@@ -259,8 +269,9 @@ def _tasks(release: Release, rows: Sequence[Row]) -> list[str]:
         shown = [cell(scores[task]) if task in scores else "-" for task in tasks]
         means = [statistics.mean(values) for values in scores.values()]
         average = f"{percent(statistics.mean(means)):.1f}" if len(means) == len(tasks) else "-"
-        found.append((f"**{model}**" if model == release.name else model, *shown, average))
-    head = ("Model", *(f"{task} ({metric})" for task, metric in tasks), "Average")
+        named = markdown(model)
+        found.append((f"**{named}**" if model == release.name else named, *shown, average))
+    head = ("Model", *(markdown(f"{task} ({metric})") for task, metric in tasks), "Average")
     return [
         "On downstream tasks, in percent: mean and standard deviation over seeds, their number in brackets.",
         _table(head, found),
@@ -292,17 +303,17 @@ def _cost(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[s
     if not whole:
         return ["## Cost", "Known only for the whole run, of which this model is a part."]
     beside = ", ".join(f"{spent[name]:.2f} {what}" for name, what in BESIDE_STEPS.items() if name in spent)
-    energy = f"Energy: {spent['energy_by']}."
+    energy = f"Energy: {markdown(spent['energy_by'])}."
     if spent["kilowatt_hours"] is not None:
         steps = (
             f", {spent['step_kilowatt_hours']:.2f} of it in steps"
             if spent.get("step_kilowatt_hours") is not None
             else ""
         )
-        energy = f"Energy: {spent['kilowatt_hours']:.2f} kWh{steps}, by {spent['energy_by']}."
+        energy = f"Energy: {spent['kilowatt_hours']:.2f} kWh{steps}, by {markdown(spent['energy_by'])}."
     return [
         "## Cost",
-        f"{spent['hours']:.2f} hours in optimiser steps on {run['devices']} x {run['device']} "
+        f"{spent['hours']:.2f} hours in optimiser steps on {run['devices']:,} x {markdown(run['device'])} "
         f"({spent['device_hours']:.2f} device hours), by the clock of the training process; hours beside them: "
         f"{beside or 'not known'}. Preparing the data comes on top. {energy}",
     ]
@@ -330,7 +341,7 @@ def _limitations(release: Release, run: Mapping[str, Any], rows: Sequence[Row]) 
 def _closing(release: Release) -> list[str]:
     return [
         "## Licence",
-        str(release.licence),
+        markdown(str(release.licence)),
         "## Citation",
         "The method:",
         f"```bibtex\n{CITATION}\n```",
@@ -366,4 +377,4 @@ def count(number: float) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(str(value).replace('|', '/') for value in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from convert import portable, table
 from cptjax import bounds, checkpoint
 from cptjax.checkpoint import parameter_shapes, path_keys
-from cptjax.errors import reading
+from cptjax.errors import hub_refusal, reading
 from cptjax.escape import say
 from cptjax.files import TOKENIZER_FILES, check_inside, copy_tokenizer, new_folder, read_json
 from cptjax.model import FULL, SLIDING, ModelConfig
@@ -103,8 +103,7 @@ def find(source: str | Path, *, revision: str | None = None, weights: bool = Tru
     try:
         found = Path(huggingface_hub.snapshot_download(str(source), revision=revision, allow_patterns=patterns))
     except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise FileNotFoundError(f"{source} is no folder here and no Hub model: {reason}") from error
+        raise FileNotFoundError(f"{source} is no folder here and no Hub model: {hub_refusal(error)}") from None
     if weights and not any(found.glob("*.safetensors")):
         names: list[str] = []
         with suppress(Exception):  # no network, in the words of whichever library: what the Hub holds stays unknown

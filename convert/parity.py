@@ -36,6 +36,7 @@ BFLOAT16 = ("129 tokens", "400 tokens", "packed")  # cases that bfloat16 is trie
 BFLOAT16_TOLERANCE = 1.1  # times the judge's own error, root mean squares; see `typical`
 LEAST_ERROR = 1e-5  # of the judge in bfloat16 that counts: what it has not rounded, such as embeddings, we must not
 ULP = 2.0**-8  # relative, of bfloat16: what is rounded once errs by half of it
+ROUNDED_ONCE = {"final_norm": ULP / 2}  # by us, for the head; the judge rounds it in the head
 RARE = 8  # ids at the end of the vocabulary that every input holds
 SCORES_AT_ONCE = 128  # tokens whose scores over the vocabulary are in memory together
 TEXTS = "ModernBertForSequenceClassification"  # scores whole texts, the others score tokens
@@ -102,7 +103,7 @@ def compare(a: str | Path, b: str | Path, *, only: Collection[str] | None = None
                 rows[case.name][name] = differences(judges["float32"], models["bfloat16"], case, typical)
     worst = float(np.max([value for row in rows.values() for value in row["float32"].values()]))
     rounding = [
-        row["bfloat16"][name] / max(own, LEAST_ERROR)
+        row["bfloat16"][name] / max(own, ROUNDED_ONCE.get(name, LEAST_ERROR))
         for row in rows.values()
         for name, own in row.get("judge's bfloat16", {}).items()
         if name != "scores" or architecture != TEXTS  # a few numbers, mostly chance

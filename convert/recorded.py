@@ -2,18 +2,26 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from cptjax.files import read_json, typed
 from cptjax.record import Origin
+
+# Each number within what the unit that the card gives it allows.
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0, le=1e18)]
+Count = Annotated[int, Field(ge=0, le=10**18)]
+Some = Annotated[int, Field(ge=1, le=10**18)]
 
 
 @dataclass(frozen=True)
 class Measured:
     """Of held-out text under one objective."""
 
-    loss: float
-    accuracy: float
+    loss: Amount
+    accuracy: Share
 
 
 @dataclass(frozen=True)
@@ -21,18 +29,18 @@ class Objective:
     """Of a phase."""
 
     kind: Literal["clm", "mlm"]
-    mask_mode: str
-    mask_rate: float
+    mask_mode: Literal["causal", "bidirectional"]
+    mask_rate: Share
 
 
 @dataclass(frozen=True)
 class Schedule:
     """Of a phase."""
 
-    peak: float
-    warmup_tokens: float
-    shape: str
-    final_ratio: float
+    peak: Amount
+    warmup_tokens: Amount
+    shape: Literal["constant", "one_minus_sqrt"]
+    final_ratio: Amount
 
 
 @dataclass(frozen=True)
@@ -43,10 +51,10 @@ class Phase:
     objective: Objective
     schedule: Schedule
     frozen: list[str]
-    steps: int
-    last_step: int
-    tokens: float
-    targets: float
+    steps: Count
+    last_step: Count
+    tokens: Amount
+    targets: Amount
     held_out_before: dict[str, Measured] | None  # by the phase whose objective it is
     held_out: dict[str, Measured] | None
 
@@ -56,22 +64,23 @@ class Corpus:
     """A token store, and how much of it was shown."""
 
     name: str
-    share: float
-    documents: int
-    tokens: int
-    epochs: float
+    share: Annotated[float, Field(ge=1e-12, le=1e18)]  # of any scale: what counts is their ratio
+    share_shown: Share
+    documents: Count
+    tokens: Count
+    epochs: Amount
 
 
 @dataclass(frozen=True)
 class Model:
     """Its shape."""
 
-    parameters: int
-    num_hidden_layers: int
-    hidden_size: int
-    num_attention_heads: int
-    vocab_size: int
-    max_position_embeddings: int
+    parameters: Some
+    num_hidden_layers: Some
+    hidden_size: Some
+    num_attention_heads: Some
+    vocab_size: Some
+    max_position_embeddings: Some
     causal_window_counts_self: bool
 
 
@@ -79,19 +88,19 @@ class Model:
 class Optimizer:
     """AdamW."""
 
-    b1: float
-    b2: float
-    eps: float
-    weight_decay: float
-    clip_norm: float | None
+    b1: Share
+    b2: Share
+    eps: Amount
+    weight_decay: Amount
+    clip_norm: Amount | None
 
 
 @dataclass(frozen=True)
 class Precision:
     """Types of numbers."""
 
-    params: str
-    compute: str
+    params: Literal["float32", "bfloat16"]
+    compute: Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -106,22 +115,22 @@ class Seeds:
 class Cost:
     """Hours and energy."""
 
-    hours: float
-    device_hours: float
-    kilowatt_hours: float | None
+    hours: Amount
+    device_hours: Amount
+    kilowatt_hours: Amount | None
     energy_by: str
-    step_kilowatt_hours: float | None = None  # the rest are not of all versions
-    waiting_hours: float = 0.0
-    evaluation_hours: float = 0.0
-    saving_hours: float = 0.0
-    compiling_hours: float = 0.0
+    step_kilowatt_hours: Amount | None = None  # the rest are not of all versions
+    waiting_hours: Amount = 0.0
+    evaluation_hours: Amount = 0.0
+    saving_hours: Amount = 0.0
+    compiling_hours: Amount = 0.0
 
 
 @dataclass(frozen=True)
 class Departure:
     """A step that the run went back to, and the settings that it then changed."""
 
-    step: int
+    step: Count
     changed: list[str]
 
 
@@ -133,9 +142,9 @@ class Recorded:
     model: Model
     phases: list[Phase]
     data: list[Corpus]
-    sequence_length: int
-    global_batch_size: int
-    tokens_per_step: int
+    sequence_length: Some
+    global_batch_size: Some
+    tokens_per_step: Some
     optimizer: Optimizer
     precision: Precision
     seeds: Seeds
@@ -144,7 +153,7 @@ class Recorded:
     versions: dict[str, str]
     python: str
     device: str
-    devices: int
+    devices: Some
     departures: tuple[Departure, ...] = ()  # not of all versions
 
     def __post_init__(self):

@@ -15,11 +15,12 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from convert import card, parity, portable, table, to_hf
+from convert import card, parity, portable, private, table, to_hf
 from convert.from_hf import INDEX, SINGLE, check_tokenizer
 from convert.recorded import read_recorded
 from cptjax import checkpoint
-from cptjax.escape import say
+from cptjax.errors import hub_refusal
+from cptjax.escape import printable, say
 from cptjax.files import new_folder, parse_json, read_json, write_json
 from cptjax.tokenizer import load_tokenizer, special_tokens
 
@@ -115,10 +116,11 @@ def release(
 
 
 def check_names(named: card.Release, model_id: str | None) -> None:
-    """Raise ValueError for names that the Hub or a card cannot hold."""
-    for what, text in (("--name", named.name), ("--license", named.licence), ("--language", named.language)):
-        if text is not None and (not text.isprintable() or "|" in text):
-            raise ValueError(f"{what} {text!r} must be plain text on one line")
+    """Raise ValueError for names that the Hub cannot hold, or that must not go there."""
+    told = {"--name": named.name, "--license": named.licence, "--language": named.language, "--example": named.example}
+    for what, text in told.items():
+        if text is not None and (printable(text) != text or private.kinds_in(text)):
+            raise ValueError(f"{what} {text!r} must be plain text on one line, no path, token or address")
     for what, text in (("--base-model", named.base_model), ("--push", model_id)):
         if text is not None:
             try:
@@ -143,7 +145,7 @@ def certify(folder: Path, run: Path, named: card.Release) -> dict[str, Any]:
 
 
 def read_record(run: Path, step: int) -> dict[str, Any]:
-    """run.json. Raises ValueError where it does not tell all about this step."""
+    """run.json, without what is nobody else's business. Raises ValueError where it does not tell all of this step."""
     path = run / "run.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing: the run has not ended, so its numbers are not known")
@@ -151,7 +153,9 @@ def read_record(run: Path, step: int) -> dict[str, Any]:
     ends = [phase["last_step"] for phase in record["phases"]]
     if step not in ends:
         raise ValueError(f"{path}: step {step} is no end of a phase (they end at {ends}): its numbers are not known")
-    return record
+    if found := list(private.places(record)):
+        say(f"warning: left out of the released run.json: {'; '.join(found)}", stream=sys.stderr)
+    return private.without(record)
 
 
 def name_base(record: dict[str, Any], told: str | None) -> str | None:
@@ -179,8 +183,9 @@ def read_rows(path: Path, name: str) -> list[dict[str, Any]]:
             continue
         try:
             row = {field: parse_json(line, "row")[field] for field in card.ROW_FIELDS}
-            texts = all(isinstance(row[field], str) for field in card.ROW_FIELDS if field not in ("value", "seed"))
-            good = texts and type(row["seed"]) is int and type(row["value"]) in (int, float) and 0 <= row["value"] <= 1
+            texts = [row[field] for field in card.ROW_FIELDS if field not in ("value", "seed")]
+            good = all(isinstance(text, str) for text in texts)
+            good = good and type(row["seed"]) is int and type(row["value"]) in (int, float) and 0 <= row["value"] <= 1
         except (ValueError, TypeError):
             wrong.append(f"line {number} is no row")
             continue
@@ -190,6 +195,8 @@ def read_rows(path: Path, name: str) -> list[dict[str, Any]]:
         which = tuple(row[field] for field in card.ROW_FIELDS if field != "value")
         if not good:
             wrong.append(f"line {number}: names are texts, seed a whole number, value a share from 0 to 1")
+        elif kinds := [kind for text in texts for kind in private.kinds_in(text)]:
+            wrong.append(f"line {number} holds a {kinds[0]}, which must not be released")
         elif which in found:
             wrong.append(f"line {number} repeats another row's model, task, metric and seed")
         else:
@@ -232,13 +239,16 @@ def try_usage(named: card.Release, folder: Path) -> str:
     return "This code ran on these files, with PyTorch and transformers, before the card was written."
 
 
-def push(folder: Path, model_id: str, *, private: bool) -> str:
-    """Upload a release with the user's own token; returns its address. Raises OSError where that fails."""
+def push(folder: Path, model_id: str, *, hidden: bool) -> None:
+    """Upload a release with the user's own token, hidden from others or not. Raises OSError where that fails."""
     import huggingface_hub
 
-    hub = huggingface_hub.HfApi()
     try:
-        hub.create_repo(model_id, private=private, exist_ok=True)
-        return str(hub.upload_folder(folder_path=folder, repo_id=model_id, commit_message="Add the model"))
+        hub = huggingface_hub.HfApi()
+        hub.create_repo(model_id, private=hidden, exist_ok=True)
+        hub.upload_folder(folder_path=folder, repo_id=model_id, commit_message="Add the model")
     except Exception as error:  # the Hub's own errors, or those of whichever library carries them
-        raise OSError(f"{folder} is written, but not pushed to {model_id}: {error}") from error
+        reason = hub_refusal(error)
+    else:
+        return
+    raise OSError(f"{folder} is written, but not pushed to {model_id}: {reason}")  # here: nothing of the error is kept

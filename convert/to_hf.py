@@ -13,7 +13,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from convert import portable, table
+from convert import portable, private, table
 from convert.from_hf import INDEX, OURS, SINGLE, THETAS, config_class
 from cptjax import checkpoint
 from cptjax.checkpoint import ReadParameter
@@ -188,8 +188,9 @@ def write_config(
         found = kind.from_dict(ids | kept | ours | {"architectures": [architecture], "dtype": dtype})
     except Exception as error:  # transformers raises many types for a bad config, such as a decoder without bos
         raise ValueError(f"transformers refuses the config of a {architecture}: {error}") from error
-    write_json(folder / "config.json", found.to_diff_dict() | portable.fields_of_4(config, architecture))
-    return left_out("the config", unknown)
+    whole = found.to_diff_dict() | portable.fields_of_4(config, architecture)
+    write_json(folder / "config.json", private.without(whole))  # labels are words of its maker
+    return left_out("the config", [*unknown, *private.places(whole)])
 
 
 def left_out(where: str, names: list[str]) -> list[str]:

@@ -156,7 +156,7 @@ def _units(source: Sequence[Path | str], avoid: tuple[Path, ...]) -> tuple[list[
     names, files, left_out = [], [], []
     for number, name in enumerate(map(str, source)):
         found, passed = sources.find(name, avoid)
-        names.append(Path(name).resolve().name if Path(name).exists() else name)
+        names.append(name if name.startswith(("hf:", "tfds:")) else Path(name).resolve().name)  # no path of here
         files += [(number, file) for file in found]
         left_out += passed
     groups: list[list[tuple[int, File]]] = []

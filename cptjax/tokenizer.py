@@ -18,7 +18,7 @@ import huggingface_hub
 import numpy as np
 import tokenizers
 
-from cptjax.errors import reason, silenced
+from cptjax.errors import hub_refusal, reason, silenced
 from cptjax.files import TOKENIZER_FILES, read_json
 
 LONG_TEXT = 2**20  # characters: a longer text is encoded in pieces
@@ -71,7 +71,8 @@ def tokenizer_folder(path_or_id: Path | str) -> Path:
             folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(TOKENIZER_FILES)))
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"tokenizer {name} is no local folder and cannot be fetched from the Hugging Face Hub ({reason(error)})"
+                f"tokenizer {name} is no local folder and cannot be fetched from the Hugging Face Hub: "
+                f"{hub_refusal(error)}"
             ) from None
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(

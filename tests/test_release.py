@@ -4,17 +4,20 @@ import json
 import re
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import huggingface_hub
 import jax
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from safetensors.numpy import load_file, save_file
 
 from convert import card, from_hf, parity, recorded, release, to_hf
 from convert.__main__ import main
-from cptjax import checkpoint
+from cptjax import checkpoint, escape
 from cptjax.config import Phase, Run
 from cptjax.corpus import prepare
 from cptjax.data import Data
@@ -138,7 +141,8 @@ def test_the_card_says_all_that_a_run_knows(released):
         "| **Attention heads** | 2 |",
         "| **Context length** | 8,192 tokens |",
         "| **Language** | en |",
-        "| letters | 100.0 % |",
+        "| Corpus | Documents | Tokens | Share asked for | Share of the tokens shown | Passes |",
+        "| 100.0 % | 100.0 % |",
         "* **clm**: Causal language modelling, causal attention,",
         "learning rate 0.001 after a warm-up over 256 tokens, constant.",
         "* **decay**: Masked language modelling of 30 % of the tokens, bidirectional attention,",
@@ -302,7 +306,8 @@ def test_what_is_not_known_is_not_released(finished, tmp_path, capsys, certified
         record["phases"][1]["held_out"] = None
         told = ("--push", "a b/c")
         assert "--push: Repo id must" in refused(broken, *told)
-        assert "--name 'a\\nb' must be plain text" in refused(broken, "--name", "a\nb")
+        for what, text in (("--name", "a\nb"), ("--language", "\u202een"), ("--example", "a [MASK] of a@b.org")):
+            assert f"{what} {text!r} must be plain text" in refused(broken, what, text)
         assert "--private says how to --push" in refused(finished, "--private")
         record["phases"] = []
         assert "step 8 is no end of a phase" in refused(broken)
@@ -335,7 +340,14 @@ def test_the_base_model_of_a_hub_start_is_known():
 # To the Hub
 
 
+def refused_by_the_hub(status: int) -> Exception:
+    """An error whose request and answer hold a token."""
+    answer: Any = SimpleNamespace(status_code=status, headers={"authorization": "Bearer hf_secret"}, request=None)
+    return huggingface_hub.errors.HfHubHTTPError("hf_secret", response=answer, server_message="hf_secret")
+
+
 def test_push_uses_the_users_token_and_says_where(finished, tmp_path, capsys, monkeypatch, certified):
+    # Broken by: what upload_folder answers printed, str(error) in hub_refusal, or the raise inside the except.
     asked = []
 
     class Hub:
@@ -344,7 +356,7 @@ def test_push_uses_the_users_token_and_says_where(finished, tmp_path, capsys, mo
 
         def upload_folder(self, *, folder_path, repo_id, commit_message):
             asked.append(sorted(path.name for path in Path(folder_path).iterdir())[:2])
-            return f"https://huggingface.co/{repo_id}"
+            return f"https://huggingface.co/{repo_id}?token=hf_secret"
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
@@ -353,13 +365,135 @@ def test_push_uses_the_users_token_and_says_where(finished, tmp_path, capsys, mo
     assert main(["release", str(finished), str(out), *told]) == 0
     assert asked == [("me/model", {"private": True, "exist_ok": True}), ["README.md", "config.json"]]
     printed = capsys.readouterr()
-    assert "pushed: https://huggingface.co/me/model" in printed.out and "hf_secret" not in printed.out + printed.err
+    assert printed.out.endswith("pushed to me/model\n") and "hf_secret" not in printed.out + printed.err
     assert "model_id = 'me/model'" in (out / "README.md").read_text()
 
-    def refuse(self, *_, **__):
-        raise huggingface_hub.errors.LocalTokenNotFoundError("no token: log in")
+    for name, error, said in (
+        ("create_repo", huggingface_hub.errors.LocalTokenNotFoundError("hf_secret"), "LocalTokenNotFoundError; see"),
+        ("create_repo", refused_by_the_hub(403), "HfHubHTTPError, status 403; see that the id is right"),
+        ("upload_folder", OSError(28, "hf_secret", "/home/hf_secret"), "OSError, No space left on device; see"),
+        ("upload_folder", RuntimeError("hf_secret"), "RuntimeError; see"),
+    ):
 
-    monkeypatch.setattr(Hub, "create_repo", refuse)
-    assert main(["release", str(finished), str(out), *told, "--overwrite"]) == 2
-    assert "but not pushed to me/model: no token: log in" in capsys.readouterr().err
+        def refuse(self, *_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(Hub, name, refuse)
+        assert main(["release", str(finished), str(out), *told, "--overwrite", "--traceback"]) == 2
+        printed = capsys.readouterr()
+        assert f"but not pushed to me/model: {said}" in printed.err and "hf_secret" not in printed.out + printed.err
+        monkeypatch.setattr(Hub, name, lambda self, *_, **__: None)
     assert checkpoint.MODEL not in [path.name for path in out.iterdir()] and (out / "README.md").is_file()
+
+
+# Text of others in the card, and numbers of any scale
+
+
+def told_of(released: Path, **changes) -> str:
+    """The card of a release whose run.json has other facts, by dotted name."""
+    record = json.loads((released / "run.json").read_text())
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        at = record
+        for key in parents:
+            at = at[int(key) if key.isdigit() else key]
+        at[int(last) if last.isdigit() else last] = value
+    (released.parent / "told.json").write_text(json.dumps(record))
+    record = recorded.read_recorded(released.parent / "told.json")
+    named = card.Release("n", "n", "ModernBertForMaskedLM", "float32", ">=4.48", 8, "mit", None, None, "a [MASK]")
+    return card.make_card(named, record, [], json.loads((released / "parity.json").read_text()), "It ran.").content
+
+
+def test_shares_of_any_scale_are_told_as_shares_of_all(released):
+    # Broken by: percent(x["share"]): 700.0 %; or share_shown not told.
+    one = json.loads((released / "run.json").read_text())["data"][0]
+    both = [one | {"share": 7, "share_shown": 0.6875}, one | {"name": "b", "share": 3, "share_shown": 0.3125}]
+    text = told_of(released, data=both)
+    assert "| 70.0 % | 68.8 % |" in text and "| 30.0 % | 31.2 % |" in text and "00.0 %" not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("data__0__share", -1.0),
+        ("data__0__share", 0),
+        ("data__0__share", None),
+        ("data__0__share_shown", 1.2),
+        ("data__0__documents", 2.5),
+        ("data__0__epochs", "3"),
+        ("phases__0__held_out__clm__accuracy", 37.5),
+        ("phases__0__held_out_before__decay__loss", -0.1),
+        ("phases__1__tokens", True),
+        ("phases__1__objective__mask_rate", 30),
+        ("model__vocab_size", 0),
+        ("devices", 0),
+        ("cost__hours", -1),
+        ("phases__0__name", 7),
+        ("optimizer__clip_norm", -1),
+    ],
+)
+def test_a_number_that_is_not_of_its_unit_is_not_released(released, path, value):
+    # Broken by: a float for an Amount or a Share, an int for a Count, of recorded.py.
+    with pytest.raises(ValueError, match=rf"told\.json: {path.replace('__', '.')}: Input should be"):
+        told_of(released, **{path: value})
+
+
+def test_what_may_be_unknown_is_left_out(released):
+    # Broken by: Amount for clip_norm that may not be null; code(None).
+    text = told_of(released, optimizer__clip_norm=None, commit=None, origin=None, phases__0__held_out=None)
+    assert "no clipping" in text and "at commit `unknown`" in text and "held-out text" not in text
+
+
+EVIL = "a|b`c\n---\n# x <script>y</script> ![i](http://e.vil/x.png) **b** \x1b[31m\u202e{{ &lt; ```"
+PAGE = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+
+
+def elements(text: str) -> list[str]:
+    """What a card is made of, without its text."""
+    return re.findall(r"<[a-z/][^>]*>", PAGE.render(re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S)))
+
+
+def test_names_of_others_bring_nothing_into_the_card(released):
+    # Broken by: any one markdown() or code() of card.py left out.
+    def made(word: str) -> ModelCard:
+        record = json.loads((released / "run.json").read_text())
+        record |= {"commit": word, "python": word, "device": word, "versions": {word: word}}
+        record["origin"] = {"source": "a/b", "revision": word}
+        record["data"][0]["name"] = record["cost"]["energy_by"] = word
+        for phase in record["phases"]:
+            phase["frozen"] = [word]
+            phase["held_out"] = phase["held_out_before"] = {word: phase["held_out"][phase["name"]]}
+            phase["name"] = word
+        named = card.Release(
+            word, "a/b", "ModernBertForMaskedLM", "float32", ">=4.48", 8, word, "a/b", word, f"[MASK] {word}"
+        )
+        rows = [row | dict.fromkeys(("task", "kind", "metric", "model"), word) for row in ROWS[:2]]
+        return card.make_card(named, record, rows, json.loads((released / "parity.json").read_text()), "It ran.")
+
+    plain, evil = made("word"), made(EVIL)
+    assert elements(plain.content) == elements(evil.content)
+    shown = escape.printable(EVIL)
+    assert PAGE.render(evil.content).count(escape.html(shown).replace("&#x27;", "'")) > 20
+    again = ModelCard(evil.content).data  # as the Hub reads it
+    assert again.to_dict().keys() == plain.data.to_dict().keys()
+    assert again.eval_results[0].dataset_name == shown and again.widget == [{"text": f"[MASK] {EVIL}"}]
+
+
+def test_what_is_nobody_elses_business_is_not_released(finished, tmp_path, capsys, certified, monkeypatch):
+    # Broken by: `return record` in read_record.
+    record = json.loads((finished / "run.json").read_text())
+    record["phases"][0]["name"] = "hf_abcdefghijklm"
+    record["data"][0] |= {"sources": ["/home/me/notes.jsonl", "letters"], "dropped": {"by==me@here.org": 1}}
+    for phase in record["phases"]:
+        phase["held_out_before"] = phase["held_out"] = None
+    monkeypatch.setattr(recorded, "read_json", lambda _: record)
+    out = tmp_path / "out"
+    assert main(["release", str(finished), str(out), "--license", "mit", "--base-model", "none"]) == 0
+    said = capsys.readouterr().err
+    assert (
+        "warning: left out of the released run.json: phases.0.name: token; data.0.dropped.by==[removed]: mail" in said
+    )
+    assert "data.0.sources.0: path" in said
+    for path in out.iterdir():
+        assert not re.search(rb"hf_abc|/home/me|me@here", path.read_bytes()), path.name
+    assert json.loads((out / "run.json").read_text())["data"][0]["sources"] == ["[removed]", "letters"]
