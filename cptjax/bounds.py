@@ -14,7 +14,8 @@ NUMBERS: dict[str, tuple[float, float]] = {  # least and most; whole where they 
     "intermediate_size": (1, 2**18),
     "num_hidden_layers": (1, LAYERS),
     "num_attention_heads": (1, 2**12),
-    "global_attn_every_n_layers": (1, LAYERS),  # of transformers 4
+    "global_attn_every_n_layers": (1, LAYERS),  # this and the next are transformers' alone
+    "sliding_window": (1, 2**29),
     "local_attention": (2, 2**30),  # a position and a window together are an int32
     "max_position_embeddings": (1, 2**30),
     "num_labels": (0, 2**16),
@@ -24,6 +25,7 @@ NUMBERS: dict[str, tuple[float, float]] = {  # least and most; whole where they 
     "initializer_range": (0.0, 100.0),
     "initializer_cutoff_factor": (1e-3, 100.0),
 }
+REALS = [name for name, (least, _) in NUMBERS.items() if type(least) is float]
 BOOLEANS = (
     "norm_bias",
     "attention_bias",

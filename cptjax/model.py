@@ -68,6 +68,8 @@ class ModelConfig:
     def __post_init__(self):
         if wrong := bounds.complaints(vars(self)):
             raise ValueError("; ".join(wrong))
+        for name in bounds.REALS:  # jax takes no whole number that an int32 does not hold
+            object.__setattr__(self, name, float(getattr(self, name)))
         if self.layer_types == ():
             kinds = (FULL if i % STANDARD_PERIOD == 0 else SLIDING for i in range(self.num_hidden_layers))
             object.__setattr__(self, "layer_types", tuple(kinds))

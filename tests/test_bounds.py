@@ -23,7 +23,7 @@ CLASSIFIER = "ModernBertForSequenceClassification"
 def test_every_field_of_a_model_has_a_bound():
     # Broken by: norm_eps taken out of NUMBERS.
     known = bounds.NUMBERS.keys() | bounds.CHOICES.keys()
-    assert {*FIELDS} <= known and known - {*FIELDS} == {"global_attn_every_n_layers"}
+    assert {*FIELDS} <= known and known - {*FIELDS} == {"global_attn_every_n_layers", "sliding_window"}
     assert {*bounds.CHOICES["hidden_activation"]} == {*bounds.CHOICES["classifier_activation"]} == {*model.ACTIVATIONS}
     assert bounds.complaints(vars(ModelConfig())) == []
 
@@ -69,6 +69,9 @@ def test_fields_that_do_not_go_together(fields, message):
         ({"max_position_embeddings": -5}, "max_position_embeddings is -5: it must be"),
         ({"global_rope_theta": True}, "global_rope_theta is True: it must be a number"),
         ({"tie_word_embeddings": None}, "tie_word_embeddings is None: it must be one of False, True"),
+        ({"sliding_window": True}, "sliding_window is True: it must be a whole number"),
+        ({"id2label": [1]}, "id2label is [1]: it must be an object"),
+        ({"rope_scaling": 2}, "rope_scaling is 2: it must be an object"),
         ({"global_attn_every_n_layers": 0}, "global_attn_every_n_layers is 0"),
         ({"rope_parameters": {k: {"rope_type": "default", "rope_theta": "7"} for k in from_hf.THETAS}}, "theta is '7'"),
     ],
@@ -111,6 +114,13 @@ def test_more_than_the_weights_hold_is_refused_from_their_headers(
     assert main([command, str(folder), *more.get(command, [str(folder)])]) == 2
     error = capsys.readouterr().err
     assert error == f"error: {folder / 'config.json'}: {message}\n" and not out.exists()
+
+
+def test_whole_numbers_for_real_ones_are_made_real():
+    # Broken by: float() left out: jax refuses 10**12, an int beyond int32.
+    config = ModelConfig(global_rope_theta=10**12, norm_eps=1)
+    assert type(config.global_rope_theta) is type(config.norm_eps) is float and config.global_rope_theta == 1e12
+    checkpoint.parameter_shapes(dataclasses.replace(TINY, global_rope_theta=10**12))
 
 
 def test_model_json_is_bounded_too(tmp_path):
