@@ -279,7 +279,10 @@ def _transformers(folder: Path, architecture: str, dtype: str) -> Model:
     transformers.logging.disable_progress_bar()
     kind = getattr(transformers, architecture)
     model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    mixed = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+
+    def mixed():
+        """Anew each time: one that is entered inside itself forgets what was before, and is never left."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
 
     # transformers' hidden_states hold final_norm's output in place of the last layer's: listen.
     heard = []
@@ -287,27 +290,27 @@ def _transformers(folder: Path, architecture: str, dtype: str) -> Model:
     for module in (body.embeddings, *body.layers, body.final_norm):
         module.register_forward_hook(lambda _module, _args, output: heard.append(output.float().numpy()))
 
-    @mixed
     @torch.inference_mode()
     def outputs(token_BL, segment_BL):
         if segment_BL.max() > 1:
             return _one_by_one(outputs, token_BL, segment_BL)
         heard.clear()
-        body(input_ids=torch.from_numpy(token_BL).long(), attention_mask=torch.from_numpy(segment_BL).long())
+        with mixed():
+            body(input_ids=torch.from_numpy(token_BL).long(), attention_mask=torch.from_numpy(segment_BL).long())
         return np.stack(heard)
 
     @torch.inference_mode()
     def scores(token_BL, segment_BL, hidden_BLD):
-        @mixed
         def score(hidden_BLD):
             head = model.lm_head if hasattr(model, "lm_head") else model.head
             last = model.decoder if hasattr(model, "decoder") else model.classifier
-            return last(head(torch.from_numpy(hidden_BLD).to(model.dtype))).float().numpy()
+            with mixed():
+                return last(head(torch.from_numpy(hidden_BLD).to(model.dtype))).float().numpy()
 
         if architecture == TEXTS:
             if segment_BL.max() == 1:
                 token, segment = (torch.from_numpy(x).long() for x in (token_BL, segment_BL))
-                with mixed:
+                with mixed():
                     logits = model(input_ids=token, attention_mask=segment).logits
                 yield logits.float().numpy()
         elif table.ARCHITECTURES[architecture].head != "none":

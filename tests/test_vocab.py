@@ -459,7 +459,7 @@ def test_a_failed_write_leaves_the_old_folder(source, monkeypatch, capsys):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(vocab, "save_file", fail)
+        patch.setattr(to_hf, "save_file", fail)
         assert main([*arguments, "--overwrite"]) == 2 and "disk full" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert sorted(path.name for path in source.parent.iterdir()) == ["source", "wider", "words.txt"]
