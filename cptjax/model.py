@@ -125,8 +125,8 @@ class ModelConfig:
 @dataclass(frozen=True)
 class Precision:
     """The dtypes of stored parameters, of the operands of products, of the stream of hidden states that every layer
-    adds to, and of logits and loss. A bfloat16 stream is rounded at every layer: the gradient's error is more than
-    twice as large (docs/configs.md)."""
+    adds to, and of logits and loss. A bfloat16 stream is rounded at every layer: the gradient's error grows with
+    it (docs/configs.md)."""
 
     params: Literal["float32"] = "float32"
     compute: Literal["float32", "bfloat16"] = "bfloat16"
