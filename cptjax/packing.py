@@ -248,7 +248,7 @@ def _open_plan(kept: Path) -> Plan | None:
             raise ValueError(f"changed since it was written: {', '.join(changed)}")
         return Plan(*(np.load(kept / f"{x.name}.npy", mmap_mode="r", allow_pickle=False) for x in fields(Plan)))
     except (OSError, ValueError) as error:
-        warn_of_damage(f"packing plan {kept} is damaged ({error}): it is made again")
+        warn_of_damage(f"packing plan {kept} is damaged ({error}); without it the same is made again")
         return None
 
 

@@ -287,7 +287,7 @@ def _go_on(setting: Setting, tx) -> tuple[TrainState, dict[str, Any], list[dict[
     departures = [*facts["departures"], *filter(None, [resumption.departure])]
     with processes.together():
         for reason in damaged.values():
-            warn_of_damage(f"{reason}: it is set aside, the run goes on from step {step}")
+            warn_of_damage(f"{reason}; without it the run goes on from step {step}")
     with processes.together():
         if first:
             for name in damaged:
