@@ -17,6 +17,7 @@ from convert import portable, private, table
 from convert.from_hf import INDEX, OURS, SINGLE, THETAS, config_class
 from cptjax import checkpoint
 from cptjax.checkpoint import ReadParameter
+from cptjax.errors import reading
 from cptjax.escape import printable
 from cptjax.files import new_folder, read_json, write_json
 from cptjax.model import ModelConfig
@@ -89,7 +90,8 @@ def convert_checkpoint(
     hf_config = read_json(source) if source.is_file() else None
     architecture = choose(config, hf_config, read_as)
     tokenizer = tokenizer if tokenizer.is_dir() else None
-    notes = save(config, read, out, architecture=architecture, hf_config=hf_config, tokenizer=tokenizer, **options)
+    with reading(run):
+        notes = save(config, read, out, architecture=architecture, hf_config=hf_config, tokenizer=tokenizer, **options)
     return Exported(step, architecture, notes)
 
 

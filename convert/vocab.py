@@ -19,6 +19,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from convert import from_hf, portable, table, to_hf
 from convert.from_hf import INDEX, SINGLE, full_name, opened
 from convert.to_hf import write_tensors
+from cptjax.errors import reading
 from cptjax.files import new_folder, read_json, write_json
 from cptjax.tokenizer import load_tokenizer
 
@@ -50,7 +51,7 @@ def resize_vocab(
     do, and ValueError, naming every such token, for those that are one id already, have no known pieces, or
     would not be read back as themselves.
     """
-    with new_folder(Path(out), markers=(SINGLE, INDEX), overwrite=overwrite) as partial:
+    with reading(source), new_folder(Path(out), markers=(SINGLE, INDEX), overwrite=overwrite) as partial:
         folder = from_hf.find(source, revision=revision)
         weights = from_hf.open_weights(folder)
         size = weights.config.vocab_size

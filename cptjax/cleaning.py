@@ -20,11 +20,11 @@ import numpy as np
 from cptjax import unpack
 from cptjax.files import check_regular
 from cptjax.folders import walk
+from cptjax.store import MOST_WEIGHT
 
 NGRAM = 13  # words that a document shares with an evaluation text (the length of arXiv:2005.14165, appendix C)
 SHINGLE = 5  # words whose sets are compared for near-duplicates
 SIGNATURE = 128  # numbers of a MinHash
-MOST_WEIGHT = 1000  # every copy is a round of packing, and learned by heart long before
 SHINGLES_AT_ONCE = 2**14  # each needs a row of SIGNATURE numbers
 ROWS_AT_ONCE = 64  # of a Parquet file: a cell may be large
 TAG = re.compile(r"(O|[BIESLU](-\S+)?)$")  # of a token, in the files of entity tasks

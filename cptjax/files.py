@@ -87,6 +87,8 @@ def check_inside(folder: Path, names: Iterable[str] = ()) -> None:
     home = Path(os.path.realpath(folder))
     roots = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
     inside = [Path(parent, name) for parent, folders, files in os.walk(home) for name in (*folders, *files)]
+    if strange := [name for name in names if "\0" in name]:
+        raise ValueError(f"{folder} is said to hold {strange[0]!r}: no file is called so")
     for path in (*filter(Path.is_symlink, inside), *(home / name for name in names)):
         if not any(Path(os.path.realpath(path)).is_relative_to(root) for root in roots):
             raise ValueError(f"{path} leads out of {folder}: put the file itself there")
@@ -211,16 +213,19 @@ def _adapter(kind: Any) -> pydantic.TypeAdapter:
 def read_array(path: Path, kind: type[np.generic]) -> np.ndarray:
     """The one-dimensional array of `kind` (such as np.integer) in a .npy file. Never unpickles, takes no more memory
     than the file is large. Raises OSError, or ValueError with the path for a file that is no such array."""
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError:
-        raise
-    except Exception as error:  # numpy reads the header as Python, and raises what comes of it
-        raise ValueError(f"{path} is not a whole array file ({reason(error)})") from error
-    if not isinstance(found, np.ndarray) or found.ndim != 1 or not np.issubdtype(found.dtype, kind):
-        what = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else "an archive"
-        raise ValueError(f"{path} holds {what}: it should be a row of {kind.__name__} numbers")
-    return np.array(found)
+    # Not np.load: a type of no bytes ends its process, and a shape beyond the file takes that much memory.
+    with open(path, "rb") as stream:
+        try:
+            np.lib.format.read_magic(stream)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        except Exception as error:  # numpy reads the header as Python, and raises what comes of it
+            raise ValueError(f"{path} is not a whole array file ({reason(error)})") from error
+        if len(shape) != 1 or dtype.kind not in "iuf" or not np.issubdtype(dtype, kind):
+            raise ValueError(f"{path} holds {dtype} {list(shape)}: it should be a row of {kind.__name__} numbers")
+        size = path.stat().st_size - stream.tell()
+        if size != shape[0] * dtype.itemsize:
+            raise ValueError(f"{path} is not a whole array file ({size} bytes for {shape[0]} numbers)")
+        return np.fromfile(stream, dtype)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -33,6 +33,7 @@ STORE_VERSION = 2
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer"
 OWN_HASH = "manifest_sha256"  # in manifest.json: of all else in it
 FILES = ("length_N.npy", "crc32_N.npy", "weight_N.npy", "row_N.npy", "file_N.npy", "files.json", "dropped.jsonl")
+MOST_WEIGHT = 1000  # every copy is a round of packing, and learned by heart long before
 SHARD_TOKENS = 2**27  # tokens per shard file before a new one is begun: 256 MiB in two bytes
 
 
@@ -141,6 +142,14 @@ class Manifest:
     shards: tuple[Shard, ...]
     written_specials: int = 0
 
+    def __post_init__(self):
+        ids = (self.bos_token_id, self.eos_token_id, self.pad_token_id, self.mask_token_id, *self.special_token_ids)
+        if strange := [i for i in ids if i is not None and not 0 <= i < self.vocab_size]:
+            raise ValueError(f"special token {strange[0]} is beyond vocab_size {self.vocab_size}")
+        counted = [value for values in self.fields.values() for value in values.values()]
+        if any(value.keys() != {"documents", "tokens"} for value in counted):
+            raise ValueError("fields: each value has a number of documents and one of tokens")
+
     @property
     def fingerprint(self) -> str:
         """Names all that decides what a run reads: equal for equal tokens and weights made by an equal tokenizer."""
@@ -194,8 +203,10 @@ class Store:
             if not (self.path / name).is_file():
                 raise ValueError(f"{self.path / name} is missing: copy the whole store again")
         self._check_tokenizer()
-        self.length_N = self._array("length_N.npy", np.integer)
-        self.weight_N = self._array("weight_N.npy", np.number) if "weight_N.npy" in self.manifest.sha256 else None
+        self.length_N = self._array("length_N.npy", np.integer, 1)
+        self.weight_N = None
+        if "weight_N.npy" in self.manifest.sha256:
+            self.weight_N = self._array("weight_N.npy", np.number, 0, MOST_WEIGHT)
         if self.length_N.sum() != self.manifest.tokens:
             raise ValueError(
                 f"{self.path / 'length_N.npy'} counts {self.length_N.sum()} tokens, the manifest "
@@ -229,13 +240,15 @@ class Store:
             raise ValueError(f"{path} has changed since it was made: copy the whole store again")
         return path
 
-    def _array(self, name: str, kind: type[np.generic]) -> np.ndarray:
+    def _array(self, name: str, kind: type[np.generic], least: int = 0, most: int = 2**63 - 1) -> np.ndarray:
         found = read_array(self._checked(name), kind)
         if len(found) != self.manifest.documents:
             raise ValueError(
                 f"{self.path / name} is of {len(found)} documents, the store of {self.manifest.documents}: "
                 "copy the whole store again"
             )
+        if not ((least <= found) & (found <= most)).all():  # NaN is neither
+            raise ValueError(f"{self.path / name} holds numbers that are not from {least} to {most}: prepare it again")
         return found
 
     def tokens(self, documents: Sequence[int]) -> list[np.ndarray]:
@@ -268,20 +281,16 @@ class Store:
     def origins(self, documents: Sequence[int]) -> list[str]:
         """Where each of these documents stands in the input, as FILE:ROW, rows counted from 1."""
         files, row_N = self.files().files, self._array("row_N.npy", np.integer)
-        file_N = self._file_N(len(files))
+        file_N = self._array("file_N.npy", np.integer, 0, len(files) - 1)
         return [f"{files[file_N[d]].name}:{row_N[d]}" for d in documents]
 
     @property
     def source_N(self) -> np.ndarray:
         """The number of each document's source."""
         source_F = np.array([file.source for file in self.files().files])
-        return source_F[self._file_N(len(source_F))]
-
-    def _file_N(self, files: int) -> np.ndarray:
-        file_N = self._array("file_N.npy", np.integer)
-        if not ((0 <= file_N) & (file_N < files)).all():
-            raise ValueError(f"{self.path / 'file_N.npy'} names files that files.json does not: copy the store again")
-        return file_N
+        if not ((0 <= source_F) & (source_F < len(self.manifest.sources))).all():
+            raise ValueError(f"{self.path / 'files.json'} names sources that the manifest does not: prepare it again")
+        return source_F[self._array("file_N.npy", np.integer, 0, len(source_F) - 1)]
 
     def files(self) -> Files:
         """The files that the store was made from, and those that it was not."""

@@ -460,7 +460,7 @@ READERS = [
     Reader("checkpoint", "run/checkpoints/**/*", damaged_bytes, started, read_started, None, 1),
     Reader("checkpoint facts", "run/checkpoints/0/meta/metadata", either, started, read_started, None, 1),
     Reader("run config", "config.json", either, configured, read_configured, None, 6),
-    Reader("run.json", "run.json", either, recorded, read_card, None, 12),
+    Reader("run.json", "run.json", either, recorded, read_card, None, 12, ("--base-model",)),
     Reader("rows", "rows.jsonl", damaged_lines, recorded, read_card, None, 4),
     Reader("events", "events.jsonl", damaged_lines, recorded, read_events, None, 4),
     *(

@@ -536,6 +536,27 @@ def test_nothing_of_an_interrupted_call_gets_into_another_store(tmp_path, folder
     assert content(tmp_path / "out") == content(tmp_path / "other")
 
 
+@pytest.mark.parametrize("damaged", ["parts/*/*.npz", "shards/*.array_record", "shards/*.json", "units/*.json"])
+def test_what_was_damaged_meanwhile_is_made_again(damaged, tmp_path, folder, monkeypatch):
+    # Broken by: read_meta(part) alone in _known_meta; no sha256 of the shard, or no `except`, in _is_made.
+    (tmp_path / "a.jsonl").write_bytes(jsonl(many()))
+    prepare([tmp_path / "a.jsonl"], folder, tmp_path / "whole")
+
+    def spread(split, work, items):
+        pool.spread(split, work, items, workers=1)
+        if items and isinstance(items[0], corpus.ShardTask):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare([tmp_path / "a.jsonl"], folder, tmp_path / "out", engine=spread)
+    for path in (tmp_path / ".out.work").glob(damaged):
+        data = path.read_bytes()
+        path.write_bytes(data[:170] + b"\xff" * 20 + data[190:] if damaged.startswith("parts") else b"{}" + data[2:9])
+    prepare([tmp_path / "a.jsonl"], folder, tmp_path / "out")
+    Store(tmp_path / "out").verify()
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
 def test_a_tokenizer_with_another_end_is_another_tokenizer(tmp_path, monkeypatch):
     # Broken by: tokenizer.json alone in the key.
     bare = make_tokenizer(tmp_path / "bare", ends=False)

@@ -121,7 +121,7 @@ def shell(script: str, **environment: str) -> tuple[int, str, str]:
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", script],
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONUNBUFFERED": "", **environment},
         capture_output=True,
         text=True,
     )
