@@ -8,7 +8,6 @@ N documents, S spans of a packing plan, L tokens of one document, B bins of a hi
 import bisect
 import dataclasses
 import hashlib
-import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cptjax.files import write_json
+from cptjax.files import parse_json, write_json
 from cptjax.folders import sentences
 from cptjax.packing import packing_plan
 from cptjax.page import COUNTED, page, percent
@@ -159,7 +158,7 @@ def _dropped(path: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
         with open(path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
-                    row = json.loads(line)
+                    row = parse_json(line, str(path))
                     examples = dropped[row["why"]]["examples"]
                 except (ValueError, TypeError, KeyError):
                     raise ValueError(f"{path}:{number} is no row the manifest counts: copy the store again") from None
