@@ -6,6 +6,7 @@ its type and the file at hand; `--traceback`, an option of every command, shows 
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import os
@@ -34,8 +35,13 @@ def run_command(work: Callable[[], int | None], arguments: Sequence[str]) -> int
     for whatever it raises; 130 for Ctrl-C, whose message says what to do, and the code of a Stopped; 141, without a
     word, when nobody reads what is printed (`| head`). SystemExit passes: argparse has spoken."""
     _print_anything()
+    with _nobody_speaks_unasked(OPTION in arguments):
+        return _ended(work, arguments)
+
+
+def _ended(work: Callable[[], int | None], arguments: Sequence[str]) -> int:
     try:
-        with _threads_told(), _damage_told():
+        with _damage_told():
             code = work() or 0
             _flush()
         return code
@@ -159,18 +165,23 @@ def _say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _threads_told() -> Iterator[None]:
-    """A library's thread that dies leaves one line, not a traceback; who waits for it raises what it raised."""
+def _nobody_speaks_unasked(with_tracebacks: bool) -> Iterator[None]:
+    """A library's thread that dies leaves one line, not a traceback; who waits for it raises what it raised. What is
+    raised where things are thrown away, by Orbax for each array of a damaged checkpoint, was told when it was met."""
 
     def tell(died: threading.ExceptHookArgs) -> None:
         if died.exc_value is not None and not issubclass(died.exc_type, SystemExit):
             _say(f"warning: a thread ended: {describe(died.exc_value)}")
 
-    before, threading.excepthook = threading.excepthook, tell
+    before = threading.excepthook, sys.unraisablehook
+    threading.excepthook = tell
+    if not with_tracebacks:
+        sys.unraisablehook = lambda _: None
     try:
         yield
     finally:
-        threading.excepthook = before
+        gc.collect()  # what the error of a command held is thrown away now, not after the hook is gone
+        threading.excepthook, sys.unraisablehook = before
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Whatever goes wrong in a command: one line, an exit code, no traceback."""
 
+import gc
 import json
 import os
 import signal
@@ -126,6 +127,30 @@ def shell(script: str, **environment: str) -> tuple[int, str, str]:
         text=True,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+class Thrown:
+    """Raises when it is thrown away, as a coroutine that nobody ends may."""
+
+    def __del__(self):
+        raise ValueError("too late")
+
+
+@pytest.mark.parametrize(("options", "told"), [([], False), ([errors.OPTION], True)])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_raised_too_late_is_not_told(capsys, monkeypatch, fails, options, told):
+    # Broken by: no hook; no collection, or one while the error that holds the thing is still there.
+    monkeypatch.setattr(sys, "unraisablehook", lambda late: print(f"late: {late.exc_value}", file=sys.stderr))
+
+    def work():
+        cycle = [Thrown()]
+        cycle.append(cycle)
+        if fails:
+            raise ValueError("no")
+
+    assert errors.run_command(work, options) == (2 if fails else 0)
+    gc.collect()
+    assert ("late: too late" in capsys.readouterr().err) == told
 
 
 def test_what_is_printed_may_go_nowhere():
