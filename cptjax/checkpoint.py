@@ -145,7 +145,8 @@ def _reporting(folder: Path) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+    cause: BaseException = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+    cause = cause.__cause__ or cause  # what TensorStore met, where Orbax shows its settings instead
     text = "No space left on device" if "No space left" in str(cause) else str(cause)
     return text.splitlines()[0][:200] if text else type(cause).__name__
 
