@@ -29,6 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).parent.parent
 SECONDS = 60  # for one input
 MEMORY = 6 * 2**30  # address space that inputs may add
@@ -107,9 +109,11 @@ def damaged_json(rng: random.Random, data: bytes) -> bytes:
 
 def damaged_bytes(rng: random.Random, data: bytes) -> bytes:
     """Bits flipped, bytes cut, put in, doubled, zeroed."""
-    found = bytearray(data)
+    found, filled = bytearray(data), np.flatnonzero(np.frombuffer(data, np.uint8))
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         at = rng.randrange(len(found) + 1)
+        if rng.randrange(2) and len(filled):  # most of a shard is zeros that nobody reads
+            at = min(int(rng.choice(filled)), len(found))
         size = min(rng.choice((1, 2, 8, 64, 4096)), len(found) - at)
         match rng.randrange(9):
             case 0 | 1 if at < len(found):

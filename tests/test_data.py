@@ -429,10 +429,14 @@ def test_wrong_data_is_refused(stores, tmp_path):
     assert stores["a"] in str(caught.value) and str(tmp_path / "out") in str(caught.value)
 
 
-def flip_last(path):
+def flip(path, at):
     data = bytearray(path.read_bytes())
-    data[-1] ^= 1
+    data[at] ^= 1
     path.write_bytes(data)
+
+
+def flip_last(path):
+    flip(path, -1)
 
 
 CHANGED = {  # how a store is changed behind the manifest's back, and what is said
@@ -455,6 +459,10 @@ CHANGED = {  # how a store is changed behind the manifest's back, and what is sa
     "manifest": (
         lambda s: write_json(s / "manifest.json", read_json(s / "manifest.json") | {"mask_token_id": 1}),
         "manifest.json has changed since it was written",
+    ),
+    "one bit of a document": (  # the header of the first chunk ends at byte 104
+        lambda s: flip(s / "tokens-00000.array_record", 110),
+        "is damaged at document 0 .*hash mismatch",
     ),
     "a shard of another store": (
         lambda s: shutil.copy(s.parent / "other" / "tokens-00000.array_record", s),
