@@ -5,7 +5,7 @@ the 1-sqrt schedule; the optimiser's moments are kept, the schedule clock restar
 """
 
 from cptjax.config import Phase, Run
-from cptjax.data import Data
+from cptjax.data.batches import Data
 from cptjax.model import Remat
 from cptjax.objectives import CLM, mlm
 from cptjax.schedules import Schedule

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from configs.recipe import DECAY_MASK_RATE
 from cptjax.config import Phase, Run
-from cptjax.data import Data
+from cptjax.data.batches import Data
 from cptjax.model import Precision
 from cptjax.objectives import CLM, mlm
 from cptjax.schedules import Schedule

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from absl import logging as absl_logging
 
-from cptjax import errors
-from cptjax.escape import say
+from cptjax.command import errors
+from cptjax.command.escape import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int:
     absl_logging.set_verbosity(absl_logging.FATAL)  # orbax logs the errors it raises
     logging.getLogger("orbax").setLevel(logging.ERROR)
-    from cptjax import host
+    from cptjax.machine import host
 
     host.return_freed_memory()
     args = parser().parse_args(words)

@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from convert import table
-from cptjax.escape import code, markdown, printable
+from cptjax.command.escape import code, markdown, printable
 
 PAPER = "[arXiv:2605.12438](https://arxiv.org/abs/2605.12438)"
 CITATION = """@misc{touchent2026causallanguagemodelingdetour,

@@ -18,13 +18,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from convert import portable, table
-from cptjax import bounds, checkpoint
-from cptjax.checkpoint import parameter_shapes, path_keys
-from cptjax.errors import hub_refusal, reading
-from cptjax.escape import say
+from cptjax import bounds
+from cptjax.command.errors import hub_refusal, reading
+from cptjax.command.escape import say
+from cptjax.data.tokenizer import load_tokenizer
 from cptjax.files import TOKENIZER_FILES, check_inside, copy_tokenizer, new_folder, read_json
 from cptjax.model import FULL, SLIDING, ModelConfig
-from cptjax.tokenizer import load_tokenizer
+from cptjax.run import checkpoint
+from cptjax.run.checkpoint import parameter_shapes, path_keys
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NEEDED = (

@@ -23,11 +23,12 @@ import numpy as np
 from convert import table
 from convert.from_hf import architecture_of, find, load, weight_files
 from convert.to_hf import choose
-from cptjax import checkpoint, heads
-from cptjax.errors import reading
-from cptjax.escape import say
+from cptjax import heads
+from cptjax.command.errors import reading
+from cptjax.command.escape import say
 from cptjax.files import read_json, sha256, write_json
 from cptjax.model import ACTIVATIONS, SLIDING, ModelConfig, ModernBert, Precision, encode
+from cptjax.run import checkpoint
 
 LENGTHS = (1, 7, 129, 400, 2100)  # tokens; the last two are longer than the window of 128
 PACKED = (150, 3, 1, 90)  # documents of one row, which ends in padding

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from cptjax.files import read_json, typed
-from cptjax.record import Origin
+from cptjax.run.record import Origin
 
 # Each number within what the unit that the card gives it allows.
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -18,11 +18,11 @@ from huggingface_hub.utils import validate_repo_id
 from convert import card, parity, portable, private, table, to_hf
 from convert.from_hf import INDEX, SINGLE, check_tokenizer
 from convert.recorded import read_recorded
-from cptjax import checkpoint
-from cptjax.errors import hub_refusal
-from cptjax.escape import printable, say
+from cptjax.command.errors import hub_refusal
+from cptjax.command.escape import printable, say
+from cptjax.data.tokenizer import load_tokenizer, special_tokens
 from cptjax.files import new_folder, parse_json, read_json, write_json
-from cptjax.tokenizer import load_tokenizer, special_tokens
+from cptjax.run import checkpoint
 
 EXAMPLES = {"en": "The patient was given {} and went home.", "fr": "Le patient a reçu {} avant de rentrer."}
 FAILED = "failed: "

@@ -15,13 +15,13 @@ from safetensors.numpy import save_file
 
 from convert import portable, private, table
 from convert.from_hf import INDEX, OURS, SINGLE, THETAS, config_class
-from cptjax import checkpoint
-from cptjax.checkpoint import ReadParameter
-from cptjax.errors import reading
-from cptjax.escape import printable
+from cptjax.command.errors import reading
+from cptjax.command.escape import printable
+from cptjax.data.tokenizer import load_tokenizer, special_tokens
 from cptjax.files import new_folder, read_json, write_json
 from cptjax.model import ModelConfig
-from cptjax.tokenizer import load_tokenizer, special_tokens
+from cptjax.run import checkpoint
+from cptjax.run.checkpoint import ReadParameter
 
 DTYPES = ("float32", "bfloat16", "float16")
 SHARD_SIZE = "5GB"  # of a file, at most; more makes shards and an index

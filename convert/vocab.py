@@ -19,9 +19,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from convert import from_hf, portable, table, to_hf
 from convert.from_hf import INDEX, SINGLE, full_name, opened
 from convert.to_hf import write_tensors
-from cptjax.errors import reading
+from cptjax.command.errors import reading
+from cptjax.data.tokenizer import load_tokenizer
 from cptjax.files import new_folder, read_json, write_json
-from cptjax.tokenizer import load_tokenizer
 
 SLOT = re.compile(r"\[unused\d+\]|<unused\d+>")
 MULTIPLE = 64  # of a table that grows: a size that matrix units like

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from absl import logging as absl_logging
 
-from cptjax import errors
-from cptjax.escape import say
-from cptjax.signals import Signals
+from cptjax.command import errors
+from cptjax.command.escape import say
+from cptjax.command.signals import Signals
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from cptjax import beam, cleaning, corpus, page, pool, report, sources
+    from cptjax.corpus import beam, cleaning, page, pool, prepare, report, sources
 
     if arguments.runner is not None and arguments.workers is not None:
         raise ValueError("--workers is not for --runner: each runner has options of its own")
@@ -108,7 +108,7 @@ def _prepare(arguments: argparse.Namespace, rest: list[str]) -> None:
         engine = functools.partial(pool.spread, workers=arguments.workers)
     else:
         engine = beam.engine([f"--runner={arguments.runner}", *rest])
-    manifest = corpus.prepare(
+    manifest = prepare.prepare(
         _paths(arguments.source),
         arguments.tokenizer,
         arguments.out,
@@ -154,8 +154,8 @@ def _paths(text: str | None) -> list[str]:
 
 
 def _data_report(arguments: argparse.Namespace) -> None:
-    from cptjax import page, report
-    from cptjax.store import Store
+    from cptjax.corpus import page, report
+    from cptjax.data.store import Store
 
     if arguments.out is not None and len(arguments.stores) > 1:
         raise ValueError("--out is for the report of one store: without it each is written into its store")
@@ -174,7 +174,9 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
     if arguments.topology:
         jax.config.update("jax_platforms", "cpu")  # the TPUs are elsewhere
 
-    from cptjax import checkpoint, config, files, plan
+    from cptjax import config, files
+    from cptjax.planning import plan
+    from cptjax.run import checkpoint
 
     run = config.override(config.load_config(arguments.config), overrides)
     if run.model is not None:
@@ -201,7 +203,8 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> None:
-    from cptjax import doctor, files
+    from cptjax import files
+    from cptjax.planning import doctor
 
     report = doctor.examine()
     say(doctor.text(report).rstrip("\n"))
@@ -214,7 +217,9 @@ def _doctor(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     import jax
 
-    from cptjax import agreement, checkpoint, config, host, processes
+    from cptjax import config
+    from cptjax.machine import host, processes
+    from cptjax.run import agreement, checkpoint
 
     processes.start()
     if jax.default_backend() == "cpu":
@@ -278,7 +283,7 @@ def _run(words: Sequence[str]) -> None:
         elif arguments.command == "doctor":
             _doctor(arguments)
         else:
-            from cptjax.demo import demo
+            from cptjax.demo.story import demo
 
             demo(arguments.workdir, arguments.text)
     except KeyboardInterrupt as stop:

@@ -18,9 +18,9 @@ from typing import Any, Literal, get_type_hints
 import typeguard
 import tyro
 
-from cptjax.attention import Case, check_backend
-from cptjax.data import Data
-from cptjax.errors import reason
+from cptjax.attention.backends import Case, check_backend
+from cptjax.command.errors import reason
+from cptjax.data.batches import Data
 from cptjax.model import ModelConfig, Precision, Remat
 from cptjax.objectives import Objective, mlm
 from cptjax.optim import AdamW

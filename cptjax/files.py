@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import pydantic
 
-from cptjax.errors import reason
+from cptjax.command.errors import reason
 
 T = TypeVar("T")
 MOST_BYTES = 2**28  # of a JSON file; the largest tokenizers have a tenth

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from cptjax import bounds
-from cptjax.attention import KERNELS, SAVED, attend
+from cptjax.attention.backends import KERNELS, SAVED, attend
 from cptjax.masks import MaskMode, MaskSpec, positions
 from cptjax.sharding import on_own_rows
 

@@ -16,25 +16,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cptjax import agreement, checkpoint, host, memory, processes, sharding
-from cptjax.attention import choose
-from cptjax.clock import COMPILING, EVALUATION, SAVING, WAITING, Clock
+from cptjax import sharding
+from cptjax.attention.backends import choose
+from cptjax.attention.check import verify
+from cptjax.command.errors import warn_of_damage
+from cptjax.command.escape import say
+from cptjax.command.signals import Signals, Stopped
 from cptjax.config import Phase, Run, to_dict
-from cptjax.data import Batches, held_out_batches
-from cptjax.errors import warn_of_damage
-from cptjax.escape import say
+from cptjax.data.batches import Batches, held_out_batches
+from cptjax.data.packing import PACKING_VERSION
+from cptjax.data.store import Manifest, Store
 from cptjax.files import locked, read_json, write_json
+from cptjax.machine import host, processes
 from cptjax.model import ModelConfig, ModernBert, init_params, parameter_names
 from cptjax.objectives import Vocabulary
 from cptjax.optim import freeze_mask, make_optimizer
-from cptjax.packing import PACKING_VERSION
-from cptjax.recorder import Recorder, nothing_spent
-from cptjax.resume import Resumption, check_inputs_unchanged, find_resumption, leave_behind
+from cptjax.run import agreement, checkpoint, memory
+from cptjax.run.clock import COMPILING, EVALUATION, SAVING, WAITING, Clock
+from cptjax.run.recorder import Recorder, nothing_spent
+from cptjax.run.resume import Resumption, check_inputs_unchanged, find_resumption, leave_behind
 from cptjax.schedules import learning_rate
-from cptjax.selfcheck import verify
-from cptjax.signals import Signals, Stopped
 from cptjax.step import TrainState, chunk_positions, eval_step, init_state, loss_and_counts, train_step
-from cptjax.store import Manifest, Store
 
 
 @dataclass(frozen=True)

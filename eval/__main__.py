@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cptjax import errors
+from cptjax.command import errors
 
 
 def _shape(names: str):

@@ -15,9 +15,9 @@ from tokenizers import (
     trainers,
 )
 
+from cptjax.data.store import STORE_VERSION, Duplicates, Manifest, file_hashes, write_shard
+from cptjax.data.tokenizer import Encoder
 from cptjax.files import copy_tokenizer, sha256
-from cptjax.store import STORE_VERSION, Duplicates, Manifest, file_hashes, write_shard
-from cptjax.tokenizer import Encoder
 
 WORDS = [
     "the",

@@ -1,8 +1,8 @@
 """Small valid inputs, damaged in many ways, for every reader: it works, or says in one line which file is wrong.
 
-    python tests/fuzz.py --inputs 20000            as many inputs, over all readers
-    python tests/fuzz.py --only shard --seed 3     of some readers, by the beginning of their names
-    python tests/fuzz.py --only shard --show 17    what input 17 was, with the traceback
+    python -m tests.fuzz --inputs 20000            as many inputs, over all readers
+    python -m tests.fuzz --only shard --seed 3     of some readers, by the beginning of their names
+    python -m tests.fuzz --only shard --show 17    what input 17 was, with the traceback
 
 An input is a function of (seed, reader, number). They are read in a process of their own, so that one which ends the
 process, fills the memory or never ends is seen, too. An escape is anything but success, or ValueError or OSError with
@@ -198,8 +198,7 @@ class Reader:
 
 def readers() -> list[Reader]:
     """All of them; the libraries are loaded here."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    from fuzz_readers import READERS
+    from tests.fuzz_readers import READERS
 
     return READERS
 
@@ -209,7 +208,7 @@ def readers() -> list[Reader]:
 
 def judge(error: BaseException, names: tuple[str, ...]) -> str | None:
     """Why this error is an escape, None when it is none."""
-    from cptjax.errors import describe
+    from cptjax.command.errors import describe
 
     said = describe(error)
     if not isinstance(error, ValueError | OSError) or said.startswith("unforeseen"):
@@ -313,7 +312,8 @@ def fuzz(inputs: int, *, only: tuple[str, ...] = (), seed: int = 0) -> Result:
     while at < inputs:
         command = [
             sys.executable,
-            __file__,
+            "-m",
+            "tests.fuzz",
             "--child",
             "--seed",
             str(seed),
@@ -324,7 +324,11 @@ def fuzz(inputs: int, *, only: tuple[str, ...] = (), seed: int = 0) -> Result:
         ]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
         process = subprocess.Popen(
-            [*command, "--only", *only] if only else command, stdout=subprocess.PIPE, text=True, env=environment
+            [*command, "--only", *only] if only else command,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=ROOT,
         )
         reader, done, began = "the start", False, at
         assert process.stdout is not None

@@ -15,16 +15,20 @@ import jax
 import numpy as np
 import zstandard
 from fixtures_text import make_store, make_tokenizer
-from fuzz import Reader, damaged_array, damaged_bytes, damaged_lines, damaged_tensors, either
 
 from convert import card, from_hf, release, to_hf, vocab
-from cptjax import checkpoint, cleaning, config, corpus, events, formats, packing, processes, record, report, sources
-from cptjax.checkpoint import parameter_shapes
-from cptjax.clock import KINDS
+from cptjax import config
+from cptjax.corpus import cleaning, formats, prepare, report, sources
+from cptjax.data import packing
+from cptjax.data.store import OWN_HASH, Store
+from cptjax.data.tokenizer import Encoder
 from cptjax.files import hash_of, read_json, sha256
+from cptjax.machine import processes
 from cptjax.model import ModelConfig
-from cptjax.store import OWN_HASH, Store
-from cptjax.tokenizer import Encoder
+from cptjax.run import checkpoint, events, record
+from cptjax.run.checkpoint import parameter_shapes
+from cptjax.run.clock import KINDS
+from tests.fuzz import Reader, damaged_array, damaged_bytes, damaged_lines, damaged_tensors, either
 
 TINY = ModelConfig(vocab_size=320, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
 TEXTS = [
@@ -130,7 +134,7 @@ def read_prepared(folder: Path, engine: Any = one_by_one) -> None:
     """The same command again."""
     reading = formats.Reading(id_field=None)
     names = [folder / "a.jsonl", folder / "b.txt"]
-    corpus.prepare(names, folder / "t", folder / "out", reading=reading, overwrite=True, engine=engine)
+    prepare.prepare(names, folder / "t", folder / "out", reading=reading, overwrite=True, engine=engine)
 
 
 # ---- text

@@ -11,9 +11,10 @@ from safetensors.numpy import load_file, save_file
 
 from convert import from_hf, table, to_hf
 from convert.__main__ import main
-from cptjax import bounds, checkpoint, model
+from cptjax import bounds, model
 from cptjax.model import ModelConfig
-from tests.test_convert import TINY, V4, edit_config, formed, random_params
+from cptjax.run import checkpoint
+from tests.convert.test_convert import TINY, V4, edit_config, formed, random_params
 
 FIELDS = [field.name for field in dataclasses.fields(ModelConfig) if field.name != "layer_types"]
 WRONG = (-5, 10**30, math.nan, math.inf, "x" * 10**6, None, [1] * 10**5, {"a": 1}, 2.5)

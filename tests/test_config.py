@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from cptjax.command.errors import one_line
 from cptjax.config import Run, load_config, override
-from cptjax.errors import one_line
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = """

@@ -3,7 +3,8 @@
 import random
 
 import pytest
-from fuzz import damaged_array, damaged_bytes, damaged_json, damaged_tensors, fuzz, judge
+
+from tests.fuzz import damaged_array, damaged_bytes, damaged_json, damaged_tensors, fuzz, judge
 
 INPUTS = 4000
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from convert import to_hf
 from cptjax.config import Phase, Run
-from cptjax.data import Batches, Data
+from cptjax.data.batches import Batches, Data
 from cptjax.model import ModelConfig, ModernBert, Precision, init_params
 from cptjax.objectives import CLM, draw, mlm
 from cptjax.optim import AdamW

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from conftest import packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cptjax.masks import MaskMode, MaskSpec, dense_mask, picture, positions
+from tests.conftest import packed
 
 TWO_DOCUMENTS = packed(3, 2, total=6)[None]
 

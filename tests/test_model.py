@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import packed, random_tokens
 
-from cptjax import hlo
 from cptjax.masks import MaskMode
 from cptjax.model import (
     FULL,
@@ -27,6 +25,8 @@ from cptjax.model import (
     parameter_names,
     rope_table,
 )
+from cptjax.planning import hlo
+from tests.conftest import packed, random_tokens
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import VOCABULARY, packed, random_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from cptjax import objectives
 from cptjax.objectives import CLM, Objective, Vocabulary, cross_entropy, draw, mask_budget, measure, mlm, select
 from cptjax.step import eval_step, loss_and_counts
 from eval.bench import fitted, loss
+from tests.conftest import VOCABULARY, packed, random_tokens
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

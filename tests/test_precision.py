@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import VOCABULARY, random_tokens
 
 from cptjax import heads
 from cptjax.config import upgraded
@@ -20,6 +19,7 @@ from cptjax.optim import AdamW, make_optimizer
 from cptjax.step import eval_step, init_state, loss_and_counts, train_step
 from eval.bench import rounding
 from eval.bench.step import Case
+from tests.conftest import VOCABULARY, random_tokens
 
 HALF_ULP = 2.0**-8  # of bfloat16, and a little, relative
 

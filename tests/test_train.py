@@ -15,21 +15,23 @@ import numpy as np
 import pytest
 
 from convert import from_hf, to_hf
-from cptjax import checkpoint, host, memory, sharding
+from cptjax import sharding
 from cptjax.__main__ import main as command_line
-from cptjax.attention import BACKENDS, attend_reference
-from cptjax.clock import Clock
+from cptjax.attention.backends import BACKENDS, attend_reference
 from cptjax.config import Phase, Run, load_config, mlm_twin, override, to_dict
-from cptjax.corpus import prepare
-from cptjax.data import Data
-from cptjax.events import read_events
+from cptjax.corpus.prepare import prepare
+from cptjax.data.batches import Data
+from cptjax.data.store import Manifest
 from cptjax.files import locked, read_json, write_json
+from cptjax.machine import host
 from cptjax.model import FULL, SLIDING, ModelConfig, ModernBert, Precision, init_params
 from cptjax.objectives import CLM, mlm
+from cptjax.run import checkpoint, memory
+from cptjax.run.clock import Clock
+from cptjax.run.events import read_events
 from cptjax.schedules import Schedule
 from cptjax.sharding import Mesh
 from cptjax.step import TrainState
-from cptjax.store import Manifest
 from cptjax.train import choose_attention, set_up, train
 from tests.fixtures_text import make_tokenizer
 
@@ -526,7 +528,7 @@ def test_float32_is_float32_on_every_device(store, tmp_path, monkeypatch, two_de
 
 def test_attention_is_checked_on_a_device_that_is_no_cpu(store, monkeypatch):
     run = small_run(store, precision=Precision())
-    monkeypatch.setattr("cptjax.selfcheck.DEEP_LENGTHS", ((100, 64),))
+    monkeypatch.setattr("cptjax.attention.check.DEEP_LENGTHS", ((100, 64),))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     found = choose_attention(run, run.model)  # cuDNN is tried, but there is none
     assert found["backend"] == "blockwise" and "cudnn does not run on a cpu under" in found["reason"]

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from cptjax.errors import reason
+from cptjax.command.errors import reason
 from cptjax.files import write_json
+from cptjax.machine.host import cores
+from cptjax.machine.provenance import git_commit, versions
 from cptjax.model import ModelConfig
-from cptjax.pool import cores
-from cptjax.telemetry import git_commit, versions
 
 SIZES = {  # ModernBERT's two (arXiv:2412.13663)
     "base": ModelConfig(),

@@ -1,6 +1,6 @@
 """Every backend of attention on this device: how wrong, how fast, how much memory; or why it does not run.
 
-Rows are packed, and the judge is the dense reference: see `cptjax/selfcheck.py`.
+Rows are packed, and the judge is the dense reference: see `cptjax/attention/check.py`.
 
 B rows, L tokens, H heads, K head width.
 """
@@ -12,11 +12,11 @@ from typing import Any
 
 import jax
 
-from cptjax import host
-from cptjax.attention import BACKENDS, Case, attend, obstacle
-from cptjax.errors import reason
+from cptjax.attention.backends import BACKENDS, Case, attend, obstacle
+from cptjax.attention.check import both, errors, inputs, judge
+from cptjax.command.errors import reason
+from cptjax.machine import host
 from cptjax.masks import MaskMode, MaskSpec
-from cptjax.selfcheck import both, errors, inputs, judge
 from eval.bench import check_names, fitted, in_turns, record, timed
 
 WINDOW = 64  # ModernBERT's, on each open side
@@ -34,7 +34,7 @@ def backend_of(name: str, case: Case, named: bool) -> Callable:
         raise NotImplementedError(why)
     if not named:
         raise NotImplementedError(f"{why}; its interpreter runs here when it is named")
-    from cptjax.splash import attend_splash  # here, for it loads Pallas
+    from cptjax.attention.splash import attend_splash  # here, for it loads Pallas
 
     return partial(attend_splash, interpret=True)
 

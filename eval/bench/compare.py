@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert import to_hf
-from cptjax.errors import reason
+from cptjax.command.errors import reason
+from cptjax.machine.host import cores
 from cptjax.objectives import Targets, draw
-from cptjax.pool import cores
 from eval.bench import SIZES, check_names, compute_dtype, in_turns, mib_of, record
 from eval.bench.step import OBJECTIVES, RATE, SEED, Case, Step, describe, speed
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cptjax.data import Batches, Data
+from cptjax.data.batches import Batches, Data
+from cptjax.data.store import STORE_VERSION, Duplicates, Manifest, file_hashes, write_shard
 from cptjax.files import write_json
-from cptjax.store import STORE_VERSION, Duplicates, Manifest, file_hashes, write_shard
 from eval.bench import conditions
 
 SEQUENCE_LENGTH, ROWS = 8192, 16  # tokens of a row, rows of a batch
@@ -31,7 +31,7 @@ PLAN_LENGTHS = (1024, 8192)
 PLAN = """
 import json, os, resource, sys, time
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from cptjax.packing import packing_plan
+from cptjax.data.packing import packing_plan
 from eval.bench.data import lengths
 documents, sequence_length = map(int, sys.argv[1:])
 length_N = lengths(documents)

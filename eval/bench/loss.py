@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cptjax.errors import reason
+from cptjax.command.errors import reason
 from cptjax.objectives import cross_entropy
 from cptjax.step import chunk_positions
 from eval.bench import compute_dtype, fitted, in_turns, record, timed

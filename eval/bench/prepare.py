@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from cptjax.corpus.sources import Reading, read_documents
 from cptjax.files import write_json
-from cptjax.sources import Reading, read_documents
 from eval.bench import conditions
 
 MEBIBYTES = (100, 1000)  # of generated text, for the memory

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cptjax import attention, host, telemetry
-from cptjax.errors import reason
+from cptjax.attention import backends
+from cptjax.command.errors import reason
+from cptjax.machine import devices, host
 from cptjax.model import ModelConfig, ModernBert, Precision, init_params
 from cptjax.objectives import CLM, Vocabulary, mlm
 from cptjax.optim import AdamW, make_optimizer
@@ -58,7 +59,7 @@ class Step:
         host.keep_freed_memory()  # as `cptjax train` does on a CPU
         compute: Any = compute_dtype()
         here = jax.default_backend(), case.tokens, case.config.head_dim, compute, host.capability(jax.devices()[0])
-        backend, _ = attention.choose(attention.Case(*here))
+        backend, _ = backends.choose(backends.Case(*here))
         model = ModernBert(case.config, Precision(compute=compute), backend)
         tx = make_optimizer(AdamW(), RATE)
         self.state: Any = jax.jit(lambda: init_state(init_params(model, jax.random.key(SEED)), tx))()
@@ -109,7 +110,7 @@ def speed(case: Case, seconds: float) -> dict[str, float | None]:
     """Tokens and model FLOPs per second, and the share of the device's peak, None where that is not known."""
     objective, config = OBJECTIVES[case.objective], case.config
     tokens_per_s = case.rows * case.tokens / seconds
-    flops = telemetry.flops_per_token(
+    flops = devices.flops_per_token(
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
         vocab_size=config.vocab_size,
@@ -117,7 +118,7 @@ def speed(case: Case, seconds: float) -> dict[str, float | None]:
         predicted=objective.mask_rate or 1.0,
     )
     flops_per_s = tokens_per_s * sum(flops.values()) / (3 if case.forward else 1)  # a backward pass is two forward
-    peak = telemetry.peak_flops(jax.devices()[0].device_kind)
+    peak = devices.peak_flops(jax.devices()[0].device_kind)
     return {
         "tokens_per_s": tokens_per_s,
         "model_tflops_per_s": flops_per_s / 1e12,

@@ -1,0 +1,1 @@
+"""Attention under an interval mask: the table of backends and its rows."""

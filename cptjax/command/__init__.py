@@ -1,0 +1,1 @@
+"""How a command speaks and how it ends."""

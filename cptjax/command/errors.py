@@ -1,0 +1,220 @@
+"""How a command ends: whatever goes wrong becomes one line on stderr and an exit code, never a traceback.
+
+What a user can mend is raised as ValueError, OSError or FloatingPointError, in words of its own. All else is told with
+its type and the file at hand; `--traceback`, an option of every command, shows the rest.
+"""
+
+import argparse
+import contextlib
+import gc
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from cptjax.command.escape import printable
+from cptjax.command.signals import Stopped
+
+FORESEEN = (ValueError, OSError, FloatingPointError, ImportError)  # the last: an optional package that is not there
+UNFORESEEN = (UnicodeError, json.JSONDecodeError)  # of ValueError, but not in words of ours
+OPTION = "--traceback"
+LONGEST = 2000  # characters of a line
+AT_HAND = "while reading "
+_SILENCE = threading.Lock()
+
+
+def run_command(work: Callable[[], int | None], arguments: Sequence[str]) -> int:
+    """Do the work of a command and return its exit code: what `work` returns, 0 for None; 2 with one line on stderr
+    for whatever it raises; 130 for Ctrl-C, whose message says what to do, and the code of a Stopped; 141, without a
+    word, when nobody reads what is printed (`| head`). SystemExit passes: argparse has spoken."""
+    _print_anything()
+    with _nobody_speaks_unasked(OPTION in arguments):
+        return _ended(work, arguments)
+
+
+def _ended(work: Callable[[], int | None], arguments: Sequence[str]) -> int:
+    try:
+        with _damage_told():
+            code = work() or 0
+            _flush()
+        return code
+    except KeyboardInterrupt as stop:
+        where, code = (stop.where, stop.code) if isinstance(stop, Stopped) else ("", 128 + signal.SIGINT)
+        _say("; ".join([f"stopped{where}", *map(str, stop.args)]))
+        with contextlib.suppress(OSError):
+            _flush()
+        return code
+    except BrokenPipeError:
+        _print_nothing()
+        return 128 + signal.SIGPIPE
+    except SystemExit:
+        raise
+    except BaseException as error:  # pyo3's PanicException is no Exception
+        if OPTION in arguments:
+            traceback.print_exception(error)
+        if isinstance(error, subprocess.CalledProcessError) and error.returncode > 0:
+            return error.returncode  # a command of ours: it said on stderr what was wrong
+        _say(f"error: {describe(error)}")
+        with contextlib.suppress(OSError):
+            _flush()
+        return 2
+
+
+class DamageWarning(UserWarning, ValueError):
+    """Something kept is not what was written, and the work goes on without it; `--strict` makes an error of it."""
+
+
+def warn_of_damage(message: str) -> None:
+    """Say in one line what is damaged and how the work goes on."""
+    warnings.warn(printable(message), DamageWarning, stacklevel=2)
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """Let a command take `--traceback`, which `run_command` looks for."""
+    parser.add_argument(OPTION, action="store_true", help="show where in the program an error arose")
+
+
+@contextlib.contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """Whatever unforeseen comes out of the block is told with this file; of nested blocks the innermost is named."""
+    try:
+        yield
+    except BaseException as error:
+        if not _at_hand(error):
+            error.add_note(f"{AT_HAND}{path}")
+        raise
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """What other languages print on stderr meanwhile, such as Rust of a panic, goes nowhere. One thread at a time."""
+    with _SILENCE:
+        try:
+            kept = os.dup(2)
+        except OSError:  # it is closed
+            yield
+            return
+        with open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def describe(error: BaseException) -> str:
+    """What an error says, in one line, and the file at hand; for one that nobody foresaw also its type."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    said = _said(error)
+    file = next((f" ({AT_HAND}{path})" for path in _at_hand(error) if path not in said), "")
+    if isinstance(error, FORESEEN) and not isinstance(error, UNFORESEEN) and said:
+        return one_line(f"{said}{file}")
+    if isinstance(error, subprocess.CalledProcessError):  # by a signal, perhaps the system's, for memory
+        return one_line(f"{' '.join(map(str, error.cmd))} was ended by {signal.Signals(-error.returncode).name}")
+    return one_line(f"unforeseen {type(error).__name__}{file}: {reason(error)}; {OPTION} shows where")
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error says, or its type."""
+    return next(iter(_said(error).splitlines()), type(error).__name__)
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error).strip()
+    except Exception:  # of a class that a config defines, say
+        return ""
+
+
+def hub_refusal(error: Exception) -> str:
+    """What the Hub's library raised, without its words, which may hold a token or an address with one."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    errno = getattr(error, "errno", None)
+    told = [type(error).__name__]
+    told += [f"status {status}"] if type(status) is int else []
+    told += [os.strerror(errno)] if type(errno) is int else []
+    return f"{', '.join(told)}; see that the id is right, the network is there and `hf auth whoami` knows you"
+
+
+def one_line(text: str) -> str:
+    """Text as one line that no terminal takes for a command, cut where it is very long."""
+    line = " ".join(text.split())
+    more = len(line) - LONGEST
+    line = f"{line[:LONGEST]}... ({more} characters more)" if more > 0 else line
+    return printable(line)
+
+
+def _at_hand(error: BaseException) -> list[str]:
+    """The file that `reading` named, if any; jax leaves notes too."""
+    notes = getattr(error, "__notes__", ())
+    return [note.removeprefix(AT_HAND) for note in notes if note.startswith(AT_HAND)]
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # stderr may be closed
+        print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _nobody_speaks_unasked(with_tracebacks: bool) -> Iterator[None]:
+    """A library's thread that dies leaves one line, not a traceback; who waits for it raises what it raised. What is
+    raised where things are thrown away, by Orbax for each array of a damaged checkpoint, was told when it was met."""
+
+    def tell(died: threading.ExceptHookArgs) -> None:
+        if died.exc_value is not None and not issubclass(died.exc_type, SystemExit):
+            _say(f"warning: a thread ended: {describe(died.exc_value)}")
+
+    before = threading.excepthook, sys.unraisablehook
+    threading.excepthook = tell
+    if not with_tracebacks:
+        sys.unraisablehook = lambda _: None
+    try:
+        yield
+    finally:
+        gc.collect()  # what the error of a command held is thrown away now, not after the hook is gone
+        threading.excepthook, sys.unraisablehook = before
+
+
+@contextlib.contextmanager
+def _damage_told() -> Iterator[None]:
+    """What is damaged is told in one line, without the line of the program that says so."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message, category, *arguments) -> None:
+            if issubclass(category, DamageWarning):
+                _say(f"warning: {one_line(str(message))}")
+            else:
+                usual(message, category, *arguments)
+
+        warnings.showwarning = show
+        yield
+
+
+def _print_anything() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="backslashreplace")  # what a terminal has no character for
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _print_nothing()
+            raise
+
+
+def _print_nothing() -> None:
+    """Stdout takes no more: without this the interpreter would complain when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,81 @@
+"""Work spread over the cores of this machine: the local engine of `corpus.prepare`."""
+
+import itertools
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from tqdm import tqdm
+
+from cptjax.command.errors import describe
+from cptjax.machine.host import cores
+
+AHEAD = 2  # tasks waiting per worker: each may hold some megabytes
+
+
+def spread(
+    split: Callable[[Any], Iterator[Any]],
+    work: Callable[[Any], None],
+    items: Sequence[Any],
+    workers: int | None = None,
+) -> None:
+    """Call `work` for every task that `split` cuts each item into; one process per core unless `workers` says.
+
+    A single task, or one worker, is done in this process. The first failed task, in order, is raised.
+    OSError when a worker dies.
+    """
+    # Shown on a terminal only. How many there are is not known before they are cut.
+    tasks = iter(tqdm(itertools.chain.from_iterable(map(split, items)), unit=" tasks", disable=None, leave=False))
+    few = list(itertools.islice(tasks, 2))
+    workers = workers or cores()
+    if len(few) < 2 or workers == 1:
+        for task in itertools.chain(few, tasks):
+            work(task)
+        return
+    # Spawned, not forked: this process may hold threads (a fork would copy their locks).
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin_worker)
+    waiting: deque = deque()
+    try:
+        for task in itertools.chain(few, tasks):
+            waiting.append(pool.submit(_in_worker, work, task))
+            if len(waiting) > AHEAD * workers:
+                waiting.popleft().result()
+        while waiting:
+            waiting.popleft().result()
+    except BrokenProcessPool:
+        raise OSError(
+            "a worker process died, perhaps for want of memory: the same command goes on, --workers 1 needs least"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_worker(work: Callable[[Any], None], task: Any) -> None:
+    try:
+        work(task)
+    except BaseException as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # it cannot travel to the other process, such as a panic of Rust
+            raise ValueError(describe(error)) from None
+        raise
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches the whole group: the parent alone speaks of it
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

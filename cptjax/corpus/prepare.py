@@ -1,0 +1,508 @@
+"""Text in, token store out: done once, offline, nothing truncated and nothing lost silently.
+
+Three stages, so that the work can be interrupted, and spread over processes or machines:
+1. Files are cut into chunks; each chunk is read, filtered and tokenised by itself, into a part:
+   one .npz of ids and of facts about its documents.
+2. The facts of all parts, in order, decide which documents stay.
+3. The shards of the store are copied together from the parts.
+Parts and shards lie in a work folder beside the store, `.NAME.work`, until the store is whole.
+
+D documents of a part, N documents of all parts, L tokens of one document.
+"""
+
+import dataclasses
+import errno
+import functools
+import hashlib
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cptjax.command.escape import say
+from cptjax.corpus import formats, pool, sources
+from cptjax.corpus.cleaning import SIGNATURE, Cleaning, Evaluation, exact_duplicates, near_duplicates, read_evaluation
+from cptjax.corpus.formats import File, Reading
+from cptjax.corpus.parts import (
+    DROPPED,
+    EMPTY,
+    FACTS,
+    HELD_OUT,
+    NO_ID,
+    TRAIN,
+    Job,
+    Parts,
+    Unit,
+    chunks,
+    known_digests,
+    make_part,
+    read_meta,
+)
+from cptjax.data.store import (
+    SHARD_TOKENS,
+    STORE_VERSION,
+    Contamination,
+    Duplicates,
+    LeftOut,
+    Manifest,
+    Shard,
+    Source,
+    file_hashes,
+    sentences,
+    write_shard,
+)
+from cptjax.data.tokenizer import Encoder, tokenizer_folder
+from cptjax.files import (
+    TOKENIZER_FILES,
+    check_free,
+    copy_tokenizer,
+    locked,
+    put_in_place,
+    read_json,
+    sha256,
+    write_json,
+)
+
+MARKERS = ("manifest.json",)  # of a folder that may be replaced by a store
+MOST_VALUES = 1000  # of a counted field: one with more is no class of documents
+
+# How work is spread: engine(split, work, items) calls work(task) for every task of split(item), wherever it likes.
+Engine = Callable[[Callable[[Any], Iterator[Any]], Callable[[Any], None], Sequence[Any]], None]
+
+
+def prepare(
+    source: Sequence[Path | str],
+    tokenizer: Path | str,
+    out: Path | str,
+    *,
+    reading: Reading | None = None,
+    cleaning: Cleaning | None = None,
+    held_out: float = 0.0,
+    on_error: Literal["stop", "skip"] = "stop",
+    count_fields: tuple[str, ...] = (),
+    overwrite: bool = False,
+    engine: Engine = pool.spread,
+) -> Manifest:
+    """Tokenise text into a token store; returns its manifest.
+
+    `source`: files, folders, patterns and data sets, as `sources.find` takes them. `tokenizer`: a folder
+    with tokenizer.json, or a Hugging Face Hub id. `reading`, `cleaning`: which column is what, and
+    which documents stay. `held_out`: share of documents, in [0, 1), that go to a second store,
+    OUT/held_out. `on_error`: whether a row that cannot be read ends the work, or is left out, counted and
+    listed. `count_fields`: columns by whose values documents and tokens are counted. `overwrite`:
+    replace the store at `out`, once the new one is whole. `engine`: what does the work.
+
+    The same call goes on with an interrupted one. ValueError, FileNotFoundError or FileExistsError, one line, when a
+    source, the tokenizer or `out` will not do; OSError when it cannot be written. `out` is then absent
+    or what it was before, and parts that are done wait in the work folder.
+    """
+    out = Path(out).absolute()
+    reading, cleaning = reading or Reading(), cleaning or Cleaning()
+    if not 0 <= held_out < 1:
+        raise ValueError(f"held_out is {held_out}: it is a share from 0 to below 1")
+    if on_error not in ("stop", "skip"):
+        raise ValueError(f"on_error is {on_error!r}: it is stop or skip")
+    if cleaning.weight_steps and reading.weight_field is None:
+        raise ValueError("weight_steps turn the values of the weight field into weights: name that field too")
+    check_free(out, markers=MARKERS, overwrite=overwrite)
+    wanted = (*reading.fields, *(condition.field for condition in cleaning.keep_if), *count_fields)
+    reading = dataclasses.replace(reading, fields=tuple(dict.fromkeys(wanted)))
+    job = Job(out.with_name(f".{out.name}.work"), reading, cleaning, held_out, on_error, count_fields)
+    names, units, left_out = _units(source, (out, job.work))
+    for sentence in sentences(left_out).values():
+        say(sentence, stream=sys.stderr)
+    folder = tokenizer_folder(tokenizer)
+    encoder = Encoder(folder)
+    evaluation = read_evaluation(cleaning.evaluation) if cleaning.evaluation else None
+    job = dataclasses.replace(job, key=_key(job, folder, evaluation))
+    with locked(job.work):
+        try:
+            check_free(out, markers=MARKERS, overwrite=overwrite)  # another prepare may just have made it
+            _begin(job, folder, evaluation)
+            known = known_digests(job)
+            engine(functools.partial(chunks, job), functools.partial(make_part, job), units)
+            parts = Parts(job, units)
+            for name in parts.changed(known):
+                say(f"{name} has changed since it was first read: it was read again", stream=sys.stderr)
+            _finish(job, names, parts, left_out, encoder, evaluation, engine)
+            put_in_place(job.work / "store", out)
+            shutil.rmtree(job.work)
+        except OSError as error:
+            if error.errno == errno.ENOSPC and error.filename is None:  # most libraries do not say which disk it is
+                error.filename = str(job.work)
+            raise
+        finally:  # what is done is kept for the next call; a call that did nothing leaves nothing
+            if not any(job.work.glob("parts/*/*.npz")):
+                shutil.rmtree(job.work, ignore_errors=True)
+    return Manifest.read(out)
+
+
+def _units(source: Sequence[Path | str], avoid: tuple[Path, ...]) -> tuple[list[str], list[Unit], list[LeftOut]]:
+    """Names of the sources, their files in order as units, and what they hold besides."""
+    if not source:
+        raise ValueError("no source is given: name at least one file or directory")
+    names, files, left_out = [], [], []
+    for number, name in enumerate(map(str, source)):
+        found, passed = sources.find(name, avoid)
+        names.append(name if name.startswith(("hf:", "tfds:")) else Path(name).resolve().name)  # no path of here
+        files += [(number, file) for file in found]
+        left_out += passed
+    groups: list[list[tuple[int, File]]] = []
+    size = 0
+    for entry in files:
+        size += entry[1].size
+        if not groups or size > formats.PIECE_BYTES:
+            groups.append([])
+            size = entry[1].size
+        groups[-1].append(entry)
+    return names, [Unit(number, tuple(group)) for number, group in enumerate(groups)], left_out
+
+
+def _key(job: Job, tokenizer: Path, evaluation: Evaluation | None) -> str:
+    tokens = {name: sha256(tokenizer / name) for name in TOKENIZER_FILES if (tokenizer / name).is_file()}
+    searched = None
+    if evaluation is not None:
+        ngrams = hashlib.sha256(evaluation.ngram_G.tobytes() + evaluation.file_G.tobytes()).hexdigest()
+        searched = [ngrams, evaluation.files]
+    decides = [STORE_VERSION, list(FACTS), formats.VERSION, formats.PIECE_BYTES, tokens, searched, job.settings]
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+
+
+def _begin(job: Job, tokenizer: Path, evaluation: Evaluation | None) -> None:
+    """Fill the work folder with what the workers need; parts of other settings are thrown away."""
+    path = job.work / "job.json"
+    try:
+        begun = read_json(path)["key"] if path.exists() else job.key
+    except (ValueError, KeyError):  # cut by a loss of power
+        begun = None
+    if begun != job.key:
+        say(f"{job.work.name} was begun with other options or another tokenizer: it is begun anew", stream=sys.stderr)
+        for folder in ("units", "parts", "shards"):
+            shutil.rmtree(job.work / folder, ignore_errors=True)
+    for folder in ("units", "parts", "shards", "tokenizer", "evaluation"):
+        (job.work / folder).mkdir(exist_ok=True)
+    copy_tokenizer(tokenizer, job.work / "tokenizer")
+    if evaluation is not None:
+        np.save(job.work / "evaluation" / "ngram_G.npy", evaluation.ngram_G)
+        np.save(job.work / "evaluation" / "file_G.npy", evaluation.file_G)
+    write_json(path, {"key": job.key})
+
+
+# ---- which documents stay
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of each document: its side, why it is left out ("" when it is not), and what it is like.
+
+    `like_N` is the number of an earlier document, or, for "contaminated", of an evaluation file.
+    """
+
+    side_N: np.ndarray
+    why_N: np.ndarray
+    like_N: np.ndarray
+    duplicates: Duplicates
+
+
+def _decide(job: Job, parts: Parts) -> Decision:
+    """Contaminated documents go first, then repetitions; of several equal documents the first stays."""
+    side_N = parts.fact("side")
+    why_N = np.full(len(side_N), "", "U16")
+    like_N = np.full(len(side_N), -1)
+    if job.cleaning.drop_contaminated:
+        by_N = parts.fact("contaminated_by")
+        why_N[by_N >= 0] = "contaminated"
+        like_N[by_N >= 0] = by_N[by_N >= 0]
+
+    def repetitions(why: str, first_M: np.ndarray, of_M: np.ndarray, drop: bool) -> int:
+        """Documents `of_M` are like others of `of_M`, the first of each kind at `first_M`."""
+        again_M = np.flatnonzero(first_M != np.arange(len(first_M)))
+        if drop:
+            why_N[of_M[again_M]] = why
+            like_N[of_M[again_M]] = of_M[first_M[again_M]]
+        return len(again_M)
+
+    if job.reading.id_field is not None:
+        id_N2 = parts.fact("id")
+        has_id_N = (id_N2 != np.frombuffer(NO_ID, np.uint64)).any(axis=1)
+        if not has_id_N.any():
+            raise ValueError(f"no document has a field {job.reading.id_field!r}: name yours with --id-field")
+        of_M = np.flatnonzero((why_N == "") & has_id_N)
+        repetitions("repeated id", exact_duplicates(id_N2[of_M]), of_M, drop=True)
+        repeated = np.flatnonzero(why_N == "repeated id").tolist()
+        if repeated and job.on_error == "stop":
+            second, first = parts.where(repeated[0]), parts.where(like_N[repeated[0]])
+            raise ValueError(
+                f"{second} has the id of {first}: make ids differ, or give --on-error skip to leave it out"
+            )
+    policy = job.cleaning.duplicates
+    of_M = np.flatnonzero(why_N == "")
+    first_M = exact_duplicates(parts.fact("digest")[of_M])
+    exact = repetitions("exact duplicate", first_M, of_M, drop=policy != "keep")
+    near = None
+    if policy == "near":
+        of_M = np.flatnonzero(why_N == "")
+        first_M = near_duplicates(_signatures(job, parts, of_M), job.cleaning.near_threshold)
+        near = repetitions("near duplicate", first_M, of_M, drop=True)
+    side_N[why_N != ""] = DROPPED
+    return Decision(side_N, why_N, like_N, Duplicates(exact, near))
+
+
+def _signatures(job: Job, parts: Parts, of_M: np.ndarray) -> np.ndarray:
+    """The signatures of some documents, on the disk: they are the largest facts, half a kilobyte each."""
+    path = job.work / "signature_MP.npy"
+    signature_MP = np.lib.format.open_memmap(path, "w+", np.uint32, (len(of_M), SIGNATURE))
+    is_wanted_N = np.zeros(parts.first[-1], bool)
+    is_wanted_N[of_M] = True
+    document = written = 0
+    for signature_DP in parts.facts("signature"):
+        wanted_DP = signature_DP[is_wanted_N[document : document + len(signature_DP)]]
+        signature_MP[written : written + len(wanted_DP)] = wanted_DP
+        document, written = document + len(signature_DP), written + len(wanted_DP)
+    return signature_MP
+
+
+# ---- shards copied together from parts, in any order, by any process
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard of one side: those of the documents first_document to last_document (excluded) that are on it."""
+
+    side: int
+    file: str
+    first: int
+    last: int
+    key: str
+
+
+def _folder(job: Job, side: int) -> Path:
+    return job.work / "store" / "held_out" if side == HELD_OUT else job.work / "store"
+
+
+def _shard(job: Job, task: ShardTask) -> Path:
+    return job.work / "shards" / f"{task.side}-{task.file}"
+
+
+def _shard_tasks(side_N: np.ndarray, length_N: np.ndarray, side: int, key: str) -> Iterator[ShardTask]:
+    before_N = np.where(side_N == side, length_N, 0).cumsum()
+    shard_N = np.maximum(before_N - 1, 0) // SHARD_TOKENS  # by the last token of a document
+    starts = np.flatnonzero(np.diff(shard_N, prepend=-1))
+    for number, (first, last) in enumerate(zip(starts, [*starts[1:], len(shard_N)], strict=True)):
+        yield ShardTask(side, f"tokens-{number:05d}.array_record", int(first), int(last), key)
+
+
+def _record(job: Job, task: ShardTask) -> Path:
+    return _shard(job, task).with_suffix(".json")
+
+
+def make_shard(job: Job, task: ShardTask) -> None:
+    """Write a shard, and then, beside it in the work folder, what it holds; a shard that is done is left alone."""
+    record, path = _record(job, task), _shard(job, task)
+    if path.exists() and record.exists() and _is_made(path, record, task):
+        return
+    made = dataclasses.replace(write_shard(path, _copied(job, task)), file=task.file)
+    write_json(record, {"key": task.key, "shard": dataclasses.asdict(made)})
+
+
+def _is_made(path: Path, record: Path, task: ShardTask) -> bool:
+    try:
+        known = read_json(record)
+        return known["key"] == task.key and known["shard"]["sha256"] == sha256(path)
+    except (ValueError, KeyError, TypeError):  # cut by a loss of power
+        return False
+
+
+def _copied(job: Job, task: ShardTask) -> Iterator[np.ndarray]:
+    side_N = np.load(job.work / "side_N.npy", mmap_mode="r")
+    index = read_json(job.work / "parts.json")
+    first = np.array(index["first"])
+    for number in range(np.searchsorted(first, task.first, "right") - 1, np.searchsorted(first, task.last, "left")):
+        start, stop = first[number], first[number + 1]
+        wanted_D = np.array(side_N[start:stop]) == task.side
+        wanted_D[: max(0, task.first - start)] = False
+        wanted_D[max(0, task.last - start) :] = False
+        if wanted_D.any():
+            with np.load(job.work / index["paths"][number], allow_pickle=False) as arrays:
+                ids, end_D = arrays["ids"], arrays["length"].cumsum()
+            for d in np.flatnonzero(wanted_D):
+                yield ids[end_D[d - 1] if d else 0 : end_D[d]]
+
+
+def _finish(
+    job: Job,
+    names: Sequence[str],
+    parts: Parts,
+    left_out: Sequence[LeftOut],
+    encoder: Encoder,
+    evaluation: Evaluation | None,
+    engine: Engine,
+) -> None:
+    """Make the store, and the held-out one inside it if asked for, in the work folder."""
+    for number, name in enumerate(names):
+        if not parts.texts[number]:
+            raise ValueError(f"{name} holds no text")
+    decision = _decide(job, parts) if parts.first[-1] else None
+    sides = (TRAIN, HELD_OUT) if job.held_out else (TRAIN,)
+    for side in sides:
+        if decision is None or not (decision.side_N == side).any():
+            raise ValueError(_nothing_left(job, parts, decision, side))
+    assert decision is not None
+    np.save(job.work / "side_N.npy", decision.side_N)
+    paths = [str(path.relative_to(job.work)) for path in parts.paths]
+    write_json(job.work / "parts.json", {"paths": paths, "first": parts.first.tolist()})
+    shared = _summary(job, names, parts, decision, left_out, evaluation)
+    length_N = parts.fact("length")
+    key = hashlib.sha256(decision.side_N.tobytes() + parts.key.encode()).hexdigest()
+    tasks = {side: list(_shard_tasks(decision.side_N, length_N, side, key)) for side in sides}
+    engine(_itself, functools.partial(make_shard, job), [task for side in sides for task in tasks[side]])
+    shutil.rmtree(job.work / "store", ignore_errors=True)  # of a call that was interrupted, perhaps with other options
+    for side in sides:
+        _folder(job, side).mkdir(parents=True)
+        if side == TRAIN:
+            (job.work / "dropped.jsonl").rename(job.work / "store" / "dropped.jsonl")
+        shards = [Shard(**read_json(_record(job, task))["shard"]) for task in tasks[side]]
+        _describe(job, side, parts, left_out, decision.side_N == side, encoder, shards, shared)
+        for task in tasks[side]:
+            _shard(job, task).rename(_folder(job, side) / task.file)
+
+
+def _itself(task: Any) -> Iterator[Any]:
+    yield task
+
+
+def _nothing_left(job: Job, parts: Parts, decision: Decision | None, side: int) -> str:
+    whys = parts.dropped + Counter(() if decision is None else decision.why_N[decision.why_N != ""].tolist())
+    if decision is None or not decision.side_N.any():
+        return f"no document is left: {', '.join(f'{count:,} dropped as {why}' for why, count in whys.items())}"
+    state = "no document is held out" if side == HELD_OUT else "every document is held out"
+    return f"{state} at held_out {job.held_out}: change the share or add documents"
+
+
+def _summary(
+    job: Job,
+    names: Sequence[str],
+    parts: Parts,
+    decision: Decision,
+    left_out: Sequence[LeftOut],
+    evaluation: Evaluation | None,
+) -> dict[str, Any]:
+    """The fields of the manifest that a store and its held-out store share; also writes dropped.jsonl."""
+    kept_N = decision.side_N != DROPPED
+    source_N = np.array([source for source, _ in parts.files])[parts.file_N]
+
+    def by_source(name: str) -> list[int]:
+        return np.bincount(source_N[kept_N], parts.fact(name)[kept_N], len(names)).astype(int).tolist()
+
+    kept = [by_source(name) for name in ("length", "text_bytes", "words", "unknown")]
+    documents = np.bincount(source_N[kept_N], minlength=len(names)).tolist()
+    hashes = [hashlib.sha256() for _ in names]
+    for (source, file), digest in zip(parts.files, parts.digests, strict=True):
+        hashes[source].update(f"{file.name}\n{digest}\n".encode())
+    contamination = None
+    if evaluation is not None:
+        by_N = parts.fact("contaminated_by")
+        found = Counter(evaluation.files[file] for file in by_N[by_N >= 0])
+        total = int((by_N >= 0).sum())
+        contamination = Contamination(len(evaluation.files), evaluation.texts, evaluation.short, total, dict(found))
+    fields: dict[str, dict[str, dict[str, int]]] = {field: {} for field in job.count_fields}
+    with open(job.work / "dropped.jsonl", "w", encoding="utf-8") as stream:
+        for path, start, stop, first_file in zip(
+            parts.paths, parts.first[:-1], parts.first[1:], parts.first_file, strict=True
+        ):
+            meta = read_meta(path)
+            for drop in meta["dropped"]:
+                file = parts.files[first_file + drop.pop("file")][1].name
+                stream.write(json.dumps({"where": f"{file}:{drop.pop('row')}", **drop}, ensure_ascii=False) + "\n")
+            for document in (start + np.flatnonzero(~kept_N[start:stop])).tolist():
+                why, like = str(decision.why_N[document]), int(decision.like_N[document])
+                other = evaluation.files[like] if why == "contaminated" and evaluation else parts.where(like)
+                drop = {"where": parts.where(document), "why": why, "like": other}
+                stream.write(json.dumps(drop, ensure_ascii=False) + "\n")
+            _count_values(job, fields, meta["values"], kept_N[start:stop], path)
+    for field, counted in fields.items():
+        if counted.keys() == {"None"}:
+            raise ValueError(f"no document has a field {field!r} to be counted by: correct the name")
+    dropped = parts.dropped + Counter(decision.why_N[~kept_N].tolist())
+    other_files = sum(one.why == "kind" for one in left_out)
+    return {
+        "sources": tuple(
+            Source(name, sha.hexdigest(), sum(source == number for source, _ in parts.files), *counts)
+            for number, (name, sha, *counts) in enumerate(zip(names, hashes, documents, *kept, strict=True))
+        ),
+        "dropped": {EMPTY: dropped.pop(EMPTY, 0), "other_files": other_files, **dict(sorted(dropped.items()))},
+        "duplicates": decision.duplicates,
+        "contamination": contamination,
+        "fields": fields,
+        "settings": {**job.settings, "on_error": job.on_error},
+    }
+
+
+def _count_values(job: Job, fields: dict, values: dict[str, list[str]], kept_D: np.ndarray, part: Path) -> None:
+    if not (values and kept_D.any()):
+        return
+    with np.load(part, allow_pickle=False) as arrays:
+        length_D = arrays["length"]
+    for field, counted in fields.items():
+        for d in np.flatnonzero(kept_D):
+            count = counted.setdefault(values[field][d], {"documents": 0, "tokens": 0})
+            count["documents"] += 1
+            count["tokens"] += int(length_D[d])
+        if len(counted) > MOST_VALUES:
+            raise ValueError(f"field {field!r} has more than {MOST_VALUES} values: it cannot be counted by value")
+
+
+def _describe(
+    job: Job,
+    side: int,
+    parts: Parts,
+    left_out: Sequence[LeftOut],
+    is_in_N: np.ndarray,
+    encoder: Encoder,
+    shards: Sequence[Shard],
+    shared: dict[str, Any],
+) -> None:
+    """Write all of a store but its shards."""
+    folder = _folder(job, side)
+    summed = ("length", "text_bytes", "words", "unknown", "written_specials")
+    totals = {name: int(parts.fact(name)[is_in_N].sum()) for name in summed}
+    for fact in ("length", "crc32"):
+        np.save(folder / f"{fact}_N.npy", parts.fact(fact)[is_in_N])
+    weight_N = parts.fact("weight")[is_in_N]
+    if side == TRAIN and (weight_N != 1).any():  # a held-out text is asked once
+        np.save(folder / "weight_N.npy", weight_N)
+    np.save(folder / "row_N.npy", parts.row_N[is_in_N])
+    np.save(folder / "file_N.npy", parts.file_N[is_in_N])
+    files = [
+        {"source": source, "name": file.name, "sha256": digest}
+        for (source, file), digest in zip(parts.files, parts.digests, strict=True)
+    ]
+    write_json(folder / "files.json", {"files": files, "left_out": list(map(dataclasses.asdict, left_out))})
+    copy_tokenizer(job.work / "tokenizer", folder / "tokenizer")
+    manifest = Manifest(
+        version=STORE_VERSION,
+        documents=int(is_in_N.sum()),
+        tokens=totals["length"],
+        text_bytes=totals["text_bytes"],
+        words=totals["words"],
+        unknown_tokens=totals["unknown"],
+        written_specials=totals["written_specials"],
+        dtype="uint16" if encoder.dtype.itemsize == 2 else "uint32",
+        vocab_size=encoder.vocab_size,
+        tokenizer_sha256=sha256(folder / "tokenizer" / "tokenizer.json"),
+        bos_token_id=encoder.bos,
+        eos_token_id=encoder.eos,
+        pad_token_id=encoder.special.pad,
+        mask_token_id=encoder.special.mask,
+        special_token_ids=encoder.special.all,
+        sha256=file_hashes(folder),
+        shards=tuple(shards),
+        **shared,
+    )
+    manifest.write(folder)

@@ -1,0 +1,1 @@
+"""What a run reads: from tokens on disk to the batch of a step."""

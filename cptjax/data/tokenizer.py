@@ -1,0 +1,294 @@
+"""Tokenizers: from a folder or the Hub, their special tokens, and documents to ids.
+
+L tokens of one document.
+"""
+
+import itertools
+import json
+import re
+import secrets
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import tokenizers
+
+from cptjax.command.errors import hub_refusal, reason, silenced
+from cptjax.files import TOKENIZER_FILES, read_json
+
+LONG_TEXT = 2**20  # characters: a longer text is encoded in pieces
+LONGEST_WHOLE = 2**24  # characters: a longer text is cut even where no good place is found, for want of memory
+CUT_CONTEXT = 1000  # characters on each side of a cut that must give the same ids with and without it
+CUTS_TRIED = 100
+
+# How each role is called in tokenizer_config.json, then how its token is usually written. A tokenizer without bos or
+# eos lends its cls and sep, and the other way round, as in ModernBERT's own config.
+FIRST = ("[CLS]", "<s>", "<bos>", "[BOS]")
+LAST = ("[SEP]", "</s>", "<eos>", "[EOS]", "<|endoftext|>", "<|end_of_text|>")
+ROLES = {
+    "bos": (("bos_token", "cls_token"), FIRST),
+    "eos": (("eos_token", "sep_token"), LAST),
+    "cls": (("cls_token", "bos_token"), FIRST),
+    "sep": (("sep_token", "eos_token"), LAST),
+    "pad": (("pad_token",), ("[PAD]", "<pad>", "<|padding|>")),
+    "mask": (("mask_token",), ("[MASK]", "<mask>")),
+    "unk": (("unk_token",), ("[UNK]", "<unk>")),
+}
+LISTS = ("additional_special_tokens", "extra_special_tokens")  # more special tokens, without a role
+CONFIG, ADDED = "tokenizer_config.json", "added_tokens_decoder"
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids of a tokenizer's special tokens by role (None: it has none), and all of them, sorted."""
+
+    bos: int | None
+    eos: int | None
+    cls: int | None
+    sep: int | None
+    pad: int | None
+    mask: int | None
+    unk: int | None
+    all: tuple[int, ...]
+
+
+def tokenizer_folder(path_or_id: Path | str) -> Path:
+    """The folder holding `tokenizer.json`: a local one, or one fetched from the Hugging Face Hub.
+
+    ValueError when it cannot be had.
+    """
+    folder = Path(path_or_id)
+    if not folder.exists():
+        name = str(path_or_id)
+        if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+            raise ValueError(f"tokenizer folder {name} does not exist")
+        try:
+            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(TOKENIZER_FILES)))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"tokenizer {name} is no local folder and cannot be fetched from the Hugging Face Hub: "
+                f"{hub_refusal(error)}"
+            ) from None
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(
+            f"{path_or_id} holds no tokenizer.json: a folder with the file of the Hugging Face "
+            "`tokenizers` library is needed"
+        )
+    return folder
+
+
+def load_tokenizer(path_or_id: Path | str) -> tokenizers.Tokenizer:
+    """The tokenizer of a folder or Hub id; it never truncates or pads. ValueError if unreadable.
+
+    It knows every token that the folder's other files add, and that a special token is one, wherever that is said.
+    In text given to it "[MASK]" is the mask token; for an `Encoder` it is text.
+    """
+    folder = tokenizer_folder(path_or_id)
+    path = folder / "tokenizer.json"
+    read_json(path)  # its bounds, before another language's stack meets what is too deep
+    with _library(path), silenced():  # Rust prints of a panic
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    _refuse_templates(path, tokenizer)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    for i, token in sorted(_added(folder).items()):
+        if tokenizer.token_to_id(token.content) is None:
+            tokenizer.add_tokens([token])
+        if (known := tokenizer.token_to_id(token.content)) != i:
+            raise ValueError(
+                f"{folder / CONFIG} gives {token.content!r} the id {i}, tokenizer.json {known}: remove one"
+            )
+    added = tokenizer.get_added_tokens_decoder()
+    for i in special_tokens(folder, tokenizer).all:
+        if i not in added or not added[i].special:
+            token = added.get(i) or tokenizers.AddedToken(tokenizer.id_to_token(i), normalized=False)
+            token.special = True
+            tokenizer.add_special_tokens([token])
+    return tokenizer
+
+
+@contextmanager
+def _library(path: Path) -> Iterator[None]:
+    """What the tokenizers library makes of a bad file, its panics too, is a ValueError that names the file."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic is no Exception
+        raise ValueError(f"{path} is not a tokenizer ({reason(error)})") from error
+
+
+def _refuse_templates(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
+    # The library panics when a template is given what another has put together.
+    found = list(_templates(json.loads(tokenizer.to_str())["post_processor"]))
+    if any(len(template["single"]) > 1 for template in found[:-1]):
+        raise ValueError(f"{path}: post_processor is a Sequence of {len(found)} templates, it must hold one at most")
+
+
+def _templates(processor: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    if processor and processor["type"] == "TemplateProcessing":
+        yield processor
+    for part in (processor or {}).get("processors", ()):
+        yield from _templates(part)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What the folder's files beside tokenizer.json say, tokenizer_config.json first."""
+    found: dict[str, Any] = {}
+    for file in ("special_tokens_map.json", CONFIG):
+        if (folder / file).is_file():
+            found |= {name: value for name, value in read_json(folder / file).items() if value is not None}
+    return found
+
+
+def _added(folder: Path) -> dict[int, tokenizers.AddedToken]:
+    """The tokens that files beside tokenizer.json add, by id. ValueError, naming the file, for what is no token."""
+    legacy = folder / "added_tokens.json"
+    found = {}
+    try:
+        for content, i in (read_json(legacy) if legacy.is_file() else {}).items():
+            found[int(i)] = tokenizers.AddedToken(content)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{legacy} does not map tokens to ids ({error})") from None
+    try:
+        for i, fields in _settings(folder).get(ADDED, {}).items():
+            found[int(i)] = tokenizers.AddedToken(**fields)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG}: {ADDED} does not map ids to tokens ({error})") from None
+    return found
+
+
+def _content(token: Any) -> str | None:
+    """A token as it is written, whether a file gives it as text or with its properties."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) and content else None
+
+
+def special_tokens(folder: Path | str, tokenizer: tokenizers.Tokenizer) -> SpecialTokens:
+    """Special tokens as the folder's JSON files name them, else under their usual names."""
+    named = _settings(Path(folder))
+
+    def ids(tokens: Iterable[Any]) -> list[int]:
+        found = (tokenizer.token_to_id(content) for token in tokens if (content := _content(token)))
+        return [i for i in found if i is not None]
+
+    roles = {
+        role: (ids(named.get(key) for key in keys) + ids(usual) + [None])[0] for role, (keys, usual) in ROLES.items()
+    }
+    lists = [named.get(key) or [] for key in LISTS]
+    listed = [token for tokens in lists for token in (tokens.values() if isinstance(tokens, dict) else tokens)]
+    added = (*tokenizer.get_added_tokens_decoder().items(), *_added(Path(folder)).items())
+    every = {i for i, token in added if token.special} | set(ids(listed)) | {*roles.values()} - {None}
+    return SpecialTokens(**roles, all=tuple(sorted(i for i in every if i is not None)))
+
+
+def text_tokenizer(tokenizer: tokenizers.Tokenizer, special: SpecialTokens) -> tokenizers.Tokenizer:
+    """The same tokenizer, without a post-processor, for text alone: no text has the id of a special token.
+
+    A model's vocabulary may hold "[MASK]" as a word or piece of its own, and a normaliser may make it of other
+    letters. So special tokens get names here that no text can hold, drawn anew each time; ids stay.
+    """
+    raw = json.loads(tokenizer.to_str())
+    model = raw["model"]
+    names = {tokenizer.id_to_token(i): secrets.token_hex(16) for i in special.all}
+
+    def renamed(token: str) -> str:
+        return names.get(token, token)
+
+    raw["post_processor"] = None
+    for token in raw["added_tokens"]:
+        token["content"] = renamed(token["content"])
+    if isinstance(model["vocab"], list):
+        model["vocab"] = [[renamed(piece), score] for piece, score in model["vocab"]]
+    else:
+        model["vocab"] = {renamed(piece): i for piece, i in model["vocab"].items()}
+    if model.get("unk_token") is not None:
+        model["unk_token"] = renamed(model["unk_token"])
+    if "merges" in model:
+        prefix = model.get("continuing_subword_prefix") or ""
+        made = [(a, b, a + b.removeprefix(prefix)) for a, b in model["merges"]]
+        model["merges"] = [[a, b] for a, b, both in made if names.keys().isdisjoint((a, b, both))]
+    return tokenizers.Tokenizer.from_str(json.dumps(raw))
+
+
+class Encoder:
+    """Text to ids, with what the tokenizer puts around a document; a document always ends with `eos`.
+
+    `dtype` is the smallest that holds every id. ValueError when the tokenizer cannot end a document.
+    """
+
+    def __init__(self, folder: Path):
+        self.tokenizer = load_tokenizer(folder)
+        self._path = folder / "tokenizer.json"
+        with _library(self._path), silenced():
+            self.special = special_tokens(folder, self.tokenizer)
+            self._text = text_tokenizer(self.tokenizer, self.special)
+            self._written = [str(self.tokenizer.id_to_token(i)) for i in self.special.all]
+            self.vocab_size = max(self.tokenizer.get_vocab().values()) + 1
+            probe = self.tokenizer.encode("a")
+        self.dtype = np.dtype("<u2" if self.vocab_size <= 2**16 else "<u4")
+        added = "".join(map(str, probe.special_tokens_mask))
+        if "0" not in added:
+            raise ValueError(f"the tokenizer of {folder} makes no token of the letter a: it will not do")
+        before, after = added.index("0"), added.rindex("0") + 1
+        self._before, self._after = probe.ids[:before], probe.ids[after:]
+        if not self._after and self.special.eos is None:
+            raise ValueError(
+                f"the tokenizer of {folder} ends no document and names no eos_token or sep_token: "
+                "add one to tokenizer_config.json"
+            )
+        self._after: list[Any] = self._after or [self.special.eos]
+        self.bos: int | None = self._before[0] if self._before else None
+        self.eos: int = self._after[-1]
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text as `dtype` [L], special tokens included."""
+        short = iter(self._ids([text for text in texts if len(text) <= LONG_TEXT]))
+        return [self._document([next(short)] if len(text) <= LONG_TEXT else self._long(text)) for text in texts]
+
+    def _long(self, text: str) -> Iterator[list[int]]:
+        # One piece at a time: the library needs some fifty bytes a character until it is done.
+        return (ids for piece in self._pieces(text) for ids in self._ids([piece]))
+
+    def _document(self, pieces: Iterable[list[int]]) -> np.ndarray:
+        parts = (np.array(ids, self.dtype) for ids in (self._before, *pieces, self._after))
+        return np.concatenate(list(parts))
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        with _library(self._path):
+            return [encoding.ids for encoding in self._text.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def written_specials(self, text: str) -> int:
+        """How often a text reads like a special token, in full-width letters too. It stays text."""
+        return max(sum(map(form.count, self._written)) for form in (text, unicodedata.normalize("NFKC", text)))
+
+    def _pieces(self, text: str) -> list[str]:
+        """A text in pieces that give the same ids as the whole.
+
+        A cut lies before white space, where the text around it gives the same ids with the cut as
+        without. A text without such a place stays whole up to LONGEST_WHOLE, then it is cut anywhere:
+        a million characters without white space are no words.
+        """
+        pieces, start = [], 0
+        while len(text) - start > LONG_TEXT:
+            cut = self._cut(text, start + LONG_TEXT)
+            if cut is None and len(text) - start <= LONGEST_WHOLE:
+                break
+            cut = cut or start + LONG_TEXT
+            pieces.append(text[start:cut])
+            start = cut
+        return [*pieces, text[start:]]
+
+    def _cut(self, text: str, near: int) -> int | None:
+        places = (m.start() + 1 for m in re.compile(r"\S\s").finditer(text, near - LONG_TEXT // 2, near))
+        for cut in itertools.islice(places, CUTS_TRIED):
+            left, right = text[cut - CUT_CONTEXT : cut], text[cut : cut + CUT_CONTEXT]
+            both, one, other = self._ids([left + right, left, right])
+            if both == one + other:
+                return cut
+        return None

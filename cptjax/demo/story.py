@@ -1,0 +1,231 @@
+"""The whole story on one machine in minutes, through the same commands a user types.
+
+Text of our own grammar (or the user's) -> tokenizer and a small base encoder -> Hugging Face folder;
+then the real pipeline on that folder: prepare, from-hf, CLM detour, masked decay, to-hf, parity; and
+what it changed: held-out loss and masked-token accuracy, and the blanks of a few sentences.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from cptjax.command.escape import say
+from cptjax.corpus.sources import Reading, read_documents
+from cptjax.data.store import Store
+from cptjax.data.tokenizer import load_tokenizer
+from cptjax.demo import grammar
+from cptjax.files import write_json
+from cptjax.model import ModernBert, Precision, encode
+from cptjax.run import checkpoint
+from cptjax.run.events import read_events
+
+DOCUMENTS: dict[grammar.Domain, int] = {"general": 8000, "clinical": 6000}
+VOCABULARY = 4096
+SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+HELD_OUT = 0.04  # share of the documents
+FEW = 300  # documents: below it, text is cut by lines rather than paragraphs, and more is held out
+PROBES = 5  # sentences of the user's own held-out text in which a word is guessed
+
+
+def demo(folder: Path, text: Sequence[Path] | None) -> None:
+    """Run everything under `folder` (made anew) and print what came of it.
+
+    Raises ValueError when `folder` exists and is not an earlier demo, CalledProcessError when a step fails.
+    """
+    began = time.perf_counter()
+    mark = folder / "demo.json"
+    if folder.exists() and not mark.exists():
+        raise ValueError(f"{folder} exists and is not an earlier demo: choose another --workdir")
+    for path in text or ():
+        if not path.exists():
+            raise FileNotFoundError(f"no text {path}")
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{path} lies in {folder}, which the demo makes anew: choose another --workdir")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_json(mark, {"text": [str(path) for path in text or ()]})
+
+    sources = own_text(text, folder / "text") if text else write_text(folder / "text")
+    own_tokenizer = folder / "tokenizer"
+    _head("text -> token store, with a tokenizer trained on it")
+    train_tokenizer(_texts(sources), own_tokenizer)
+    for name, path in sources.items():
+        _prepare(path, own_tokenizer, folder / f"store_{name}")
+
+    _head("a small base encoder, by masked language modelling")
+    vocab_size = -(-load_tokenizer(own_tokenizer).get_vocab_size() // 64) * 64
+    model = ("--model.vocab-size", vocab_size)
+    _train("configs/tiny_base.py", folder / "base", folder / "store_general", *model)
+    _run("convert", "to-hf", folder / "base", folder / "base_hf")
+
+    _head("the pipeline: Hugging Face folder -> CLM detour -> masked decay -> Hugging Face folder")
+    _run("convert", "from-hf", folder / "base_hf", folder / "start")
+    _train("configs/tiny.py", folder / "adapted", folder / "store_clinical", "--init", folder / "start")
+    _run("convert", "to-hf", folder / "adapted", folder / "adapted_hf")
+    _run("convert", "parity", folder / "adapted_hf", folder / "adapted")
+
+    _head("what it changed")
+    say(table(read_events(folder / "adapted" / "events.jsonl")))
+    questions = own_questions(folder / "store_clinical", own_tokenizer) if text else grammar.PROBES
+    say(probes(questions, folder / "start", folder / "adapted"))
+    seconds = time.perf_counter() - began
+    say(f"\n{seconds:.0f} s in all; plot: {folder / 'adapted' / 'plot.png'}; model: {folder / 'adapted_hf'}")
+
+
+def _head(what: str) -> None:
+    say(f"\n== {what}")
+
+
+def _run(module: str, *arguments: object, lines: int | None = None) -> None:
+    """Run one of our commands as a user would, and show it, with the last `lines` of what it prints."""
+    words = ["-m", module, *map(str, arguments)]
+    say(" ".join(["$ python", *words]))
+    done = subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE if lines else None, text=True)
+    if lines:
+        say("\n".join(done.stdout.splitlines()[-lines:]))
+
+
+def _prepare(path: Path, tokenizer: Path, store: Path) -> None:
+    with open(path) as stream:
+        share = max(HELD_OUT, min(0.2, FEW * HELD_OUT / sum(1 for _ in stream)))
+    words = ("--source", path, "--tokenizer", tokenizer, "--out", store, "--held-out", f"{share:.3f}")
+    _run("cptjax", "prepare", *words, lines=1)  # not the whole report
+
+
+def _train(config: str, folder: Path, store: Path, *overrides: object) -> None:
+    data = ("--data.stores", store, 1, "--held-out", store / "held_out")
+    _run("cptjax", "train", config, "--workdir", folder, *data, *overrides)
+
+
+def write_text(folder: Path) -> dict[str, Path]:
+    """Write the grammar's documents, one JSONL file per domain."""
+    folder.mkdir()
+    return {
+        domain: _write(folder / f"{domain}.jsonl", grammar.documents(seed, count, domain))
+        for seed, (domain, count) in enumerate(DOCUMENTS.items())
+    }
+
+
+def own_text(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Write the user's paragraphs, or lines where there are few, as one JSONL file for both models.
+
+    Raises ValueError when there is too little to hold some of it out.
+    """
+    found = [text for path in paths for text in read_documents(path, Reading(txt_documents="paragraph"))]
+    if len(found) < FEW:
+        found = [line for text in found for line in text.splitlines() if line.strip()]
+    if len(found) < FEW // 3:
+        raise ValueError(f"{len(found)} lines of text are too few for a demo: give at least {FEW // 3}")
+    folder.mkdir()
+    return dict.fromkeys(DOCUMENTS, _write(folder / "own.jsonl", found))
+
+
+def _write(path: Path, texts: Iterable[str]) -> Path:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def _texts(sources: dict[str, Path]) -> Iterable[str]:
+    for path in dict.fromkeys(sources.values()):
+        yield from read_documents(path, Reading())
+
+
+def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
+    """Train a byte-level BPE and write it as transformers' AutoTokenizer expects it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    # The mask takes the space before it, as a word does.
+    special = [AddedToken(token, lstrip=token == SPECIAL["mask_token"], special=True) for token in SPECIAL.values()]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, ends)
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **SPECIAL})
+
+
+def table(events: Sequence[dict]) -> str:
+    """Per phase: steps, tokens, speed, loss at its ends; then the masked-token accuracy before and after."""
+    lines = [
+        f"{'phase':8}{'steps':>7}{'tokens':>10}{'tokens/s':>10}{'loss first':>12}{'last':>8}{'held out':>10}{'last':>8}"
+    ]
+    evaluations = [event for event in events if "held_out" in event]
+    steps = [event for event in events if "loss" in event]
+    for phase in dict.fromkeys(event["phase"] for event in steps):
+        mine = [event for event in steps if event["phase"] == phase]
+        ends = (mine[0]["step"], mine[-1]["step"] + 1)
+        held = [event["held_out"][phase]["loss"] for event in evaluations if event["step"] in ends]
+        tokens, seconds = (sum(event[name] for event in mine) for name in ("tokens", "seconds"))
+        lines.append(
+            f"{phase:8}{len(mine):7}{tokens:10,.0f}{tokens / seconds:10,.0f}{mine[0]['loss']:12.3f}"
+            f"{mine[-1]['loss']:8.3f}{held[0]:10.3f}{held[-1]:8.3f}"
+        )
+    before, after = (event["held_out"]["decay"] for event in (evaluations[0], evaluations[-1]))
+    lines.append(
+        f"masked tokens of held-out text, right: {before['accuracy']:.1%} before, {after['accuracy']:.1%} after "
+        f"(loss {before['loss']:.3f} -> {after['loss']:.3f})"
+    )
+    return "\n".join(lines)
+
+
+def fill_mask(folder: Path, texts: Sequence[str]) -> list[list[str]]:
+    """The three likeliest fillings of the first mask of each text, likeliest first, by a run folder's model."""
+    tokenizer = load_tokenizer(folder / checkpoint.TOKENIZER)
+    mask = tokenizer.token_to_id(SPECIAL["mask_token"])
+    _, config, params = checkpoint.load_params(folder)
+    model = ModernBert(config, Precision(compute="float32"))
+
+    @jax.jit
+    def logits(token_BL):
+        hidden_BLD = encode(model, params, token_BL, jnp.ones_like(token_BL)).hidden_BLD
+        return model.apply({"params": params}, hidden_BLD, method="logits")
+
+    found = []
+    for text in texts:
+        ids = np.array([tokenizer.encode(text).ids], np.int32)
+        scores_V = np.asarray(logits(ids))[0, int(np.argmax(ids[0] == mask))]
+        found.append([tokenizer.decode([int(i)]).strip() for i in np.argsort(-scores_V)[:3]])
+    return found
+
+
+def own_questions(store: Path, tokenizer_folder: Path) -> list[tuple[str, str]]:
+    """Beginnings of held-out documents with `{mask}` for their longest word that is one token; and the word."""
+    tokenizer, held_out = load_tokenizer(tokenizer_folder), Store(store / "held_out")
+    found = []
+    for document in range(len(held_out.length_N)):
+        words = tokenizer.decode(held_out.tokens([document])[0].tolist()).split()[:12]
+        whole = [w for w in words[1:] if "{" not in w and len(tokenizer.encode(f" {w}", add_special_tokens=False)) == 1]
+        if whole:
+            word = max(whole, key=len)
+            text = " ".join(words).replace("{", "(").replace("}", ")")
+            found.append((text.replace(f" {word}", " {mask}", 1), word))
+    return found[:PROBES]
+
+
+def probes(questions: Sequence[tuple[str, str]], before: Path, after: Path) -> str:
+    """Sentences with a `{mask}` and its word, filled by the model before and after."""
+    texts = [text.format(mask=SPECIAL["mask_token"]) for text, _ in questions]
+    lines = [f"\n{'expected':14}{'before':34}{'after':34}sentence"]
+    for (text, word), old, new in zip(questions, fill_mask(before, texts), fill_mask(after, texts), strict=True):
+        lines.append(f"{word:14}{', '.join(old):34}{', '.join(new):34}{text.format(mask='____')}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""What the machine is, and the processes that share it."""

@@ -1,0 +1,232 @@
+"""What a run will need before anything is rented: FLOPs, memory, time, energy and cost.
+
+By formulas, and for TPU topologies, or the GPUs of this machine, by compiling the real step (`aot.py`).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, AxisType
+
+from cptjax import sharding
+from cptjax.attention.backends import choose
+from cptjax.config import Phase, Run
+from cptjax.machine import host
+from cptjax.machine.devices import DEVICES, device_facts, flops_per_token, peak_flops
+from cptjax.model import ModelConfig
+from cptjax.planning import aot
+from cptjax.run.checkpoint import parameter_shapes
+from cptjax.run.memory import GIB, MARGIN, Place, most_rows, needed, shortage
+from cptjax.train import micro_batches
+
+EXCHANGES = 10  # between devices that are shown
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What no formula knows: the share of the peak that is reached, and what an hour and a kWh cost."""
+
+    mfu: float = 0.4
+    price: float = 2.0  # of a device for an hour; a round number, nobody's offer
+    watts: float | None = None  # of a device; None: its board power
+    pue: float = 1.2  # energy of the whole site per energy of the devices
+    carbon: float = 0.473  # kg CO2 equivalent per kWh; world mean of 2024 (Ember, Global Electricity Review 2025)
+
+
+def plan(
+    run: Run,
+    config: ModelConfig,
+    *,
+    topology: str | None = None,
+    devices: int | None = None,
+    device: str | None = None,
+    assumptions: Assumptions | None = None,
+) -> dict[str, Any]:
+    """What `run` with a model of this shape needs, ready for JSON.
+
+    On the TPU `topology`; else on `devices` devices named `device`; without either, on those of this machine.
+    Compiled where the devices can be compiled for, by formula everywhere. ValueError for a mesh or a batch
+    that does not fit the devices, a topology that does not exist, and a device nothing is known of.
+    """
+    given = assumptions or Assumptions()
+    here = jax.devices()
+    found = aot.topology_devices(topology) if topology else None if devices else here
+    kind = found[0].device_kind if found else device or here[0].device_kind
+    mesh = _mesh(run, len(found) if found else devices or 1)
+    facts = device_facts(kind)
+    memory_gib, watts = (facts.memory_gib, facts.watts) if facts else (None, None)
+    if found is here and (available := host.device_memory(here[0])):
+        memory_gib = available / GIB
+    parameters = _parameters(config)
+    report: dict[str, Any] = {
+        "name": run.name,
+        "device": kind,
+        "devices": mesh.size,
+        "mesh": dict(mesh.shape),
+        "rows_per_device": run.device_batch_size,
+        "micro_batches": micro_batches(run, mesh),
+        "memory_gib": memory_gib,
+        "parameters": parameters,
+        "assumptions": asdict(given) | {"watts": watts if given.watts is None else given.watts},
+        "phases": [],
+        "compiled": None,
+    }
+    for phase in run.phases:
+        flops = _flops(run, config, phase)
+        report["phases"].append({"name": phase.name, "tokens": phase.tokens, "flops_per_token": flops})
+    platform = found[0].platform if found else "tpu" if kind.startswith("TPU") else "gpu"
+    capability = host.capability(found[0]) if found else None
+    place = Place(mesh, platform, choose(run.attention_case(config, platform, capability), run.attention)[0])
+    report["bytes"] = needed(run, config, place, run.device_batch_size)
+    report["most_rows_per_device"] = memory_gib and most_rows(run, config, place, memory_gib * GIB)
+    report["time"] = _time(report, peak_flops(kind))
+    report["warnings"] = _warnings(report, config, mesh)
+    if memory_gib and MARGIN * sum(report["bytes"].values()) > memory_gib * GIB:
+        report["warnings"].insert(0, shortage(run, config, place, memory_gib * GIB, kind))
+    if found and found[0].platform != "cpu":
+        if memory_gib and sum(report["bytes"].values()) > 4 * memory_gib * GIB:
+            raise ValueError(f"{_gib(sum(report['bytes'].values()))} by formula is far beyond a {kind}: not compiled")
+        report["compiled"] = {phase.name: asdict(aot.compile_step(run, config, phase, found)) for phase in run.phases}
+    return report
+
+
+def _mesh(run: Run, count: int) -> AbstractMesh:
+    sizes = sharding.mesh_sizes(run.mesh, count)
+    return AbstractMesh(sizes, sharding.AXES, axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def _parameters(config: ModelConfig) -> dict[str, int]:
+    """Numbers of the model by part; a tied table is one with the embeddings."""
+    parts: dict[str, int] = {"embeddings": 0, "attention": 0, "feed-forward": 0, "norms": 0, "head": 0}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(parameter_shapes(config)):
+        names = [entry.key for entry in path]
+        kinds = {"attn": "attention", "mlp": "feed-forward", "head": "head", "decoder": "head"}
+        part = "norms" if names[-2].endswith("norm") else next((kinds[n] for n in names if n in kinds), "embeddings")
+        parts[part] += leaf.size
+    return parts
+
+
+def _flops(run: Run, config: ModelConfig, phase: Phase) -> dict[str, float]:
+    """Model FLOPs per token by part, one document per row: forward and backward, no recomputation."""
+    length = run.data.sequence_length
+    predicted = 1.0 if phase.objective.kind == "clm" else phase.objective.mask_rate
+    return flops_per_token(
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        keys=config.mean_keys(phase.objective.mask_mode, length),
+        predicted=predicted,
+    )
+
+
+def _time(report: dict[str, Any], peak: float | None) -> dict[str, Any] | None:
+    """Hours, energy, emissions and cost at the assumed share of the peak; None when the peak is not known."""
+    if peak is None:
+        return None
+    given = report["assumptions"]
+    flops = sum(phase["tokens"] * sum(phase["flops_per_token"].values()) for phase in report["phases"])
+    hours = flops / (peak * given["mfu"] * report["devices"]) / 3600
+    device_hours = hours * report["devices"]
+    energy = None if given["watts"] is None else device_hours * given["watts"] / 1000 * given["pue"]
+    return {
+        "flops": flops,
+        "tokens_per_second": sum(phase["tokens"] for phase in report["phases"]) / hours / 3600,
+        "hours": hours,
+        "device_hours": device_hours,
+        "kilowatt_hours": energy,
+        "kg_co2": None if energy is None else energy * given["carbon"],
+        "price": device_hours * given["price"],
+    }
+
+
+def _warnings(report: dict[str, Any], config: ModelConfig, mesh: AbstractMesh) -> list[str]:
+    found = []
+    total, memory = sum(report["bytes"].values()), report["memory_gib"]
+    if mesh.size > 1:
+        specs = sharding.shard_tree(mesh, parameter_shapes(config))
+        whole = [
+            jax.tree_util.keystr(path, simple=True, separator="/")
+            for (path, leaf), where in zip(
+                jax.tree_util.tree_leaves_with_path(parameter_shapes(config)), jax.tree.leaves(specs), strict=True
+            )
+            if leaf.size >= 2**20 and math.prod(where.shard_shape(leaf.shape)) == leaf.size
+        ]
+        if whole and memory and total > memory * GIB / 2:
+            found.append(f"{len(whole)} large parameters are whole on every device: a --mesh.fsdp above 1 splits them")
+    if config.vocab_size % sharding.LANES:
+        padded = -(-config.vocab_size // sharding.LANES) * sharding.LANES
+        found.append(
+            f"the vocabulary of {config.vocab_size:,} is no multiple of {sharding.LANES}: TPUs work on {padded:,}, "
+            f"{padded / config.vocab_size - 1:.1%} more"
+        )
+    return found
+
+
+def _gib(count: float) -> str:
+    return f"{count / GIB:.2f} GiB"
+
+
+def text(report: dict[str, Any]) -> str:
+    """The plan in lines for a terminal."""
+    mesh = ", ".join(f"{axis} {size}" for axis, size in report["mesh"].items())
+    tokens = sum(phase["tokens"] for phase in report["phases"])
+    lines = [
+        f"{report['name']}: {sum(report['parameters'].values()):,} parameters, {tokens:,} tokens",
+        f"on {report['devices']} x {report['device']} ({mesh}): {report['rows_per_device']} rows per device at a time, "
+        f"{report['micro_batches']} of these make a step",
+        *(f"! {warning}" for warning in report["warnings"]),
+        "",
+        "Parameters",
+        *_rows({name: f"{count:,}" for name, count in report["parameters"].items()}),
+    ]
+    for phase in report["phases"]:
+        parts = phase["flops_per_token"]
+        lines += ["", f"FLOPs per token of {phase['name']}, one document per row, no recomputation"]
+        lines += _rows({name: f"{x:.3e}" for name, x in {**parts, "all": sum(parts.values())}.items()})
+    lines += ["", "Memory of a device, by formula"]
+    lines += _rows({name: _gib(x) for name, x in {**report["bytes"], "all": sum(report["bytes"].values())}.items()})
+    if report["memory_gib"] is not None:
+        fits = f"{report['most_rows_per_device']} rows at a time fit {report['memory_gib']:.0f} GiB by formula"
+        lines += [f"  {fits}"]
+    for name, compiled in (report["compiled"] or {}).items():
+        lines += ["", f"Compiled step of {name}, of a device"]
+        facts = {
+            "arguments": _gib(compiled["argument_bytes"]),
+            "temporary": _gib(compiled["temporary_bytes"]),
+            "all": _gib(compiled["argument_bytes"] + compiled["temporary_bytes"]),
+        }
+        if compiled["flops"] is not None:
+            facts["FLOPs of products per token"] = f"{compiled['flops']:.3e}"
+        lines += _rows(facts)
+        lines += ["  exchanges of one step, the largest first"]
+        for one in compiled["collectives"][:EXCHANGES]:
+            lines += [f"    {one['times']:5} x {one['kind']} {one['shape'][:60]}: {_gib(one['bytes'])}"]
+        lines += [f"  ! {warning}" for warning in compiled["rematerialised"]]
+    lines += ["", *_time_lines(report)]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(values: dict[str, str]) -> list[str]:
+    widest, longest = max(map(len, values)), max(map(len, values.values()))
+    return [f"  {name:{widest}}  {value:>{longest}}" for name, value in values.items()]
+
+
+def _time_lines(report: dict[str, Any]) -> Sequence[str]:
+    time, given = report["time"], report["assumptions"]
+    if time is None:
+        return [f"Time: not known, for the peak of a {report['device']} is not; known are {', '.join(DEVICES)}"]
+    energy = "energy: not known, give --watts"
+    if time["kilowatt_hours"] is not None:
+        energy = (
+            f"{time['kilowatt_hours']:,.0f} kWh at {given['watts']:.0f} W and PUE {given['pue']}, "
+            f"{time['kg_co2']:,.1f} kg CO2e at {given['carbon']} kg/kWh"
+        )
+    return [
+        f"At {given['mfu']:.0%} of the peak (--mfu): {time['tokens_per_second']:,.0f} tokens/s, "
+        f"{time['hours']:,.1f} hours, {time['device_hours']:,.0f} device hours",
+        energy,
+        f"{time['price']:,.0f} at {given['price']} for a device hour (--price)",
+    ]

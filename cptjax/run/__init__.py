@@ -1,0 +1,1 @@
+"""What surrounds the loop: how a run begins, what it keeps, what it tells."""

@@ -1,0 +1,444 @@
+"""What a run folder keeps, and how a run starts: save, verify, resume.
+
+FOLDER/model.json         ModelConfig
+FOLDER/hf_config.json     the source's own config.json, when there was one
+FOLDER/origin.json        where the weights came from: a folder or Hub id, and the commit of the latter
+FOLDER/tokenizer/         the tokenizer's files
+FOLDER/checkpoints/STEP/  params, opt_state (absent in a converted start), meta: the facts
+FOLDER/set_aside/         what was in the way: damaged checkpoints, and those that a run went back behind
+
+Orbax writes a step under a temporary name and renames it, so a killed save leaves the previous steps
+whole. It stores no checksum of the arrays, so we keep one per leaf and check it on every restore. The
+facts hold these, the step, the model, a hash of each file above that travels with the model, whatever
+the run adds, and a hash over all of it.
+"""
+
+import contextlib
+import itertools
+import json
+import reprlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
+
+from cptjax.command.errors import warn_of_damage
+from cptjax.files import (
+    check_inside,
+    folder_hashes,
+    hash_of,
+    put_in_place,
+    read_json,
+    sha256,
+    write_json,
+)
+from cptjax.model import ModelConfig, ModernBert, init_params
+from cptjax.step import TrainState
+
+ReadParameter = Callable[[tuple[str, ...]], np.ndarray]  # of a path such as ("final_norm", "scale")
+CHECKPOINTS, MODEL, TOKENIZER = "checkpoints", "model.json", "tokenizer"
+HF_CONFIG, ORIGIN, ASIDE = "hf_config.json", "origin.json", "set_aside"
+OWN_HASH = "sha256"  # of a checkpoint's facts: of all else in them
+
+
+class DamagedError(ValueError):
+    """A checkpoint is not what was saved."""
+
+
+def _checksum(x) -> jax.Array:
+    """32-bit sum of an array's bits under odd weights: any changed word changes it, sharding does not."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{x.dtype.itemsize * 8}")).astype(jnp.uint32)
+    weight = jnp.ones((), jnp.uint32)
+    stride = 2
+    for axis in reversed(range(x.ndim)):
+        weight = weight + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= x.shape[axis]
+    return (bits * weight).sum(dtype=jnp.uint32)
+
+
+def host_checksum(array: np.ndarray) -> int:
+    """The same sum for a float32 array of this host, without a copy of it."""
+    bits, total, size = array.reshape(-1).view(np.uint32), 0, 2**18
+    weight = 1 + 2 * np.arange(min(bits.size, size), dtype=np.uint32)
+    for start in range(0, bits.size, size):
+        block = bits[start : start + size]
+        total += int((block * weight[: block.size]).sum(dtype=np.uint32))
+        total += 2 * start * int(block.sum(dtype=np.uint32))
+    return total % 2**32
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """One checksum per array of a tree, by path."""
+    paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
+    on_host = isinstance(leaves[0], np.ndarray)
+    sums = map(host_checksum, leaves) if on_host else jax.device_get(_checksums(leaves))
+    return {jax.tree_util.keystr(path): int(value) for path, value in zip(paths, sums, strict=True)}
+
+
+@jax.jit
+def _checksums(leaves: tuple[jax.Array, ...]) -> list[jax.Array]:
+    return [_checksum(x) for x in leaves]
+
+
+def _manager(folder: Path, handlers: Any = None, **options) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(**options)
+    return ocp.CheckpointManager((folder / CHECKPOINTS).absolute(), options=options, handler_registry=handlers)
+
+
+def _sealed(step: int, sums: Mapping[str, Any], files: Mapping[str, str], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a step as they are written: a copy, for Orbax writes it later, with a hash of all of it."""
+    meta = json.loads(json.dumps({**facts, "step": step, "checksums": sums, "files": files}))
+    return {**meta, OWN_HASH: hash_of(meta)}
+
+
+class Saver:
+    """Writes a run's state in the background; keeps the last `keep` steps and those in `always`.
+
+    Raises OSError, here or at the next call, when the disk refuses a save.
+    """
+
+    def __init__(self, folder: Path, keep: int, always: tuple[int, ...]):
+        self._folder, self._files = folder, _own_files(folder)
+        self._manager = _manager(
+            folder,
+            preservation_policy=AnyPreservationPolicy([LatestN(keep), CustomSteps(list(always))]),
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
+        )
+
+    def save(self, step: int, state: TrainState, facts: Mapping[str, Any]) -> None:
+        """Save under `step`; `facts` are readable things kept beside the arrays (commit, fingerprints), "model"
+        among them."""
+        if step not in self._manager.all_steps():
+            parts = {"params": state.params, "opt_state": state.opt_state}
+            sums = {name: checksums(tree) for name, tree in parts.items()}
+            arrays = {name: ocp.args.StandardSave(tree) for name, tree in parts.items()}
+            meta = ocp.args.JsonSave(_sealed(step, sums, self._files, facts))
+            with _reporting(self._folder):
+                self._manager.save(step, args=ocp.args.Composite(**arrays, meta=meta))
+
+    def close(self) -> None:
+        """Wait for the last save."""
+        with _reporting(self._folder):
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+
+@contextlib.contextmanager
+def _reporting(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # what a full disk raises depends on the writer that met it
+        last = latest_step(folder)
+        raise OSError(
+            f"cannot save a checkpoint in {folder / CHECKPOINTS}: {_first_line(error)}; "
+            + ("there is none yet" if last is None else f"step {last} is whole, free the disk and run again")
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    cause: BaseException = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+    cause = cause.__cause__ or cause  # what TensorStore met, where Orbax shows its settings instead
+    text = "No space left on device" if "No space left" in str(cause) else str(cause)
+    return text.splitlines()[0][:200] if text else type(cause).__name__
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The checkpoints of a run folder: the facts of each whole one by its step, in order, and what is wrong with
+    each other entry that has a number for a name. Whether arrays are whole is seen when they are restored."""
+
+    whole: dict[int, dict[str, Any]]
+    damaged: dict[str, str]
+
+    @property
+    def latest(self) -> int | None:
+        """The last whole one; None when there is none."""
+        return max(self.whole, default=None)
+
+
+def survey(folder: Path) -> Steps:
+    """Look at every checkpoint of a run folder."""
+    whole, damaged = {}, {}
+    steps = folder / CHECKPOINTS
+    for path in steps.iterdir() if steps.is_dir() else ():
+        if path.name.isdigit():
+            try:
+                whole[int(path.name)] = _read_facts(path)
+            except (ValueError, OSError) as error:
+                damaged[path.name] = f"checkpoint {path} is damaged: {error}"
+    return Steps(dict(sorted(whole.items())), dict(sorted(damaged.items())))
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    """The facts of a checkpoint. Raises ValueError or OSError when it is not whole."""
+    facts = read_json(path / "meta" / "metadata")
+    own_hash, step = facts.pop(OWN_HASH, None), facts.get("step")  # older versions wrote neither
+    if not isinstance(facts.get("checksums"), dict) or own_hash != (None if step is None else hash_of(facts)):
+        raise ValueError("its facts have changed since it was saved")
+    if path.name != str(int(path.name) if step is None else step):
+        raise ValueError(f"it holds step {step}")
+    if missing := [name for name in facts["checksums"] if not (path / name).is_dir()]:
+        raise ValueError(f"{', '.join(missing)} is missing")
+    return facts
+
+
+def latest_step(folder: Path) -> int | None:
+    """The last whole checkpoint of a run folder, None when there is none."""
+    return survey(folder).latest
+
+
+def set_aside(path: Path, folder: Path, *, copy: bool = False) -> Path:
+    """Move or copy what is in the way of a run to FOLDER/set_aside, under a name that is free there."""
+    (folder / ASIDE).mkdir(exist_ok=True)
+    names = itertools.chain([path.name], (f"{path.stem}-{number}{path.suffix}" for number in itertools.count(2)))
+    aside = next(folder / ASIDE / name for name in names if not (folder / ASIDE / name).exists())
+    if copy:
+        shutil.copyfile(path, aside)
+    else:
+        path.rename(aside)
+    return aside
+
+
+def _restore(
+    folder: Path, facts: Mapping[str, Any], step: int, parts: Mapping[str, Any], *, whole: bool = True
+) -> dict[str, Any]:
+    """The named parts of a checkpoint in the shapes and shardings of `parts`, checked.
+
+    With `whole` false a part may name some of its arrays only, and numpy arrays come back.
+    """
+    numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+    args: dict[str, Any] = {
+        name: ocp.args.StandardRestore(target)
+        if whole
+        else ocp.args.PyTreeRestore(target, jax.tree.map(lambda _: numpy, target), partial_restore=True)
+        for name, target in parts.items()
+    }
+    where = folder / CHECKPOINTS / str(step)
+    try:
+        with _manager(folder, create=False) as manager:
+            found = manager.restore(step, args=ocp.args.Composite(**args))
+    except Exception as error:  # tensorstore raises anything from KeyError to groups of errors
+        raise DamagedError(f"cannot read checkpoint {where}: {_first_line(error)}") from error
+    for name in parts:
+        now, then = checksums(found[name]), facts["checksums"][name]
+        if damaged := [path for path in now if now[path] != then.get(path)]:
+            raise DamagedError(
+                f"checkpoint {where} is damaged: {name}{damaged[0]} and {len(damaged) - 1} more differ from "
+                "their checksums"
+            )
+    return {name: found[name] for name in parts}
+
+
+def _on_one_device(shapes: Any) -> Any:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
+def resume(folder: Path, facts: Mapping[str, Any], step: int, target: TrainState) -> TrainState:
+    """The state saved under `step` with these facts, in the shapes and shardings of `target`.
+
+    The mesh it was saved on does not matter. Raises DamagedError when an array differs from its checksum.
+    """
+    found = _restore(folder, facts, step, {"params": target.params, "opt_state": target.opt_state})
+    number = jax.device_put(jnp.int32(step), target.step.sharding)
+    return TrainState(number, found["params"], found["opt_state"])
+
+
+def parameter_shapes(config: ModelConfig) -> Any:
+    """Shapes and dtypes of a model's parameters; nothing is allocated."""
+    return jax.eval_shape(lambda: init_params(ModernBert(config), jax.random.key(0)))
+
+
+def load_params(folder: Path, step: int | None = None, shardings: Any = None) -> tuple[int, ModelConfig, Any]:
+    """Step, config and parameters of a run folder (the latest step by default), checked.
+
+    `shardings` is a tree like the parameters; without it they land on one device. Raises
+    FileNotFoundError when the folder holds no checkpoint, ValueError when it is damaged.
+    """
+    step, config, facts = _find(folder, step)
+    shapes = parameter_shapes(config)
+    if shardings is None:
+        target = _on_one_device(shapes)
+    else:
+        target = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, shardings
+        )
+    return step, config, _restore(folder, facts, step, {"params": target})["params"]
+
+
+def open_params(folder: Path, step: int | None = None) -> tuple[int, ModelConfig, ReadParameter]:
+    """Step and config of a run folder, and a function that reads one parameter at a time, checked.
+
+    Raises as `load_params` does; the function raises ValueError for a damaged parameter.
+    """
+    step, config, facts = _find(folder, step)
+    shapes = parameter_shapes(config)
+
+    def read(path: tuple[str, ...]) -> np.ndarray:
+        part: Any = shapes
+        for key in path:
+            part = part[key]
+        for key in reversed(path):
+            part = {key: part}
+        found: Any = _restore(folder, facts, step, {"params": part}, whole=False)["params"]
+        for key in path:
+            found = found[key]
+        return found
+
+    return step, config, read
+
+
+def _find(folder: Path, step: int | None) -> tuple[int, ModelConfig, dict[str, Any]]:
+    config, steps = read_model(folder), survey(folder)
+    if step is None and not steps.whole and steps.damaged:
+        raise DamagedError("; ".join(steps.damaged.values()))
+    if str(step) in steps.damaged:
+        raise DamagedError(steps.damaged[str(step)])
+    step = steps.latest if step is None else step
+    if step is None or step not in steps.whole:
+        raise FileNotFoundError(f"{folder} holds no checkpoint{'' if step is None else f' of step {step}'}")
+    for reason in steps.damaged.values():
+        warn_of_damage(f"{reason}; step {step} is read")
+    return step, config, steps.whole[step]
+
+
+def read_model(folder: Path) -> ModelConfig:
+    """The ModelConfig of a run folder, compared, as all else that travels with its weights, with the facts of its
+    last whole checkpoint. Raises FileNotFoundError when it is no run folder, ValueError for what has changed, and as
+    `check_inside` does."""
+    path = folder / MODEL
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} is not a run folder (no {MODEL}): convert a Hugging Face folder first with "
+            f"python -m convert from-hf {folder} OUT"
+        )
+    check_inside(folder)
+    config, steps = model_config(read_json(path), where=str(path)), survey(folder)
+    if steps.latest is not None:
+        _check_own_files(folder, config, steps.latest, steps.whole[steps.latest])
+    return config
+
+
+def _check_own_files(folder: Path, config: ModelConfig, step: int, facts: Mapping[str, Any]) -> None:
+    if "step" not in facts:
+        warn_of_damage(f"{folder} is of an older version, which kept no hashes: {MODEL} and the tokenizer are believed")
+        return
+    then, now = asdict(model_config(facts["model"], where="its facts")), asdict(config)
+    changed = [f"{MODEL}: {name} is {now[name]}, it was {then[name]}" for name in now if now[name] != then[name]]
+    files, found = facts["files"], _own_files(folder)
+    changed += [f"{name} is not the same" for name in sorted(files | found) if files.get(name) != found.get(name)]
+    if changed:
+        raise ValueError(
+            f"{folder} has changed since step {step} was saved ({'; '.join(changed)}): bring the old files back"
+        )
+
+
+def _own_files(folder: Path) -> dict[str, str]:
+    """The sha256 of each file that travels with the weights."""
+    kept = {name: sha256(folder / name) for name in (HF_CONFIG, ORIGIN) if (folder / name).is_file()}
+    return kept | {f"{TOKENIZER}/{name}": value for name, value in folder_hashes(folder / TOKENIZER).items()}
+
+
+def model_config(values: dict[str, Any], *, where: str) -> ModelConfig:
+    """The ModelConfig whose fields came from JSON. Raises ValueError, starting with `where`, for what is none."""
+    if unknown := sorted(values.keys() - {one.name for one in fields(ModelConfig)}):
+        raise ValueError(f"{where} has fields of no model: {reprlib.repr(unknown)}")
+    kinds: Any = values.get("layer_types", [])
+    layer_types: Any = {"layer_types": tuple(kinds) if isinstance(kinds, list) else kinds}
+    try:
+        return ModelConfig(**values | layer_types)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def write_model(
+    folder: Path, config: ModelConfig, *, tokenizer: Path | None, hf_config: dict | None, origin: dict | None
+) -> None:
+    """Write what a run folder says about its model, beside the checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / MODEL, asdict(config))
+    for name, content in ((HF_CONFIG, hf_config), (ORIGIN, origin)):
+        if content is not None:
+            write_json(folder / name, content)
+    if tokenizer is not None:
+        partial = folder / f".{TOKENIZER}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(tokenizer, partial)
+        put_in_place(partial, folder / TOKENIZER)
+
+
+@dataclass(frozen=True)
+class _Deferred:
+    """A parameter that is read when it is written, so that a model is never in memory whole."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+
+class _DeferredHandler(ocp.type_handlers.NumpyHandler):
+    """Writes one deferred parameter after the other, in Orbax's own format for arrays."""
+
+    def __init__(self):
+        super().__init__(deepcopy_host_arrays=False)
+
+    async def serialize(self, values: Any, infos, args=None):
+        for value, info, arg in zip(values, infos, args or [None] * len(values), strict=True):
+            for written in await super().serialize([value.read()], [info], [arg or ocp.SaveArgs()]):
+                written.result()
+        return []
+
+
+def save_start(
+    folder: Path,
+    config: ModelConfig,
+    read: ReadParameter,
+    checksums: Mapping[tuple[str, ...], int],
+    *,
+    hf_config: dict | None,
+    origin: dict | None,
+) -> None:
+    """Make a run folder that a run can start from: the model's files and, as step 0, the parameters that
+    `read` gives, one in memory at a time. `checksums` are theirs, by path."""
+    write_model(folder, config, tokenizer=None, hf_config=hf_config, origin=origin)
+    types = ocp.type_handlers.create_type_handler_registry((_Deferred, _DeferredHandler()))
+    plain = ocp.PyTreeCheckpointHandler(type_handler_registry=types, use_compression=False)  # weights do not shrink
+    handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    handlers.add("params", ocp.args.PyTreeSave, plain)
+    handlers.add("meta", ocp.args.JsonSave, ocp.JsonCheckpointHandler())
+    deferred = jax.tree_util.tree_map_with_path(
+        lambda path, x: _Deferred(x.shape, np.dtype(x.dtype), partial(read, path_keys(path))), parameter_shapes(config)
+    )
+    sums = {jax.tree_util.keystr(tuple(map(jax.tree_util.DictKey, path))): value for path, value in checksums.items()}
+    meta = _sealed(0, {"params": sums}, _own_files(folder), {"model": asdict(config)})
+    items = ocp.args.Composite(params=ocp.args.PyTreeSave(deferred), meta=ocp.args.JsonSave(meta))
+    with _reporting(folder), _manager(folder, handlers, enable_async_checkpointing=False) as manager:
+        manager.save(0, args=items)
+
+
+def path_keys(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """The keys of a parameter's path as jax.tree_util gives it."""
+    return tuple(entry.key for entry in path)
+
+
+def tokenizer_sha256(folder: Path) -> str | None:
+    """Hash of the tokenizer.json a run folder carries, None when it carries none."""
+    path = folder / TOKENIZER / "tokenizer.json"
+    return sha256(path) if path.is_file() else None

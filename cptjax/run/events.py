@@ -1,0 +1,175 @@
+"""events.jsonl, TensorBoard and the plot: the log of a run, for reading. No number of run.json comes from it.
+
+An event is one line, an object with the `step` and `phase` it belongs to, and either what an update gave (all of
+UPDATE), an evaluation (`held_out`: objective -> loss and accuracy), or seconds alone.
+"""
+
+import contextlib
+import json
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cptjax.command.escape import say
+from cptjax.files import naming
+
+LONGEST = 2**20  # bytes of a line that are read at once: ours have some hundred
+LARGEST = 2.0**128  # our numbers were float32, or count steps or seconds
+UPDATE = ("loss", "learning_rate", "grad_norm", "tokens", "targets", "seconds")
+MEASURED = ("loss", "accuracy")
+
+
+class EventLog:
+    """Writes both logs, in the first process only.
+
+    Opening it at a step drops what an earlier, killed attempt logged after it: updates from that step on, evaluations
+    after the one at `evaluated`. A line that is no event goes to events.unreadable, and that is said.
+
+    Everything is written when it is given and by no other thread, so that what the disk refuses is raised here.
+    """
+
+    def __init__(self, folder: Path, step: int, active: bool, evaluated: int):
+        self._path, self._board_path = folder / "events.jsonl", folder / "tensorboard"
+        self._file: Any = None
+        self._board: Any = None
+        if not active:
+            return
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import RecordWriter
+        from tensorboardX.summary import scalar
+
+        with naming(self._path):
+            _rewind(self._path, step, evaluated)
+            self._file = self._path.open("a", buffering=1)
+        with naming(self._board_path):
+            self._board_path.mkdir(exist_ok=True)
+            name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{step}"
+            self._board = RecordWriter(str(self._board_path / name))
+        self._messages: Any = event_pb2
+        self._scalar = scalar
+        self._record(step, file_version="brain.Event:2")
+        # TensorBoard then leaves out what earlier files say of this step and those after it.
+        self._record(step, session_log=self._messages.SessionLog(status=self._messages.SessionLog.START))
+
+    def _record(self, step: int, **content: Any) -> None:
+        record = self._messages.Event(wall_time=time.time(), step=step, **content)
+        with naming(self._board_path):
+            self._board.write(record.SerializeToString())
+
+    def write(self, event: Mapping[str, Any]) -> None:
+        """Append one event; it needs `step` and `phase`. Raises OSError with the file when the disk refuses."""
+        if self._file is None:
+            return
+        with naming(self._path):
+            self._file.write(json.dumps(event) + "\n")
+        for name, value in event.items():
+            if isinstance(value, float):
+                self._record(event["step"], summary=self._scalar(name, value))
+
+    def flush(self) -> None:
+        """Put TensorBoard's records on the disk. Raises OSError as `write` does."""
+        if self._board is not None:
+            with naming(self._board_path):
+                self._board.flush()
+
+    def close(self) -> None:
+        """Flush everything to disk. Raises OSError as `write` does."""
+        for path, log in ((self._path, self._file), (self._board_path, self._board)):
+            if log is not None:
+                with naming(path):
+                    log.close()
+
+    def abandon(self) -> None:
+        """Close after a failure, which may be that nothing can be written."""
+        for log in (self._file, self._board):
+            if log is not None:
+                with contextlib.suppress(OSError):
+                    log.close()
+
+
+def _rewind(path: Path, step: int, evaluated: int) -> None:
+    unreadable, partial = path.with_name("events.unreadable"), path.with_name(f".{path.name}.partial")
+    count = 0
+    with partial.open("wb") as kept:
+        for line, event in _lines(path):
+            if event is None:
+                count += 1
+                with unreadable.open("ab") as rejected:
+                    rejected.write(line)
+            elif event["step"] <= (evaluated if "held_out" in event else step - ("loss" in event)):
+                kept.write(line.rstrip(b"\n") + b"\n")
+    partial.rename(path)
+    if count:
+        say(f"{path}: {count} of its lines are no events; they are now in {unreadable.name}", stream=sys.stderr)
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Each line of a log with its event, None where it is none; a line that does not end comes in pieces."""
+    if path.is_file():
+        with path.open("rb") as stream:
+            for line in iter(lambda: stream.readline(LONGEST), b""):
+                yield line, _event(line)
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):  # the first also of bytes that are no text, and of numbers without end
+        return None
+    return found if _is_event(found) else None
+
+
+def _is_event(found: Any) -> bool:
+    if not isinstance(found, dict) or not isinstance(found.get("phase"), str):
+        return False
+    step, held_out = found.get("step"), found.get("held_out", {})
+    if not isinstance(step, int) or not 0 <= step < 2**31 or not isinstance(held_out, dict):
+        return False
+    numbers = [found.get(name) for name in UPDATE] if "loss" in found else []
+    for result in held_out.values():
+        numbers += [result.get(name) for name in MEASURED] if isinstance(result, dict) else [None]
+    return all(isinstance(x, int | float) and abs(x) < LARGEST for x in numbers)  # which NaN is not
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """All events of a log, none where there is none; lines that are no events are passed over."""
+    return [event for _, event in _lines(path) if event is not None]
+
+
+def _plain(name: str) -> str:
+    """A name for matplotlib to show as it is: without glyphs it does not know, and no formula."""
+    return name.encode("utf-8", "replace").decode().replace("$", "\\$")
+
+
+def plot(events: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Loss, held-out loss and accuracy, and learning rate over the optimiser steps, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 9), layout="constrained")
+    loss_axes, accuracy_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1))
+    phases = list(dict.fromkeys(event["phase"] for event in events if "loss" in event))
+    for phase in phases:
+        steps = [event for event in events if event["phase"] == phase and "loss" in event]
+        x = [event["step"] for event in steps]
+        loss_axes.plot(x, [event["loss"] for event in steps], linewidth=0.8, label=f"training, {_plain(phase)}")
+        rate_axes.plot(x, [event["learning_rate"] for event in steps], label=_plain(phase))
+    evaluations = [event for event in events if "held_out" in event]
+    for objective in dict.fromkeys(name for event in evaluations for name in event["held_out"]):
+        mine = [event for event in evaluations if objective in event["held_out"]]
+        x = [event["step"] for event in mine]
+        for axes, what in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
+            values = [event["held_out"][objective][what] for event in mine]
+            axes.plot(x, values, marker="o", markersize=3, label=f"held out, {_plain(objective)}")
+    for axes, label in ((loss_axes, "loss (nats)"), (accuracy_axes, "accuracy"), (rate_axes, "learning rate")):
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize="small")
+    rate_axes.set_xlabel("optimiser step")
+    partial = path.with_name(f".{path.stem}.partial.png")
+    with naming(path):
+        figure.savefig(partial, dpi=120)
+        partial.rename(path)

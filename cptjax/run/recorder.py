@@ -1,0 +1,206 @@
+"""What the loop tells of itself: sums, clock, log and terminal, and run.json at the end.
+
+The sums stand in every checkpoint, so a run that goes on knows them whatever became of its log.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from cptjax.command.escape import say
+from cptjax.config import Phase, Run
+from cptjax.data.batches import Batches
+from cptjax.files import naming, write_json
+from cptjax.machine import devices, provenance
+from cptjax.machine.energy import EnergyMeter
+from cptjax.model import ModelConfig
+from cptjax.run import checkpoint, events
+from cptjax.run.clock import COMPILING, ENERGY, EVALUATION, KINDS, SAVING, STEPS, WAITING, Clock
+from cptjax.run.record import describe_run
+
+COUNTED = ("tokens", "targets", "overflow", *KINDS, *ENERGY)
+
+
+def nothing_spent(run: Run) -> dict[str, Any]:
+    """The sums of a run before its first step: of all of it, and of each phase."""
+    zeros = dict.fromkeys(COUNTED, 0.0)
+    results = {"held_out_before": None, "held_out": None}  # at step 0, and last
+    return {
+        **zeros,
+        "device_seconds": 0.0,  # of steps
+        "metered": True,  # whether the energy of all of it was read
+        "evaluated": -1,  # steps made before the last evaluation
+        "phases": {phase.name: {**zeros, **results} for phase in run.phases},
+    }
+
+
+class Recorder:
+    """Reads each step's metrics one step late, so that the device never waits, and keeps the sums.
+
+    `kept` is what else goes into a checkpoint's facts.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        config: ModelConfig,
+        folder: Path,
+        mesh: jax.sharding.Mesh,
+        *,
+        attention: Mapping[str, Any],
+        kept: Mapping[str, Any],
+        step: int,
+        spent: dict[str, Any],
+    ):
+        self._run, self._config, self._folder, self._mesh = run, config, folder, mesh
+        self._attention, self._kept, self._start, self.spent = attention, kept, step, spent
+        self._pending: Any = None
+        self._first = jax.process_index() == 0
+        self._log = events.EventLog(folder, step, self._first, spent["evaluated"])
+        self._energy = EnergyMeter(mesh.local_devices)
+        self.clock = Clock(self._energy.joules)
+        self._say("attention: {backend} ({reason})".format(**attention))
+        hidden = None if self._first else True
+        self._bar = tqdm(total=run.bounds[-1][1], initial=step, unit="step", disable=hidden)
+
+    def _say(self, text: str) -> None:
+        if self._first:
+            with contextlib.suppress(OSError):  # a terminal that is gone ends no run
+                say(text)
+
+    def _add(self, phase: Phase, amounts: Mapping[str, float]) -> None:
+        for sums in (self.spent, self.spent["phases"][phase.name]):
+            for name, amount in amounts.items():
+                sums[name] += amount
+
+    def _take(self, phase: Phase, *kinds: str) -> dict[str, float]:
+        taken = self.clock.take(*kinds)
+        self._add(phase, taken)
+        self.spent["device_seconds"] += taken.get(STEPS, 0.0) * self._mesh.size
+        self.spent["metered"] &= self.clock.metered
+        return {kind: taken[kind] for kind in kinds}
+
+    def step(self, step: int, phase: Phase, metrics: dict[str, jax.Array]) -> None:
+        """Take the metrics of a step just dispatched; write those of the step before it."""
+        self.clock.watch(metrics["loss"])
+        self.flush()
+        self._pending = (step, phase, metrics, self._take(phase, WAITING, COMPILING))
+
+    def flush(self) -> None:
+        """Wait for the last step and write its event. Raises FloatingPointError when it is not finite."""
+        if self._pending is None:
+            return
+        step, phase, metrics, before = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in metrics.items()}
+        if not np.isfinite([values["loss"], values["grad_norm"]]).all():
+            saved = checkpoint.latest_step(self._folder)
+            raise FloatingPointError(
+                f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step} (phase {phase.name}); "
+                "last good checkpoint: "
+                + (
+                    "none, begin again with another rate and another --workdir"
+                    if saved is None
+                    else f"step {saved}; --from-step {saved} goes on from there with another rate, such as "
+                    f"--phases.{self._run.phases.index(phase)}.schedule.peak {phase.schedule.peak / 2:g}"
+                )
+            )
+        seconds = self._take(phase, STEPS)[STEPS]
+        if values["overflow"] and not self.spent["overflow"]:
+            self._say(
+                f"step {step}: {values['overflow']:.0f} chosen positions beyond the mask budget were not trained on"
+            )
+        self._add(phase, {name: values[name] for name in ("tokens", "targets", "overflow")})
+        event = {"step": step, "phase": phase.name, **values, STEPS: seconds, **_some(before)}
+        event |= {"tokens_per_s": values["tokens"] / seconds, **self._speed(values, phase, seconds)}
+        del event["keys"]
+        self._log.write(event)
+        self._bar.set_postfix(phase=phase.name, loss=f"{values['loss']:.3f}", refresh=False)
+        self._bar.update()
+
+    def _speed(self, values: dict[str, float], phase: Phase, seconds: float) -> dict[str, float]:
+        """Model FLOP/s and, on a device whose peak is known, the share of it (MFU)."""
+        config, tokens = self._config, max(values["tokens"], 1.0)
+        flops = devices.flops_per_token(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            vocab_size=config.vocab_size,
+            keys=config.mean_keys(phase.objective.mask_mode, values["keys"] / tokens),
+            predicted=values["targets"] / tokens,
+        )
+        flops = tokens * sum(flops.values())
+        speed = {"model_tflops_per_s": flops / seconds / 1e12}
+        if (peak := devices.peak_flops(jax.devices()[0].device_kind)) is not None:
+            speed["mfu"] = flops / seconds / (peak * jax.device_count())
+        return speed
+
+    @contextlib.contextmanager
+    def doing(self, kind: str) -> Iterator[None]:
+        """An action between two steps: the last one is over, and the clock of steps stands still."""
+        self.flush()
+        with self.clock.doing(kind):
+            yield
+
+    def held_out(self, step: int, phase: Phase, results: dict[str, dict[str, float]]) -> None:
+        """Write an evaluation made before `step`."""
+        took = self._take(phase, EVALUATION, COMPILING)
+        self.spent["evaluated"] = step
+        if not results:
+            return
+        sums = self.spent["phases"][phase.name]
+        sums["held_out"] = results
+        if step == 0:
+            sums["held_out_before"] = results
+        flat = {f"held_out/{name}/{what}": x for name, r in results.items() for what, x in r.items()}
+        self._log.write({"step": step, "phase": phase.name, "held_out": results, **flat, **_some(took)})
+        shown = ", ".join(f"{name} loss {r['loss']:.3f} accuracy {r['accuracy']:.3f}" for name, r in results.items())
+        self._say(f"step {step} ({phase.name}) held out: {shown}")
+
+    def saved(self, step: int, phase: Phase) -> None:
+        """Write what a checkpoint of `step` took: that it has not in its own sums."""
+        self._log.write({"step": step, "phase": phase.name, **self._take(phase, SAVING)})
+        self._log.flush()
+
+    def facts(self) -> dict[str, Any]:
+        """What is kept beside a checkpoint: a copy, for it is written while the run goes on."""
+        return {**self._kept, "spent": copy.deepcopy(self.spent), "commit": provenance.git_commit()}
+
+    def close(self, batches: Batches) -> None:
+        """Write run.json and the plot. Raises OSError when the disk refuses; the run is saved then, too."""
+        run, folder = self._run, self._folder
+        last = run.bounds[-1][1]
+        self._take(run.phases[-1], *KINDS)
+        self._bar.close()
+        self._log.close()
+        if not self._first or (self._start == last and (folder / "run.json").is_file()):  # it had ended before
+            return
+        found = describe_run(
+            run,
+            self._config,
+            folder,
+            spent=self.spent,
+            departures=self._kept["departures"],
+            epochs=batches.epochs(last),
+            tokens=batches.tokens(last),
+            fill=batches.fill,
+            energy_by=self._energy.method,
+            attention=self._attention,
+        )
+        with naming(folder / "run.json"):
+            write_json(folder / "run.json", found)
+        events.plot(events.read_events(folder / "events.jsonl"), folder / "plot.png")
+
+    def abandon(self) -> None:
+        """Leave a run that failed: keep what is written."""
+        self._bar.close()
+        self._log.abandon()
+
+
+def _some(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in seconds.items() if value}

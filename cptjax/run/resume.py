@@ -1,0 +1,105 @@
+"""What a run goes on from: which of its checkpoints, and whether that one is of this run.
+
+The facts of a checkpoint hold all that decided its numbers; a run goes on only where it decides them in the same
+way. It may go back to an earlier step and take another course from there: then the facts tell of that, too.
+"""
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cptjax.config import DEPARTING, ELASTIC, incompatible_fields, upgraded
+from cptjax.files import read_json
+from cptjax.run import checkpoint
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """The checkpoints that a run may go on from, the last one first, with their facts; none: it starts anew.
+
+    `departure` is set when it goes back to the first of them and takes another course.
+    """
+
+    candidates: dict[int, dict[str, Any]]
+    departure: dict[str, Any] | None = None
+
+
+def find_resumption(folder: Path, config: dict[str, Any], from_step: int | None) -> Resumption:
+    """Where the run of this config goes on in `folder`, with `from_step` at that step.
+
+    Raises ValueError when what is there is of another config or damaged; nothing is written.
+    """
+    steps = checkpoint.survey(folder)
+    if steps.damaged and not steps.whole:
+        raise ValueError(f"{folder} holds no whole checkpoint ({'; '.join(steps.damaged.values())})")
+    if steps.latest is None:
+        if from_step is not None:
+            raise ValueError(f"--from-step {from_step}: {folder} holds no checkpoint")
+        if (folder / "config.json").is_file():
+            _refuse(folder, incompatible_fields(upgraded(read_json(folder / "config.json")), config))
+        return Resumption({})
+    for facts in steps.whole.values():
+        if "opt_state" not in facts["checksums"]:
+            raise ValueError(f"{folder} is a converted model, not a run: give it as --init, and another --workdir")
+        if "step" not in facts:
+            raise ValueError(
+                f"{folder} was begun by a version of this program that kept no hashes: go on with that version, or "
+                "give it as --init, with another --workdir"
+            )
+    latest = steps.whole[steps.latest]
+    changed = incompatible_fields(upgraded(latest["config"]), config)
+    departed = latest["departures"][-1]["step"] if latest["departures"] else None
+    if from_step is not None and (changed or departed != from_step):  # else the same command goes on
+        return _departure(folder, steps, config, from_step)
+    _refuse(folder, changed)
+    alike = {step: x for step, x in steps.whole.items() if not incompatible_fields(upgraded(x["config"]), config)}
+    return Resumption(dict(reversed(alike.items())))
+
+
+def _departure(folder: Path, steps: checkpoint.Steps, config: dict[str, Any], step: int) -> Resumption:
+    if step not in steps.whole:
+        raise ValueError(f"--from-step {step}: {folder} holds whole checkpoints of the steps {list(steps.whole)} only")
+    before = upgraded(steps.whole[step]["config"])
+    _refuse(folder, incompatible_fields(before, config, ELASTIC | DEPARTING))
+    departure = {
+        "step": step,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "changed": incompatible_fields(before, config),
+    }
+    return Resumption({step: steps.whole[step]}, departure)
+
+
+def _refuse(folder: Path, changed: list[str]) -> None:
+    if changed:
+        raise ValueError(
+            f"{folder} holds a run with another config ({'; '.join(changed)}): give the old values, or another "
+            "--workdir; --from-step goes back to an earlier step with another schedule or optimizer"
+        )
+
+
+def check_inputs_unchanged(folder: Path, step: int, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ValueError when the facts of a step and those of the run differ in what the run reads."""
+    stores = zip(now["stores"].items(), then["stores"].values(), strict=True)
+    changed = [path for (path, content), before in stores if content != before]
+    if now["held_out"] != then["held_out"]:
+        changed.append(f"held_out {now['config']['held_out']}")
+    if changed:
+        raise ValueError(
+            f"{', '.join(changed)} changed since step {step} of {folder}: bring the old content back, or use "
+            "another --workdir"
+        )
+    if now["packing"] != then["packing"]:
+        raise ValueError(
+            f"{folder} was begun by a version of this program that packs rows in another way: go on with that "
+            "version, or use another --workdir"
+        )
+
+
+def leave_behind(folder: Path, steps: list[int]) -> None:
+    """Set aside the checkpoints of these steps and what was written of them; the log of earlier ones is needed."""
+    for step in steps:
+        checkpoint.set_aside(folder / checkpoint.CHECKPOINTS / str(step), folder)
+    for name, copy in (("run.json", False), ("events.jsonl", True)):
+        if (folder / name).is_file():
+            checkpoint.set_aside(folder / name, folder, copy=copy)

@@ -1,0 +1,259 @@
+"""Special tokens are found, documents begin and end as the tokenizer says, and long texts cost no memory."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from cptjax.data import tokenizer
+from cptjax.data.tokenizer import Encoder, SpecialTokens, load_tokenizer, special_tokens, tokenizer_folder
+from tests.fixtures_text import WORDS, make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer") / "small")
+
+
+def test_every_document_begins_and_ends_as_the_tokenizer_says(folder):
+    encoder = Encoder(folder)
+    assert (encoder.bos, encoder.eos, encoder.dtype) == (2, 3, np.uint16)
+    assert encoder.special.all == (0, 1, 2, 3, 4) and encoder.special.mask == 4
+    texts = ["the heart", "blood [MASK] vessels [SEP]", "é\u2028ü 心\n\nmind"]
+    for text, token_L in zip(texts, encoder.encode(texts), strict=True):
+        # Broken by: _ids by self.tokenizer. A literal "[MASK]" or "[SEP]" of the text is text.
+        assert (token_L[0], token_L[-1]) == (2, 3) and not set(token_L[1:-1].tolist()) & {0, 1, 2, 3, 4}
+        assert token_L.dtype == np.uint16 and encoder.tokenizer.decode(token_L) == text
+
+
+def test_a_tokenizer_that_adds_nothing_gets_its_end_token(tmp_path):
+    encoder = Encoder(make_tokenizer(tmp_path / "bare", ends=False))
+    (token_L,) = encoder.encode(["the heart"])
+    assert encoder.bos is None
+    assert token_L[-1] == encoder.eos == 3 and (token_L[:-1] > 4).all()
+
+
+def test_names_in_the_configuration_go_before_usual_names(tmp_path):
+    folder = make_tokenizer(tmp_path / "t", ends=False)
+    named = {"eos_token": {"content": "[CLS]"}, "mask_token": "[UNK]", "pad_token": None}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "[PAD]"}))
+    special = special_tokens(folder, load_tokenizer(folder))
+    assert (special.eos, special.mask, special.pad) == (2, 1, 0)
+
+
+def test_a_large_vocabulary_needs_four_bytes(tmp_path, folder):
+    words = load_tokenizer(folder)
+    words.add_tokens([f"word{i}" for i in range(2**16)])
+    words.save(str(tmp_path / "tokenizer.json"))
+    encoder = Encoder(tmp_path)
+    assert encoder.dtype == np.uint32 and encoder.vocab_size == words.get_vocab_size()
+    assert encoder.encode(["the word65535"])[0].max() == encoder.vocab_size - 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([*WORDS, " ", "  ", "\n", "\n\n", "\t", "\u2028", "é", "心", "[SEP]", "..."]), max_size=80
+    ),
+    st.integers(5, 60),
+)
+def test_a_long_text_in_pieces_has_the_ids_of_the_whole(folder, words, size):
+    # Broken by: `if both == one + other` replaced by `if True` and a cut after the white space instead of before it.
+    encoder = Encoder(folder)
+    text = "".join(words)
+    (whole,) = encoder.encode([text])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer, "LONG_TEXT", size)
+        pieces = encoder._pieces(text)
+        (found,) = encoder.encode([text])
+    assert "".join(pieces) == text
+    assert found.tolist() == whole.tolist()
+
+
+def test_long_texts_are_cut_where_they_can_be(folder, monkeypatch):
+    monkeypatch.setattr(tokenizer, "LONG_TEXT", 100)
+    encoder = Encoder(folder)
+    assert max(map(len, encoder._pieces("the heart is a muscle " * 50))) <= 100
+    assert encoder._pieces("x" * 1000) == ["x" * 1000]
+    monkeypatch.setattr(tokenizer, "LONGEST_WHOLE", 500)  # broken by: `break` whatever the length
+    assert [len(piece) for piece in encoder._pieces("x" * 1000)] == [100] * 5 + [500]
+    assert encoder.encode(["x" * 1000])[0].size > 2
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({}, "holds no tokenizer.json"),
+        ({"tokenizer.json": "{}"}, "is not a tokenizer"),
+    ],
+)
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path, files, says):
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=says) as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_that_cannot_be_had_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match="tokenizer folder /no/where does not exist"):
+        tokenizer_folder("/no/where")
+
+    def no_network(*_, **__):
+        raise OSError("no route to hf_secret\nsecond line")
+
+    monkeypatch.setattr(tokenizer.huggingface_hub, "snapshot_download", no_network)
+    with pytest.raises(ValueError, match=r"Hugging Face Hub: OSError; see that the id is right") as told:
+        tokenizer_folder("someone/some-model")
+    assert "hf_secret" not in str(told.value)
+
+
+def test_a_tokenizer_without_any_end_token_is_refused(tmp_path):
+    bare = make_tokenizer(tmp_path / "bare", ends=False)
+    path = bare / "tokenizer.json"
+    path.write_text(path.read_text().replace("[SEP]", "[XYZ]"))
+    with pytest.raises(ValueError, match="names no eos_token"):
+        Encoder(bare)
+
+
+# ---- text stays text
+
+SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+LETTERS = "abcdefghijklmnopqrstuvwxyzACEKLMNPSTU[]<>/ "
+
+
+def word_level() -> Tokenizer:
+    return Tokenizer(models.WordLevel({token: i for i, token in enumerate([*SPECIAL, "heart"])}, "[UNK]"))
+
+
+def word_piece() -> Tokenizer:
+    pieces = [*SPECIAL, *(mark + letter for letter in LETTERS for mark in ("", "##"))]
+    return Tokenizer(models.WordPiece({token: i for i, token in enumerate(pieces)}, unk_token="[UNK]"))
+
+
+def unigram() -> Tokenizer:
+    pieces = [*((token, 0.0) for token in SPECIAL), *((letter, -2.0) for letter in LETTERS), ("heart", -3.0)]
+    return Tokenizer(models.Unigram(pieces, unk_id=0))
+
+
+def merged() -> Tokenizer:
+    """BPE whose merges spell "[MASK]", and go on from it."""
+    steps = [("[", "M"), ("[M", "A"), ("[MA", "S"), ("[MAS", "K"), ("[MASK", "]"), ("[MASK]", "a")]
+    tokens = dict.fromkeys([*SPECIAL, *LETTERS, *(a + b for a, b in steps)])
+    return Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, steps, unk_token="[UNK]"))
+
+
+def whole_words() -> Tokenizer:
+    tokens = {token: i for i, token in enumerate([*SPECIAL, *LETTERS])}
+    return Tokenizer(models.BPE(tokens, [], unk_token="[UNK]", ignore_merges=True))
+
+
+@pytest.mark.parametrize("added", [True, False])
+@pytest.mark.parametrize("model", [word_level, word_piece, unigram, merged, whole_words])
+def test_text_never_has_the_id_of_a_special_token(tmp_path, model, added, monkeypatch):
+    # Broken by: _ids by self.tokenizer, with encode_special_tokens or without; the merges left as they are (merged).
+    made = model()
+    made.normalizer = normalizers.NFKC()
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.add_tokens(["[unused0]"])  # an id after those of the model
+    if added:
+        made.add_special_tokens(SPECIAL)
+    made.save(str(tmp_path / "tokenizer.json"))
+    encoder = Encoder(tmp_path)
+    assert encoder.special == SpecialTokens(bos=1, eos=2, cls=1, sep=2, pad=3, mask=4, unk=0, all=(0, 1, 2, 3, 4))
+    texts = [
+        "[MASK]",
+        "a [MASK] b [SEP] c[CLS] [PAD]d",
+        "[MASK][MASK] [UNK]",
+        "［ＭＡＳＫ］",
+        "[[MASK]a]",
+        "heart [unused0]",
+    ]
+    monkeypatch.setattr(tokenizer, "LONG_TEXT", 10)
+    for text, token_L in zip(texts, encoder.encode(texts), strict=True):
+        assert set(token_L[:-1].tolist()).isdisjoint((1, 2, 3, 4)), text
+    assert [encoder.written_specials(text) for text in texts] == [1, 4, 3, 1, 1, 0]
+    assert encoder.encode(texts)[-1].tolist() == [*made.encode(texts[-1]).ids, 2]
+    assert encoder.tokenizer.encode("[MASK]").ids == [4]  # in a question to the model it is the mask
+
+
+# ---- one way to find special tokens
+
+
+def test_special_tokens_are_found_wherever_a_folder_names_them(tmp_path):
+    # Broken by: each file, each list, or the dictionaries left out of special_tokens.
+    bare = Tokenizer(models.WordLevel({token: i for i, token in enumerate("abcdefgh")}, "a"))
+    bare.save(str(tmp_path / "tokenizer.json"))
+
+    def found(**files) -> SpecialTokens:
+        for name, content in files.items():
+            (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        special = special_tokens(tmp_path, load_tokenizer(tmp_path))
+        assert special.all == tuple(
+            i for i, x in load_tokenizer(tmp_path).get_added_tokens_decoder().items() if x.special
+        )
+        return special
+
+    nothing = dict.fromkeys(("bos", "eos", "cls", "sep", "pad", "mask", "unk"))
+    assert found() == SpecialTokens(**nothing, all=())
+    named = found(special_tokens_map={"eos_token": "b", "mask_token": {"content": "c", "lstrip": True}})
+    assert (named.eos, named.sep, named.mask, named.all) == (1, 1, 2, (1, 2))
+    fields = {"content": "d", "special": True, "normalized": False}
+    listed = found(tokenizer_config={"added_tokens_decoder": {"3": fields}, "eos_token": None, "cls_token": "e"})
+    assert (listed.eos, listed.bos, listed.mask, listed.all) == (1, 4, 2, (1, 2, 3, 4))
+    more = found(
+        tokenizer_config={"additional_special_tokens": ["f", {"content": "g"}], "extra_special_tokens": {"x": "h"}}
+    )
+    assert more.all == (1, 2, 5, 6, 7)
+
+
+def test_a_token_that_only_another_file_adds_is_there(tmp_path):
+    # Broken by: load_tokenizer without the loop over _added.
+    Tokenizer(models.WordLevel({"a": 0, "b": 1}, "a")).save(str(tmp_path / "tokenizer.json"))
+    settings = {"added_tokens_decoder": {"2": {"content": "[MASK]", "special": True}, "3": {"content": "[zona]"}}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    loaded = load_tokenizer(tmp_path)
+    assert (loaded.token_to_id("[MASK]"), loaded.token_to_id("[zona]")) == (2, 3)
+    assert special_tokens(tmp_path, loaded).all == (2,)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("tokenizer_config", {"added_tokens_decoder": {"7": {"content": "c"}}}, "gives 'c' the id 7, tokenizer.json 2"),
+        ("tokenizer_config", {"added_tokens_decoder": {"1": {"content": "a"}}}, "gives 'a' the id 1, tokenizer.json 0"),
+        (
+            "tokenizer_config",
+            {"added_tokens_decoder": {"x": "y"}},
+            "tokenizer_config.json: added_tokens_decoder does not",
+        ),
+        ("tokenizer_config", {"added_tokens_decoder": [1]}, "tokenizer_config.json: added_tokens_decoder does not"),
+        ("added_tokens", {"c": []}, "added_tokens.json does not map tokens to ids"),
+        ("added_tokens", [], "must hold a JSON object"),
+    ],
+)
+def test_files_that_say_different_things_are_refused(tmp_path, name, content, says):
+    Tokenizer(models.WordLevel({"a": 0, "b": 1}, "a")).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sequence_of_two_templates_is_named(tmp_path):
+    # Broken by: no _refuse_templates: the library panics when it first encodes.
+    made = word_level()
+    template = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
+    inner = processors.Sequence([processors.ByteLevel(), template])
+    made.post_processor = processors.Sequence([template, inner])
+    made.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match="post_processor is a Sequence of 2 templates, it must hold one at most"):
+        load_tokenizer(tmp_path)
+    made.post_processor = inner
+    made.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).encode("heart").ids == [1, 5]

@@ -1,0 +1,91 @@
+"""The demo's text and tables; the whole demo is run by hand, it takes minutes."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cptjax.data.store import Manifest
+from cptjax.data.tokenizer import load_tokenizer
+from cptjax.demo import grammar, story
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_grammar_is_deterministic_bilingual_and_varied():
+    texts = list(grammar.documents(3, 400, "clinical"))
+    assert texts == list(grammar.documents(3, 400, "clinical"))
+    assert texts != list(grammar.documents(4, 400, "clinical"))
+    assert len(set(texts)) == 400
+    words = Counter(word for text in texts for word in text.split())
+    assert words["the"] > 100 and words["une"] > 100
+
+
+def test_grammar_gives_a_patient_one_drug_and_one_dose():
+    drugs = {c.drug: c.dose for conditions in grammar.CONDITIONS.values() for c in conditions}
+    seen = Counter()
+    for text in grammar.documents(0, 1000, "clinical"):
+        named = {drug for drug in drugs if f" {drug} " in text}
+        if len(named) == 1:
+            seen[named.pop()] += 1
+        else:
+            assert len({drugs[drug] for drug in named}) <= 1, "two drugs that are not one in two languages"
+    assert len(seen) > 30
+
+
+def test_probe_answers_are_words_of_the_text():
+    words = Counter(word.strip(".,") for text in grammar.documents(0, 2000, "clinical") for word in text.split())
+    for text, answer in grammar.PROBES:
+        assert text.count("{mask}") == 1 and words[answer] > 20
+
+
+def test_tokenizer_fills_and_prepares(tmp_path):
+    texts = list(grammar.documents(0, 300, "clinical"))
+    story.train_tokenizer(texts, tmp_path / "tokenizer")
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    ids = tokenizer.encode("treated with [MASK] daily").ids
+    pieces = [tokenizer.id_to_token(i) for i in ids]
+    assert pieces[0] == "[CLS]" and pieces[-1] == "[SEP]" and "[MASK]" in pieces
+    assert pieces[pieces.index("[MASK]") + 1].startswith("\u0120")  # the mask took its space only
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    words = ["--source", tmp_path / "text.jsonl", "--tokenizer", tmp_path / "tokenizer", "--out", tmp_path / "store"]
+    done = subprocess.run(
+        [sys.executable, "-m", "cptjax", "prepare", *map(str, words)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "store: 300 documents, " in done.stdout
+    assert Manifest.read(tmp_path / "store").documents == 300
+    again = subprocess.run(
+        [sys.executable, "-m", "cptjax", "prepare", *map(str, words)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert again.returncode == 2 and again.stderr.count("\n") == 1 and "--overwrite" in again.stderr
+
+
+def test_table_counts_phases_and_accuracy():
+    held = lambda step, loss, accuracy: {  # noqa: E731
+        "step": step,
+        "phase": "x",
+        "held_out": {"clm": {"loss": loss, "accuracy": 0}, "decay": {"loss": 2 * loss, "accuracy": accuracy}},
+    }
+    update = {"tokens": 100, "seconds": 2.0}
+    events = [
+        held(0, 3.0, 0.25),
+        {"step": 0, "phase": "clm", "loss": 3.0, **update},
+        {"step": 1, "phase": "clm", "loss": 2.5, **update},
+        held(2, 2.0, 0.1),
+        {"step": 2, "phase": "decay", "loss": 4.0, **update},
+        held(3, 1.0, 0.5),
+    ]
+    _, clm, decay, last = story.table(events).splitlines()
+    assert clm.split() == ["clm", "2", "200", "50", "3.000", "2.500", "3.000", "2.000"]
+    assert decay.split() == ["decay", "1", "100", "50", "4.000", "4.000", "4.000", "2.000"]
+    assert "25.0% before, 50.0% after (loss 6.000 -> 2.000)" in last
+
+
+def test_a_folder_that_is_no_demo_is_not_touched(tmp_path):
+    (tmp_path / "precious").write_text("x")
+    with pytest.raises(ValueError, match="is not an earlier demo"):
+        story.demo(tmp_path, None)
+    assert (tmp_path / "precious").exists()

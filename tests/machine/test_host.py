@@ -1,0 +1,70 @@
+"""Freed memory stays with the process, where taking it again touches no fresh page; or is given back at once."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import pytest
+
+from cptjax.machine import host
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mallopt belongs to glibc")
+
+TAKE_AGAIN = """
+import resource, sys
+import numpy as np
+from cptjax.machine import host
+setting, *sizes = sys.argv[1:]
+if setting != "none":
+    getattr(host, setting)()
+for size in sizes:
+    np.ones(int(size))  # freed at once
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(int(sizes[-1]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(setting: str, *sizes: int) -> int:
+    """Fresh pages of the last block when arrays of these many float64 came and went before, the last one too."""
+    command = [sys.executable, "-c", TAKE_AGAIN, setting, *map(str, sizes)]
+    return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+def test_freed_memory_is_used_again():
+    # Broken by: M_TRIM_THRESHOLD left alone, and by M_MMAP_MAX left alone.
+    assert faults("keep_freed_memory", 2**25) < 100 < faults("none", 2**25)  # 256 MiB
+
+
+def test_freed_memory_is_given_back():
+    # Broken by: M_MMAP_THRESHOLD left alone.
+    # Once 16 MiB were freed, glibc keeps blocks of up to that size. 4 MiB are 1024 pages, fewer where those are large.
+    assert faults("none", 2**21, 2**19) < 400 < faults("return_freed_memory", 2**21, 2**19)
+
+
+def test_the_compiler_is_told_what_the_user_did_not_say(monkeypatch):
+    # Broken by: XLA_FLAGS not read.
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert host.xla_options("gpu") == {"xla_gpu_enable_latency_hiding_scheduler": True} and not host.xla_options("cpu")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_latency_hiding_scheduler=false")
+    assert not host.xla_options("gpu")
+
+
+@dataclass
+class Accelerator:
+    stats: dict | None
+    platform = "gpu"
+
+    def memory_stats(self):
+        return self.stats
+
+
+def test_the_memory_of_devices():
+    # Broken by: the machine's memory for a GPU that does not say; not divided by the devices.
+    assert host.device_memory(Accelerator({"bytes_limit": 7, "bytes_in_use": 3})) == 7
+    assert host.device_memory(Accelerator({"bytes_in_use": 3})) is host.device_memory(Accelerator(None)) is None
+    one = host.device_memory(jax.local_devices()[0])  # of eight, see conftest.py
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    assert one == 1024 * int(lines[0].split()[1]) // 8
