@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -751,12 +752,12 @@ def test_a_full_disk_leaves_the_old_store(tmp_path, folder, monkeypatch, when):
         if when in ("write", "close"):
             patch.setattr(store, "ArrayRecordWriter", FullWriter)
         elif when == "part":
-            patch.setattr(parts.np, "savez", full)
+            patch.setattr(np, "savez", full)
         elif when == "save":
-            patch.setattr(prepare.np, "save", full)
+            patch.setattr(np, "save", full)
         else:
-            rename = prepare.Path.rename
-            patch.setattr(prepare.Path, "rename", lambda p, to: full() if p.name == "store" else rename(p, to))
+            rename = Path.rename
+            patch.setattr(Path, "rename", lambda p, to: full() if p.name == "store" else rename(p, to))
         with pytest.raises(OSError, match="No space left on device") as caught:
             prepare([tmp_path / "b.txt"], folder, out, overwrite=True)
     assert "\n" not in str(caught.value)

@@ -64,6 +64,8 @@ def write_tfds(folder, rows, file_format="array_record"):
     tfds = pytest.importorskip("tensorflow_datasets")
 
     class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
+        __module__ = "corpus"  # of a dotted one the files are looked for by a package that is not required
+
         VERSION = tfds.core.Version("1.0.0")
         RELEASE_NOTES = {"1.0.0": "first"}
 

@@ -1,0 +1,37 @@
+"""Versions and commit, as a run tells them."""
+
+import subprocess
+
+import flax
+import jax
+
+from cptjax.machine import provenance
+
+
+def test_versions_are_those_of_the_packages_in_use():
+    # Broken by: metadata.version("jax") for every name.
+    versions = provenance.versions()
+    assert (versions["jax"], versions["flax"]) == (jax.__version__, flax.__version__)
+
+
+def test_the_commit_is_that_of_the_code_and_says_what_differs(tmp_path, monkeypatch):
+    # Broken by: no `git status`, cwd left out.
+    code = tmp_path / "provenance.py"
+    monkeypatch.setattr(provenance, "__file__", str(code))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+
+    def git(*arguments):
+        who = ("-c", "user.name=n", "-c", "user.email=e")
+        return subprocess.run(
+            ("git", *who, *arguments), cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    assert provenance.git_commit() is None
+    git("init", "-q")
+    code.write_text("a")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    commit = git("rev-parse", "HEAD").strip()
+    assert provenance.git_commit() == commit
+    code.write_text("b")
+    assert provenance.git_commit() == f"{commit}+changes"
