@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -45,13 +46,26 @@ def new_folder(out: Path, *, markers: tuple[str, ...], overwrite: bool) -> Itera
     out = out.absolute()
     check_free(out, markers=markers, overwrite=overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial.mkdir()
+    with written(out) as partial:
+        partial.mkdir()
+        yield partial
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Where to make a file or a folder: a temporary sibling, which becomes `path` if the block ends without error.
+
+    Its name is its own, so that processes, on other machines too, may race; it ends as `path` does.
+    """
+    partial = path.with_name(f".{path.stem}.partial-{uuid.uuid4().hex[:12]}{path.suffix}")
     try:
         yield partial
-        put_in_place(partial, out)
+        put_in_place(partial, path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
 
 
 def check_free(out: Path, *, markers: tuple[str, ...], overwrite: bool) -> None:
@@ -66,9 +80,11 @@ def check_free(out: Path, *, markers: tuple[str, ...], overwrite: bool) -> None:
 
 
 def put_in_place(made: Path, out: Path) -> None:
-    """Rename a finished folder to `out`; what was there is lost only once the new one stands."""
+    """Rename a finished file or folder to `out`; what was there is lost only once the new one stands, on the disk."""
+    for path in (*made.rglob("*"), made):
+        _sync(path)  # a rename may reach the disk before the bytes do
     old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    if out.exists():
+    if out.is_dir():
         out.rename(old)
     try:
         made.rename(out)
@@ -76,7 +92,19 @@ def put_in_place(made: Path, out: Path) -> None:
         if old.exists():
             old.rename(out)
         raise
+    _sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # not every file system can do this for a folder
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def check_inside(folder: Path, names: Iterable[str] = ()) -> None:
@@ -229,10 +257,9 @@ def read_array(path: Path, kind: type[np.generic]) -> np.ndarray:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name, then rename: a reader never sees half a file."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.rename(path)
+    """Write JSON; a reader never sees half a file."""
+    with written(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager

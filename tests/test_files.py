@@ -1,11 +1,13 @@
-"""What is read with suspicion: JSON and arrays that are not what they should be are refused in one line."""
+"""JSON and arrays that are not what they should be are refused in one line; what is written appears whole."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cptjax.files import parse_json, read_array, read_json, typed
+from cptjax.files import parse_json, read_array, read_json, typed, write_json, written
 
 
 @pytest.mark.parametrize(
@@ -132,3 +134,60 @@ def test_an_array_is_read(tmp_path):
         np.save(tmp_path / "a.npy", np.arange(4, dtype=kind))
         found = read_array(tmp_path / "a.npy", np.number)
         assert found.tolist() == [0, 1, 2, 3] and found.dtype == kind
+
+
+def make(path: Path, *, folder: bool, words: str) -> None:
+    if folder:
+        (path / "inner").mkdir(parents=True)
+    (path / "inner" / "a.txt" if folder else path).write_text(words)
+
+
+def content(path: Path) -> str:
+    return (path / "inner" / "a.txt" if path.is_dir() else path).read_text()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("before", [None, "old"])
+def test_what_fails_meanwhile_leaves_what_was_there(tmp_path, folder, before):
+    # Broken by: `yield path` in `written`; no `finally` there.
+    path = tmp_path / "out.json"
+    if before:
+        make(path, folder=folder, words=before)
+    with pytest.raises(KeyboardInterrupt), written(path) as partial:
+        make(partial, folder=folder, words="new")
+        raise KeyboardInterrupt
+    assert [content(left) for left in tmp_path.iterdir()] == ([before] if before else [])
+    with written(path) as partial:
+        make(partial, folder=folder, words="new")
+    assert content(path) == "new" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_the_bytes_are_on_the_disk_before_the_name_is_and_the_name_before_it_is_believed(tmp_path, monkeypatch, folder):
+    """As for a loss of power: all is synced under its temporary name, its parent once it has its own."""
+    # Broken by: no _sync in put_in_place, of what is made or of its parent; rglob("*") left out.
+    path, synced = tmp_path / "out.json", []
+
+    def fsync(descriptor):
+        synced.append((Path(os.readlink(f"/proc/self/fd/{descriptor}")), path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with written(path) as partial:
+        make(partial, folder=folder, words="new")
+    expected = {(partial / "inner" / "a.txt", False), (partial / "inner", False)} if folder else set()
+    assert {*synced[:-1]} == {(partial, False)} | expected and synced[-1] == (tmp_path, True)
+
+
+def test_a_file_system_that_syncs_no_folder_is_written_to(tmp_path, monkeypatch):
+    # Broken by: `raise` for whatever os.fsync raises in _sync; nothing raised.
+    def fsync(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}") or full:
+            raise OSError("refused")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    full = False
+    write_json(tmp_path / "a.json", {"a": 1})
+    full = True
+    with pytest.raises(OSError, match="refused"):
+        write_json(tmp_path / "a.json", {"a": 2})
+    assert read_json(tmp_path / "a.json") == {"a": 1} and len(list(tmp_path.iterdir())) == 1

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import uuid
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from cptjax.corpus.cleaning import Cleaning, Evaluation, hash_text, hash_words, 
 from cptjax.corpus.formats import Bad, File, Piece, Reading
 from cptjax.corpus.sources import Document
 from cptjax.data.tokenizer import Encoder
-from cptjax.files import read_json, write_json
+from cptjax.files import read_json, write_json, written
 
 BATCH_BYTES = 2**20  # text given to the tokenizer at once
 DROPPED, TRAIN, HELD_OUT = 0, 1, 2  # sides of a document
@@ -296,13 +295,8 @@ class _Part:
         arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
         path = part_path(self.job, self.chunk.key)
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{uuid.uuid4().hex}")  # its own, should another machine try the same
-        try:
-            with open(partial, "wb") as stream:
-                np.savez(stream, **arrays)
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with written(path) as partial:
+            np.savez(partial, **arrays)
 
 
 def _is_held_out(text: str, share: float) -> bool:

@@ -19,7 +19,7 @@ from cptjax.corpus.page import COUNTED, page, percent
 from cptjax.data.packing import packing_plan
 from cptjax.data.store import Manifest, Source, Store, sentences
 from cptjax.data.tokenizer import Encoder
-from cptjax.files import parse_json, write_json
+from cptjax.files import parse_json, write_json, written
 
 # Where a researcher should look twice.
 MOST_UNKNOWN = 0.001  # of the tokens: more, and a script or a symbol of this text is lost to the model
@@ -294,11 +294,7 @@ def write(store: Path | str, out: Path | None = None) -> dict[str, Any]:
     report = data_report(store)
     folder = Path(out or store)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / ".report.html.partial"
-    try:
+    with written(folder / "report.html") as partial:
         partial.write_text(page(report), encoding="utf-8")
         write_json(folder / "report.json", report)
-        partial.rename(folder / "report.html")
-    finally:
-        partial.unlink(missing_ok=True)
     return report

@@ -6,22 +6,16 @@ N documents, S spans (a span is an unbroken piece of a document), R rows of a pl
 import bisect
 import hashlib
 import itertools
-import json
 import math
-import os
-import uuid
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from cptjax.command.errors import warn_of_damage
-from cptjax.files import read_json, sha256
+from cptjax.files import read_json, sha256, write_json, written
 
 PACKING_VERSION = 2  # counts up with every change of what a plan holds: a plan kept by an older program is not read
 HASHES = "sha256.json"  # of a kept plan's files
@@ -240,7 +234,7 @@ def stored_plan(
 
 
 def _open_plan(kept: Path) -> Plan | None:
-    if not (kept / HASHES).exists():  # none yet, or not finished, or of an older version
+    if not (kept / HASHES).exists():  # none yet, or not finished
         return None
     try:
         recorded = read_json(kept / HASHES)
@@ -260,21 +254,6 @@ def _hashes(kept: Path) -> dict[str, str]:
 def _keep_plan(plan: Plan, kept: Path) -> None:
     kept.mkdir(parents=True, exist_ok=True)
     for field in fields(Plan):
-        with _written(kept / f"{field.name}.npy") as stream:
-            np.save(stream, getattr(plan, field.name))
-    with _written(kept / HASHES) as stream:
-        stream.write(json.dumps(_hashes(kept)).encode())
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears whole, under its own temporary name until then."""
-    partial = path.with_name(f".{path.stem}.partial-{uuid.uuid4().hex}")
-    try:
-        with open(partial, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())  # a rename may reach the disk before the bytes do
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        with written(kept / f"{field.name}.npy") as partial:
+            np.save(partial, getattr(plan, field.name))
+    write_json(kept / HASHES, _hashes(kept))

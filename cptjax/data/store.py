@@ -15,7 +15,6 @@ N documents, L tokens of one document.
 """
 
 import json
-import uuid
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from cptjax.command.errors import reason, warn_of_damage
-from cptjax.files import check_inside, folder_hashes, hash_of, read_array, read_json, sha256, typed, write_json
+from cptjax.files import check_inside, folder_hashes, hash_of, read_array, read_json, sha256, typed, write_json, written
 
 STORE_VERSION = 2
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer"
@@ -361,8 +360,7 @@ def _open_shards(folder: Path, shards: Sequence[Shard]) -> Any:
 def write_shard(path: Path, documents: Iterable[np.ndarray]) -> Shard:
     """Write documents (ids [L], little-endian) as one file of a store; OSError when the disk is full."""
     count = tokens = 0
-    partial = path.with_name(f".{uuid.uuid4().hex}")  # its own, should another machine try the same
-    try:
+    with written(path) as partial:
         records = ArrayRecordWriter(str(partial), "group_size:1")
         for token_L in documents:
             records.write(token_L.tobytes())
@@ -371,9 +369,5 @@ def write_shard(path: Path, documents: Iterable[np.ndarray]) -> Shard:
         try:
             records.close()  # a full disk is told here, not by write()
         except RuntimeError as error:
-            raise OSError(f"cannot write {path}: {str(error).splitlines()[0]}") from None
-        shard = Shard(path.name, sha256(partial), count, tokens)
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return shard
+            raise OSError(f"cannot write {path}: {reason(error)}") from None
+        return Shard(path.name, sha256(partial), count, tokens)

@@ -35,10 +35,10 @@ from cptjax.files import (
     check_inside,
     folder_hashes,
     hash_of,
-    put_in_place,
     read_json,
     sha256,
     write_json,
+    written,
 )
 from cptjax.model import ModelConfig, ModernBert, init_params
 from cptjax.step import TrainState
@@ -370,10 +370,8 @@ def write_model(
         if content is not None:
             write_json(folder / name, content)
     if tokenizer is not None:
-        partial = folder / f".{TOKENIZER}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(tokenizer, partial)
-        put_in_place(partial, folder / TOKENIZER)
+        with written(folder / TOKENIZER) as partial:
+            shutil.copytree(tokenizer, partial)
 
 
 @dataclass(frozen=True)
@@ -401,8 +399,8 @@ class _DeferredHandler(ocp.type_handlers.NumpyHandler):
 
     async def serialize(self, values: Any, infos, args=None):
         for value, info, arg in zip(values, infos, args or [None] * len(values), strict=True):
-            for written in await super().serialize([value.read()], [info], [arg or ocp.SaveArgs()]):
-                written.result()
+            for stored in await super().serialize([value.read()], [info], [arg or ocp.SaveArgs()]):
+                stored.result()
         return []
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cptjax.command.escape import say
-from cptjax.files import naming
+from cptjax.files import naming, written
 
 LONGEST = 2**20  # bytes of a line that are read at once: ours have some hundred
 LARGEST = 2.0**128  # our numbers were float32, or count steps or seconds
@@ -91,9 +91,8 @@ class EventLog:
 
 
 def _rewind(path: Path, step: int, evaluated: int) -> None:
-    unreadable, partial = path.with_name("events.unreadable"), path.with_name(f".{path.name}.partial")
-    count = 0
-    with partial.open("wb") as kept:
+    unreadable, count = path.with_name("events.unreadable"), 0
+    with written(path) as partial, partial.open("wb") as kept:
         for line, event in _lines(path):
             if event is None:
                 count += 1
@@ -101,7 +100,6 @@ def _rewind(path: Path, step: int, evaluated: int) -> None:
                     rejected.write(line)
             elif event["step"] <= (evaluated if "held_out" in event else step - ("loss" in event)):
                 kept.write(line.rstrip(b"\n") + b"\n")
-    partial.rename(path)
     if count:
         say(f"{path}: {count} of its lines are no events; they are now in {unreadable.name}", stream=sys.stderr)
 
@@ -169,7 +167,5 @@ def plot(events: Sequence[Mapping[str, Any]], path: Path) -> None:
         if axes.lines:
             axes.legend(fontsize="small")
     rate_axes.set_xlabel("optimiser step")
-    partial = path.with_name(f".{path.stem}.partial.png")
-    with naming(path):
+    with naming(path), written(path) as partial:
         figure.savefig(partial, dpi=120)
-        partial.rename(path)

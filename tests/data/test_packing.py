@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cptjax import files
 from cptjax.command.errors import DamageWarning
 from cptjax.data import packing
 from cptjax.data.packing import Plan, packing_plan, stored_plan
@@ -269,7 +270,7 @@ def test_the_plan_of_something_else_is_not_believed(tmp_path, made):
     (own / packing.HASHES).write_text("{")
     with pytest.warns(DamageWarning, match="is damaged"):
         assert same(kept(tmp_path), packing_plan(LENGTH_N, 64, 1))
-    (own / packing.HASHES).unlink()  # as an older version leaves it
+    (own / packing.HASHES).unlink()  # as a process that was killed leaves it
     assert same(kept(tmp_path), packing_plan(LENGTH_N, 64, 1)) and made == [5]
 
 
@@ -282,15 +283,15 @@ def test_a_store_that_cannot_be_written_to_has_its_plan_in_memory(tmp_path, made
 
 
 def test_a_plan_that_another_process_writes_meanwhile_is_no_obstacle(tmp_path, monkeypatch):
-    # Broken by: one temporary name for all (f".{field.name}.partial").
-    fsync = packing.os.fsync
+    # Broken by: one temporary name for all in `files.written` (f".{path.stem}.partial{path.suffix}").
+    in_place = files.put_in_place
 
-    def overtaken(descriptor):
-        monkeypatch.setattr(packing.os, "fsync", fsync)
+    def overtaken(made, out):
+        monkeypatch.setattr(files, "put_in_place", in_place)
         kept(tmp_path)
-        fsync(descriptor)
+        in_place(made, out)
 
-    monkeypatch.setattr(packing.os, "fsync", overtaken)
+    monkeypatch.setattr(files, "put_in_place", overtaken)
     plan = kept(tmp_path)
     assert same(plan, packing_plan(LENGTH_N, 64, 1)) and isinstance(plan.document_S, np.memmap)
 
