@@ -112,8 +112,7 @@ def silenced() -> Iterator[None]:
 
 def describe(error: BaseException) -> str:
     """What an error says, in one line, and the file at hand; for one that nobody foresaw also its type."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = first_of_group(error)
     said = _said(error)
     file = next((f" ({AT_HAND}{path})" for path in _at_hand(error) if path not in said), "")
     if isinstance(error, FORESEEN) and not isinstance(error, UNFORESEEN) and said:
@@ -126,6 +125,13 @@ def describe(error: BaseException) -> str:
 def reason(error: BaseException) -> str:
     """The first line of what an error says, or its type."""
     return next(iter(_said(error).splitlines()), type(error).__name__)
+
+
+def first_of_group(error: BaseException) -> BaseException:
+    """The first error of a group, and of groups inside it; an error by itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _said(error: BaseException) -> str:

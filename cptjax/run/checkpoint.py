@@ -30,7 +30,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
 
-from cptjax.command.errors import warn_of_damage
+from cptjax.command.errors import first_of_group, reason, warn_of_damage
 from cptjax.files import (
     check_inside,
     folder_hashes,
@@ -139,16 +139,16 @@ def _reporting(folder: Path) -> Iterator[None]:
     except Exception as error:  # what a full disk raises depends on the writer that met it
         last = latest_step(folder)
         raise OSError(
-            f"cannot save a checkpoint in {folder / CHECKPOINTS}: {_first_line(error)}; "
+            f"cannot save a checkpoint in {folder / CHECKPOINTS}: {_reason(error)}; "
             + ("there is none yet" if last is None else f"step {last} is whole, free the disk and run again")
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    cause: BaseException = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
-    cause = cause.__cause__ or cause  # what TensorStore met, where Orbax shows its settings instead
-    text = "No space left on device" if "No space left" in str(cause) else str(cause)
-    return text.splitlines()[0][:200] if text else type(cause).__name__
+def _reason(error: Exception) -> str:
+    """What TensorStore met, where Orbax shows its settings instead."""
+    raised = first_of_group(error)
+    cause = raised.__cause__ or raised
+    return "No space left on device" if "No space left" in str(cause) else reason(cause)[:200]
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def _restore(
         with _manager(folder, create=False) as manager:
             found = manager.restore(step, args=ocp.args.Composite(**args))
     except Exception as error:  # tensorstore raises anything from KeyError to groups of errors
-        raise DamagedError(f"cannot read checkpoint {where}: {_first_line(error)}") from error
+        raise DamagedError(f"cannot read checkpoint {where}: {_reason(error)}") from error
     for name in parts:
         now, then = checksums(found[name]), facts["checksums"][name]
         if damaged := [path for path in now if now[path] != then.get(path)]:
@@ -306,8 +306,8 @@ def _find(folder: Path, step: int | None) -> tuple[int, ModelConfig, dict[str, A
     step = steps.latest if step is None else step
     if step is None or step not in steps.whole:
         raise FileNotFoundError(f"{folder} holds no checkpoint{'' if step is None else f' of step {step}'}")
-    for reason in steps.damaged.values():
-        warn_of_damage(f"{reason}; step {step} is read")
+    for damage in steps.damaged.values():
+        warn_of_damage(f"{damage}; step {step} is read")
     return step, config, steps.whole[step]
 
 
