@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -196,20 +196,6 @@ def override(run: Run, arguments: Sequence[str]) -> Run:
 def to_dict(run: Run) -> dict[str, Any]:
     """The resolved run as JSON would give it back."""
     return json.loads(json.dumps(asdict(run)))
-
-
-def upgraded(saved: dict[str, Any]) -> dict[str, Any]:
-    """A run's config as it was saved, with the defaults of fields that have come since."""
-    found = {"model": None} | _defaults(Run) | saved
-    if isinstance(precision := saved.get("precision"), dict):  # once the stream had the dtype of the products
-        found["precision"] = {"residual": precision.get("compute")} | precision
-    if isinstance(found["model"], dict):
-        found["model"] = _defaults(ModelConfig) | found["model"]
-    return found
-
-
-def _defaults(kind: type) -> dict[str, Any]:
-    return {one.name: one.default for one in fields(kind) if one.default is not MISSING}
 
 
 def incompatible_fields(

@@ -101,6 +101,7 @@ def make_store(
         fields={},
         settings={},
         shards=files,
+        written_specials=0,
     )
     manifest.write(folder)
     return folder

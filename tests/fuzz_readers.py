@@ -293,7 +293,7 @@ def configured(folder: Path) -> None:
 def read_configured(folder: Path) -> None:
     """What a resume asks of it."""
     found = read_json(folder / "config.json")
-    changed = config.incompatible_fields(config.upgraded(found), config.to_dict(RUN))
+    changed = config.incompatible_fields(found, config.to_dict(RUN))
     if changed:
         raise ValueError(f"{folder}: {'; '.join(changed)}")
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 
 from cptjax import heads
-from cptjax.config import upgraded
 from cptjax.model import ACTIVATIONS, ModelConfig, ModernBert, Precision, encode
 from cptjax.objectives import CLM, mlm
 from cptjax.optim import AdamW, make_optimizer
@@ -113,13 +111,6 @@ def test_the_mean_of_a_long_text_is_rounded_once():
     hidden_BLD = jnp.full((1, 300, 2), 3, jnp.bfloat16)
     segment_BL = (jnp.arange(300, dtype=jnp.int32) < 257)[None].astype(jnp.int32)
     assert heads.pool(hidden_BLD, segment_BL, "mean").tolist() == [[3, 3]]
-
-
-def test_a_run_from_before_streams_had_a_dtype_goes_on_with_its_own():
-    # Broken by: the new default given to old runs in `upgraded`.
-    for compute in ("float32", "bfloat16"):
-        saved = {"precision": {"params": "float32", "compute": compute, "loss": "float32"}, "model": None}
-        assert upgraded(saved)["precision"] == asdict(Precision(compute=compute, residual=compute))
 
 
 def test_the_bfloat16_gradient_of_28_layers_is_as_near_as_autocasts():

@@ -170,20 +170,6 @@ def test_a_run_writes_everything_it_promises(store, tmp_path, two_devices):
     assert (folder / "run.json").stat().st_mtime_ns == before
 
 
-def test_a_run_begun_before_a_field_existed_goes_on(store, tmp_path, two_devices):
-    """Under the default of that field, and no other."""
-    # Broken by: incompatible_fields without upgraded.
-    run = small_run(store)
-    folder = train(replace(run, phases=run.phases[:1]), tmp_path / "run")
-    saved = json.loads((folder / "config.json").read_text())
-    del saved["causal_window_counts_self"], saved["model"]["head"]
-    (folder / "config.json").write_text(json.dumps(saved))
-    train(replace(run, phases=run.phases[:1]), folder)
-    (folder / "config.json").write_text(json.dumps(saved))
-    with pytest.raises(ValueError, match="causal_window_counts_self: False -> True"):
-        train(replace(run, phases=run.phases[:1], causal_window_counts_self=True), folder)
-
-
 def test_a_run_after_a_run_names_that_run_as_its_start(store, tmp_path, two_devices):
     """Not what the first one started from: its data and cost would be hidden."""
     first = train(small_run(store), tmp_path / "first")

@@ -17,7 +17,7 @@ import numpy as np
 from cptjax.command.errors import warn_of_damage
 from cptjax.files import read_json, sha256, write_json, written
 
-PACKING_VERSION = 2  # counts up with every change of what a plan holds: a plan kept by an older program is not read
+PACKING_VERSION = 2  # counts up with every change of what a plan holds: one kept by another program is not read
 HASHES = "sha256.json"  # of a kept plan's files
 FILL = 0.995  # share of a packed row that holds text; documents are cut for it, only if they must be
 MIN_PIECE = 32  # tokens: a cut for the sake of filling leaves no piece shorter than this

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from cptjax.command.errors import reason, warn_of_damage
+from cptjax.command.errors import reason
 from cptjax.files import check_inside, folder_hashes, hash_of, read_array, read_json, sha256, typed, write_json, written
 
 STORE_VERSION = 2
@@ -164,7 +164,7 @@ class Manifest:
     sha256: dict[str, str]
     settings: dict[str, Any]
     shards: tuple[Shard, ...]
-    written_specials: int = 0
+    written_specials: int
 
     def __post_init__(self):
         ids = (self.bos_token_id, self.eos_token_id, self.pad_token_id, self.mask_token_id, *self.special_token_ids)
@@ -203,10 +203,8 @@ class Manifest:
                 f"{store} is a token store of version {version!r}, this program reads version "
                 f"{STORE_VERSION}: prepare it again"
             )
-        if own_hash is None:
-            warn_of_damage(f"{path} holds no hash of itself (an older version wrote it): what it says is believed")
-        elif own_hash != hash_of(fields):
-            raise ValueError(f"{path} has changed since it was written: copy the whole store again")
+        if own_hash != hash_of(fields):
+            raise ValueError(f"{path} has changed since it was written: copy the whole store, or prepare it again")
         manifest = typed(cls, fields, str(path))
         check_inside(Path(store), [*manifest.sha256, *(shard.file for shard in manifest.shards)])
         return manifest
@@ -217,7 +215,7 @@ class Store:
 
     ValueError when the folder is not a store, or a file of it is missing, cut or of another store: every file
     is compared with the manifest's hash when it is read, but shards, of which each document is compared with its
-    length and CRC-32. The shards of an older version, which has no CRC-32, are read whole when it is opened.
+    length and CRC-32.
     """
 
     def __init__(self, path: Path | str):
@@ -236,19 +234,12 @@ class Store:
                 f"{self.path / 'length_N.npy'} counts {self.length_N.sum()} tokens, the manifest "
                 f"{self.manifest.tokens}: copy the whole store again"
             )
-        self.crc32_N = None
-        if "crc32_N.npy" in self.manifest.sha256:
-            self.crc32_N = self._array("crc32_N.npy", np.integer)
-        else:
-            for shard in self.manifest.shards:
-                self._checked(shard.file)
+        self.crc32_N = self._array("crc32_N.npy", np.integer)
         self._source = _open_shards(self.path, self.manifest.shards)
 
     def _check_tokenizer(self) -> None:
         found = _tokenizer_hashes(self.path)
         known = {name: value for name, value in self.manifest.sha256.items() if name.startswith(f"{TOKENIZER}/")}
-        if found and not known:  # an older version wrote it, and named this one only
-            known = found | {f"{TOKENIZER}/tokenizer.json": self.manifest.tokenizer_sha256}
         for name in sorted(found.keys() | known.keys()):
             if found.get(name) != known.get(name):
                 how = "has changed since it was made" if name in found else "is missing"
@@ -291,7 +282,7 @@ class Store:
                     document, f"it has {len(token_L)} tokens, length_N.npy says {length}: it is of another store"
                 )
             )
-        if self.crc32_N is not None and zlib.crc32(token_L.data) != self.crc32_N[document]:
+        if zlib.crc32(token_L.data) != self.crc32_N[document]:
             raise ValueError(self._damage(document, "its ids have changed since they were written"))
         if token_L.max() >= self.manifest.vocab_size:
             raise ValueError(self._damage(document, f"id {token_L.max()} is beyond the vocabulary"))

@@ -181,11 +181,10 @@ def survey(folder: Path) -> Steps:
 def _read_facts(path: Path) -> dict[str, Any]:
     """The facts of a checkpoint. Raises ValueError or OSError when it is not whole."""
     facts = read_json(path / "meta" / "metadata")
-    own_hash, step = facts.pop(OWN_HASH, None), facts.get("step")  # older versions wrote neither
-    if not isinstance(facts.get("checksums"), dict) or own_hash != (None if step is None else hash_of(facts)):
-        raise ValueError("its facts have changed since it was saved")
-    if path.name != str(int(path.name) if step is None else step):
-        raise ValueError(f"it holds step {step}")
+    if facts.pop(OWN_HASH, None) != hash_of(facts) or not isinstance(facts.get("checksums"), dict):
+        raise ValueError("its facts have changed since it was saved, or another version of this program saved it")
+    if path.name != str(facts["step"]):
+        raise ValueError(f"it holds step {facts['step']}")
     if missing := [name for name in facts["checksums"] if not (path / name).is_dir()]:
         raise ValueError(f"{', '.join(missing)} is missing")
     return facts
@@ -329,9 +328,6 @@ def read_model(folder: Path) -> ModelConfig:
 
 
 def _check_own_files(folder: Path, config: ModelConfig, step: int, facts: Mapping[str, Any]) -> None:
-    if "step" not in facts:
-        warn_of_damage(f"{folder} is of an older version, which kept no hashes: {MODEL} and the tokenizer are believed")
-        return
     then, now = asdict(model_config(facts["model"], where="its facts")), asdict(config)
     changed = [f"{MODEL}: {name} is {now[name]}, it was {then[name]}" for name in now if now[name] != then[name]]
     files, found = facts["files"], _own_files(folder)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cptjax.config import DEPARTING, ELASTIC, incompatible_fields, upgraded
+from cptjax.config import DEPARTING, ELASTIC, incompatible_fields
 from cptjax.files import read_json
 from cptjax.run import checkpoint
 
@@ -37,30 +37,25 @@ def find_resumption(folder: Path, config: dict[str, Any], from_step: int | None)
         if from_step is not None:
             raise ValueError(f"--from-step {from_step}: {folder} holds no checkpoint")
         if (folder / "config.json").is_file():
-            _refuse(folder, incompatible_fields(upgraded(read_json(folder / "config.json")), config))
+            _refuse(folder, incompatible_fields(read_json(folder / "config.json"), config))
         return Resumption({})
     for facts in steps.whole.values():
         if "opt_state" not in facts["checksums"]:
             raise ValueError(f"{folder} is a converted model, not a run: give it as --init, and another --workdir")
-        if "step" not in facts:
-            raise ValueError(
-                f"{folder} was begun by a version of this program that kept no hashes: go on with that version, or "
-                "give it as --init, with another --workdir"
-            )
     latest = steps.whole[steps.latest]
-    changed = incompatible_fields(upgraded(latest["config"]), config)
+    changed = incompatible_fields(latest["config"], config)
     departed = latest["departures"][-1]["step"] if latest["departures"] else None
     if from_step is not None and (changed or departed != from_step):  # else the same command goes on
         return _departure(folder, steps, config, from_step)
     _refuse(folder, changed)
-    alike = {step: x for step, x in steps.whole.items() if not incompatible_fields(upgraded(x["config"]), config)}
+    alike = {step: x for step, x in steps.whole.items() if not incompatible_fields(x["config"], config)}
     return Resumption(dict(reversed(alike.items())))
 
 
 def _departure(folder: Path, steps: checkpoint.Steps, config: dict[str, Any], step: int) -> Resumption:
     if step not in steps.whole:
         raise ValueError(f"--from-step {step}: {folder} holds whole checkpoints of the steps {list(steps.whole)} only")
-    before = upgraded(steps.whole[step]["config"])
+    before = steps.whole[step]["config"]
     _refuse(folder, incompatible_fields(before, config, ELASTIC | DEPARTING))
     departure = {
         "step": step,

@@ -88,6 +88,7 @@ def random_store(folder: Path, documents: int) -> Path:
         fields={},
         settings={},
         shards=(shard,),
+        written_specials=0,
     )
     manifest.write(folder)
     return folder

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -64,6 +65,7 @@ def make_store(
         )
     shard = write_shard(folder / "tokens-00000.array_record", ids)
     np.save(folder / "length_N.npy", np.array([len(x) for x in ids], np.int64))
+    np.save(folder / "crc32_N.npy", np.array([zlib.crc32(x.tobytes()) for x in ids], np.uint32))
     if weight_N is not None:
         np.save(folder / "weight_N.npy", np.array(weight_N))
     np.save(folder / "file_N.npy", np.array(file_N))
@@ -95,6 +97,7 @@ def make_store(
         file_hashes(folder),
         {},
         (shard,),
+        0,
     )
     dataclasses.replace(manifest, **changes).write(folder)
     return folder

@@ -248,6 +248,14 @@ def in_place(change):
     return changed
 
 
+def without_a_field(folder: Path) -> None:
+    """As a program leaves its facts that does not know the field yet."""
+    for step in (2, 4, 6, 8):
+        facts = read_json(facts_of(folder, step))
+        del facts["config"]["causal_window_counts_self"], facts[checkpoint.OWN_HASH]
+        write_json(facts_of(folder, step), {**facts, checkpoint.OWN_HASH: hash_of(facts)})
+
+
 CHANGES = {  # of what decides a number, and what is said
     "norm_eps": (
         in_place(lambda f: edit(f / "model.json", norm_eps=1e-3)),
@@ -272,6 +280,7 @@ CHANGES = {  # of what decides a number, and what is said
     "held-out text": (held_out_of_another_text, "held_out .*other changed since step"),
     "held-out text in its place": (same_place_another_text, "held_out .*/held_out changed since step"),
     "no held-out text": (lambda run, _: replace(run, held_out=None), "held_out None changed since step"),
+    "a field that was not there": (in_place(without_a_field), "causal_window_counts_self: None -> False"),
     "a checkpoint of another run": (lambda run, _: replace(run, seed=18), "seed: 17 -> 18"),
 }
 
@@ -313,21 +322,18 @@ def test_a_model_is_not_exported_as_what_it_was_not(copy, tmp_path):
         assert to_hf.convert_checkpoint(folder, tmp_path / "hf")[0] == 6
 
 
-def older(folder: Path) -> None:
+def test_a_run_of_another_version_is_neither_exported_nor_resumed(copy, tmp_path):
+    """One that kept no hash of its facts; a field that its config has not is told as any other change."""
+    # Broken by: facts without a hash believed in _read_facts.
+    run, folder = copy
     for step in (2, 4, 6, 8):
         facts = read_json(facts_of(folder, step))
         kept = ("stores", "packing", "spent", "commit", "checksums")
         write_json(facts_of(folder, step), {name: facts[name] for name in kept})
-
-
-def test_a_run_of_an_older_version_is_exported_aloud_and_not_resumed(copy, tmp_path):
-    # Broken by: no warning in _check_own_files; no such case in find_resumption.
-    run, folder = copy
-    older(folder)
-    with pytest.warns(DamageWarning, match="is of an older version, which kept no hashes: model.json"):
-        assert to_hf.convert_checkpoint(folder, tmp_path / "hf")[0] == 8
-    with pytest.raises(ValueError, match="begun by a version of this program that kept no hashes"):
-        go_on(run, folder)
+    for work in (lambda: to_hf.convert_checkpoint(folder, tmp_path / "hf"), lambda: go_on(run, folder)):
+        with pytest.raises(ValueError, match="8 is damaged: .* or another version of this program saved it") as caught:
+            work()
+        assert "\n" not in str(caught.value)
 
 
 def test_a_bad_step_is_left_behind_by_another_course(made, copy):
