@@ -18,6 +18,7 @@ import huggingface_hub
 import numpy as np
 import tokenizers
 
+from cptjax.bounds import NUMBERS
 from cptjax.command.errors import hub_refusal, reason, silenced
 from cptjax.files import TOKENIZER_FILES, read_json
 
@@ -93,7 +94,12 @@ def load_tokenizer(path_or_id: Path | str) -> tokenizers.Tokenizer:
     read_json(path)  # its bounds, before another language's stack meets what is too deep
     with _library(path), silenced():  # Rust prints of a panic
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    _refuse_ids(path, tokenizer)
     _refuse_templates(path, tokenizer)
+    if getattr(tokenizer.model, "dropout", None):
+        raise ValueError(
+            f"{path}: model.dropout is {tokenizer.model.dropout:g}, a text has other ids each time: remove it"
+        )
     tokenizer.no_truncation()
     tokenizer.no_padding()
     for i, token in sorted(_added(folder).items()):
@@ -121,6 +127,13 @@ def _library(path: Path) -> Iterator[None]:
         raise
     except BaseException as error:  # a panic is no Exception
         raise ValueError(f"{path} is not a tokenizer ({reason(error)})") from error
+
+
+def _refuse_ids(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
+    # The library writes its vocabulary by counting up to the largest id, for hours if need be.
+    token, i = max(tokenizer.get_vocab().items(), key=lambda pair: pair[1], default=("", 0))
+    if i >= (most := int(NUMBERS["vocab_size"][1])):
+        raise ValueError(f"{path} gives {token!r} the id {i:,}: it must be below {most:,}")
 
 
 def _refuse_templates(path: Path, tokenizer: tokenizers.Tokenizer) -> None:

@@ -257,3 +257,19 @@ def test_a_sequence_of_two_templates_is_named(tmp_path):
     made.post_processor = inner
     made.save(str(tmp_path / "tokenizer.json"))
     assert load_tokenizer(tmp_path).encode("heart").ids == [1, 5]
+
+
+def test_an_id_that_no_table_has_is_refused_before_the_vocabulary_is_written(tmp_path):
+    # Broken by: no _refuse_ids: the library counts up to the id, for minutes.
+    raw = json.loads(word_level().to_str())
+    raw["model"]["vocab"]["far"] = 2**30
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match=r"tokenizer.json gives 'far' the id 1,073,741,824: it must be below"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_that_draws_its_pieces_is_refused(tmp_path):
+    # Broken by: no question after the dropout: the same text has other ids each time.
+    Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")], dropout=0.5)).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match=r"tokenizer.json: model.dropout is 0.5"):
+        load_tokenizer(tmp_path)
