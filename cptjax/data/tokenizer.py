@@ -107,7 +107,8 @@ def load_tokenizer(path_or_id: Path | str) -> tokenizers.Tokenizer:
             tokenizer.add_tokens([token])
         if (known := tokenizer.token_to_id(token.content)) != i:
             raise ValueError(
-                f"{folder / CONFIG} gives {token.content!r} the id {i}, tokenizer.json {known}: remove one"
+                f"{folder}: {CONFIG} or added_tokens.json gives {token.content!r} the id {i}, tokenizer.json {known}: "
+                "remove one"
             )
     added = tokenizer.get_added_tokens_decoder()
     for i in special_tokens(folder, tokenizer).all:
@@ -151,12 +152,24 @@ def _templates(processor: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """What the folder's files beside tokenizer.json say, tokenizer_config.json first."""
+    """What the folder's files beside tokenizer.json say, tokenizer_config.json first. ValueError for tokens that are
+    none."""
     found: dict[str, Any] = {}
-    for file in ("special_tokens_map.json", CONFIG):
-        if (folder / file).is_file():
-            found |= {name: value for name, value in read_json(folder / file).items() if value is not None}
+    for path in (folder / "special_tokens_map.json", folder / CONFIG):
+        if path.is_file():
+            said = {name: value for name, value in read_json(path).items() if value is not None}
+            _refuse_no_tokens(path, said)
+            found |= said
     return found
+
+
+def _refuse_no_tokens(path: Path, said: dict[str, Any]) -> None:
+    for name in {key for keys, _ in ROLES.values() for key in keys} & said.keys():
+        if said[name] != "" and _content(said[name]) is None:
+            raise ValueError(f"{path}: {name} is {said[name]!r:.60}: it must be a token's text, or hold it as content")
+    for name in LISTS:
+        if not isinstance(said.get(name, []), list | dict):
+            raise ValueError(f"{path}: {name} is {said[name]!r:.60}: it must be a list of tokens")
 
 
 def _added(folder: Path) -> dict[int, tokenizers.AddedToken]:
@@ -165,11 +178,14 @@ def _added(folder: Path) -> dict[int, tokenizers.AddedToken]:
     found = {}
     try:
         for content, i in (read_json(legacy) if legacy.is_file() else {}).items():
-            found[int(i)] = tokenizers.AddedToken(content)
+            if type(i) is not int:
+                raise TypeError(f"{content!r} has {i!r}")
+            found[i] = tokenizers.AddedToken(content)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{legacy} does not map tokens to ids ({error})") from None
+    settings = _settings(folder)
     try:
-        for i, fields in _settings(folder).get(ADDED, {}).items():
+        for i, fields in settings.get(ADDED, {}).items():
             found[int(i)] = tokenizers.AddedToken(**fields)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG}: {ADDED} does not map ids to tokens ({error})") from None

@@ -233,11 +233,17 @@ def test_a_token_that_only_another_file_adds_is_there(tmp_path):
             "tokenizer_config.json: added_tokens_decoder does not",
         ),
         ("tokenizer_config", {"added_tokens_decoder": [1]}, "tokenizer_config.json: added_tokens_decoder does not"),
+        ("tokenizer_config", {"mask_token": 5}, "tokenizer_config.json: mask_token is 5: it must be a token's text"),
+        ("special_tokens_map", {"sep_token": ["b"]}, "special_tokens_map.json: sep_token is ['b']: it must be"),
+        ("tokenizer_config", {"additional_special_tokens": 7}, "tokenizer_config.json: additional_special_tokens is 7"),
+        ("special_tokens_map", {"extra_special_tokens": "ab"}, "extra_special_tokens is 'ab': it must be a list"),
+        ("added_tokens", {"c": 2.5}, "added_tokens.json does not map tokens to ids ('c' has 2.5)"),
         ("added_tokens", {"c": []}, "added_tokens.json does not map tokens to ids"),
         ("added_tokens", [], "must hold a JSON object"),
     ],
 )
 def test_files_that_say_different_things_are_refused(tmp_path, name, content, says):
+    # Broken by: no _refuse_no_tokens; ids of added_tokens.json by int().
     Tokenizer(models.WordLevel({"a": 0, "b": 1}, "a")).save(str(tmp_path / "tokenizer.json"))
     (tmp_path / f"{name}.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=re.escape(says)) as caught:
