@@ -6,9 +6,9 @@ the 1-sqrt schedule; the optimiser's moments are kept, the schedule clock restar
 
 from cptjax.config import Phase, Run
 from cptjax.data.batches import Data
-from cptjax.model import Remat
 from cptjax.objectives import CLM, mlm
 from cptjax.schedules import Schedule
+from cptjax.shape import Remat
 
 PEAK = 2e-4  # learning rate of both phases
 WARMUP_TOKENS = 100_000_000

@@ -9,9 +9,9 @@ from dataclasses import replace
 from configs.recipe import DECAY_MASK_RATE
 from cptjax.config import Phase, Run
 from cptjax.data.batches import Data
-from cptjax.model import Precision
 from cptjax.objectives import CLM, mlm
 from cptjax.schedules import Schedule
+from cptjax.shape import Precision
 
 PEAK = 1e-3  # small models bear larger rates
 CLM_TOKENS = 500_000

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from configs import tiny
 from cptjax.config import Phase, Run
-from cptjax.model import ModelConfig
 from cptjax.objectives import mlm
 from cptjax.schedules import Schedule
+from cptjax.shape import ModelConfig
 
 TOKENS = 600_000
 MASK_RATE = 0.30  # ModernBERT's own pretraining

@@ -23,9 +23,9 @@ from cptjax.command.errors import hub_refusal, reading
 from cptjax.command.escape import say
 from cptjax.data.tokenizer import load_tokenizer
 from cptjax.files import TOKENIZER_FILES, check_inside, copy_tokenizer, new_folder, read_json
-from cptjax.model import FULL, SLIDING, ModelConfig
 from cptjax.run import checkpoint
 from cptjax.run.checkpoint import parameter_shapes, path_keys
+from cptjax.shape import FULL, SLIDING, ModelConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NEEDED = (

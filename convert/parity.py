@@ -27,8 +27,10 @@ from cptjax import heads
 from cptjax.command.errors import reading
 from cptjax.command.escape import say
 from cptjax.files import read_json, sha256, write_json
-from cptjax.model import ACTIVATIONS, SLIDING, ModelConfig, ModernBert, Precision, encode
+from cptjax.model import ModernBert, encode
+from cptjax.ops import ACTIVATIONS
 from cptjax.run import checkpoint
+from cptjax.shape import SLIDING, ModelConfig, Precision
 
 LENGTHS = (1, 7, 129, 400, 2100)  # tokens; the last two are longer than the window of 128
 PACKED = (150, 3, 1, 90)  # documents of one row, which ends in padding

@@ -16,7 +16,7 @@ import tokenizers
 from convert import table
 from cptjax.data.tokenizer import LISTS, ROLES, load_tokenizer, special_tokens
 from cptjax.files import TOKENIZER_FILES, read_json, write_json
-from cptjax.model import FULL, SLIDING, ModelConfig
+from cptjax.shape import FULL, SLIDING, ModelConfig
 
 REQUIRES = "requires_transformers"  # config.json's field for `versions`, for people: no version reads it
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cptjax.model import ModelConfig, layer_path
+from cptjax.shape import ModelConfig, layer_path
 
 ENCODER, DECODER = "modernbert", "modernbert-decoder"  # config.json's model_type
 

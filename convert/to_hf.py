@@ -19,9 +19,9 @@ from cptjax.command.errors import reading
 from cptjax.command.escape import printable
 from cptjax.data.tokenizer import load_tokenizer, special_tokens
 from cptjax.files import new_folder, read_json, write_json
-from cptjax.model import ModelConfig
 from cptjax.run import checkpoint
 from cptjax.run.checkpoint import ReadParameter
+from cptjax.shape import ModelConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
 SHARD_SIZE = "5GB"  # of a file, at most; more makes shards and an index

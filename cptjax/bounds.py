@@ -38,7 +38,7 @@ BOOLEANS = (
 CHOICES: dict[str, tuple[str | bool, ...]] = {
     "hidden_activation": ("gelu", "relu", "silu"),
     "classifier_activation": ("gelu", "relu", "silu"),
-    "head": ("lm", "classifier", "none"),  # the heads of model.ModelConfig
+    "head": ("lm", "classifier", "none"),  # the heads of shape.ModelConfig
     "classifier_pooling": ("mean", "cls"),
     **dict.fromkeys(BOOLEANS, (False, True)),
 }

@@ -21,10 +21,10 @@ import tyro
 from cptjax.attention.backends import Case, check_backend
 from cptjax.command.errors import reason
 from cptjax.data.batches import Data
-from cptjax.model import ModelConfig, Precision, Remat
 from cptjax.objectives import Objective, mlm
 from cptjax.optim import AdamW
 from cptjax.schedules import Schedule, phase_bounds
+from cptjax.shape import ModelConfig, Precision, Remat
 from cptjax.sharding import Mesh
 
 EVERY_ITEM = typeguard.CollectionCheckStrategy.ALL_ITEMS  # of a tuple, not only its first

@@ -99,7 +99,7 @@ def adam(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraA
 def freeze_mask(names: Any, patterns: Sequence[str]) -> Any:
     """The mask that is 1 where a parameter trains and 0 where it is frozen.
 
-    `names` is the parameter tree with the tuple of names of each leaf (`model.parameter_names`); a
+    `names` is the parameter tree with the tuple of names of each leaf (`shape.parameter_names`); a
     pattern is a regular expression that freezes every name it matches at its start:
     `layers/[0-7]/` freezes eight layers, `embeddings/` the embeddings. Raises ValueError for a pattern
     that matches nothing or is no regular expression.

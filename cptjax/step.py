@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cptjax.loss import LossSums, cross_entropy, measure
 from cptjax.masks import document_bounds
 from cptjax.model import ModernBert, encode
-from cptjax.objectives import LossSums, Objective, Targets, Vocabulary, cross_entropy, draw, measure, select
+from cptjax.objectives import Objective, Targets, Vocabulary, draw, select
 from cptjax.optim import apply_mask
 from cptjax.sharding import LANES, gather_tables, pin_parameters
 

@@ -28,7 +28,7 @@ from cptjax.data.packing import PACKING_VERSION
 from cptjax.data.store import Manifest, Store
 from cptjax.files import locked, read_json, write_json
 from cptjax.machine import host, processes
-from cptjax.model import ModelConfig, ModernBert, init_params, parameter_names
+from cptjax.model import ModernBert, init_params
 from cptjax.objectives import Vocabulary
 from cptjax.optim import freeze_mask, make_optimizer
 from cptjax.run import agreement, checkpoint, memory
@@ -36,6 +36,7 @@ from cptjax.run.clock import COMPILING, EVALUATION, SAVING, WAITING, Clock
 from cptjax.run.recorder import Recorder, nothing_spent
 from cptjax.run.resume import Resumption, check_inputs_unchanged, find_resumption, leave_behind
 from cptjax.schedules import learning_rate
+from cptjax.shape import ModelConfig, parameter_names
 from cptjax.step import TrainState, chunk_positions, eval_step, init_state, loss_and_counts, train_step
 
 

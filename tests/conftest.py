@@ -11,8 +11,9 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
-from cptjax.model import ModelConfig, ModernBert, Precision, init_params  # noqa: E402
+from cptjax.model import ModernBert, init_params  # noqa: E402
 from cptjax.objectives import Vocabulary  # noqa: E402
+from cptjax.shape import ModelConfig, Precision  # noqa: E402
 
 VOCABULARY = Vocabulary(120, 4, (0, 1, 2, 3, 4))
 

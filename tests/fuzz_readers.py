@@ -24,10 +24,10 @@ from cptjax.data.store import OWN_HASH, Store
 from cptjax.data.tokenizer import Encoder
 from cptjax.files import hash_of, read_json, sha256
 from cptjax.machine import processes
-from cptjax.model import ModelConfig
 from cptjax.run import checkpoint, events, record
 from cptjax.run.checkpoint import parameter_shapes
 from cptjax.run.clock import KINDS
+from cptjax.shape import ModelConfig
 from tests.fuzz import Reader, damaged_array, damaged_bytes, damaged_lines, damaged_tensors, either
 
 TINY = ModelConfig(vocab_size=320, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 from convert import from_hf, table, to_hf
 from convert.__main__ import main
-from cptjax import bounds, model
-from cptjax.model import ModelConfig
+from cptjax import bounds, ops
 from cptjax.run import checkpoint
+from cptjax.shape import ModelConfig
 from tests.convert.test_convert import TINY, V4, edit_config, formed, random_params
 
 FIELDS = [field.name for field in dataclasses.fields(ModelConfig) if field.name != "layer_types"]
@@ -25,7 +25,7 @@ def test_every_field_of_a_model_has_a_bound():
     # Broken by: norm_eps taken out of NUMBERS.
     known = bounds.NUMBERS.keys() | bounds.CHOICES.keys()
     assert {*FIELDS} <= known and known - {*FIELDS} == {"global_attn_every_n_layers", "sliding_window"}
-    assert {*bounds.CHOICES["hidden_activation"]} == {*bounds.CHOICES["classifier_activation"]} == {*model.ACTIVATIONS}
+    assert {*bounds.CHOICES["hidden_activation"]} == {*bounds.CHOICES["classifier_activation"]} == {*ops.ACTIVATIONS}
     assert bounds.complaints(vars(ModelConfig())) == []
 
 

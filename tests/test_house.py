@@ -50,8 +50,9 @@ command.escape command.signals bounds
 command.errors
 files machine.processes machine.devices machine.host machine.energy machine.provenance
 masks schedules sharding
-objectives optim
-attention.splash attention.cudnn
+shape ops objectives loss optim
+attention.reference
+attention.blockwise attention.splash attention.cudnn
 attention.backends
 attention.check
 data.tokenizer data.store data.packing

@@ -18,10 +18,11 @@ from safetensors.numpy import load_file
 from convert import to_hf
 from cptjax.config import Phase, Run
 from cptjax.data.batches import Batches, Data
-from cptjax.model import ModelConfig, ModernBert, Precision, init_params
+from cptjax.model import ModernBert, init_params
 from cptjax.objectives import CLM, draw, mlm
 from cptjax.optim import AdamW
 from cptjax.schedules import Schedule
+from cptjax.shape import ModelConfig, Precision
 from cptjax.sharding import Mesh
 from cptjax.train import set_up, train
 from tests.fixtures_text import WORDS, make_store, make_tokenizer

@@ -9,23 +9,10 @@ import numpy as np
 import pytest
 
 from cptjax.masks import MaskMode
-from cptjax.model import (
-    FULL,
-    SLIDING,
-    Layer,
-    ModelConfig,
-    ModernBert,
-    Precision,
-    encode,
-    gelu,
-    init_params,
-    layer_norm,
-    layer_path,
-    layer_plan,
-    parameter_names,
-    rope_table,
-)
+from cptjax.model import Layer, ModernBert, encode, init_params
+from cptjax.ops import layer_norm, rope_table
 from cptjax.planning import hlo
+from cptjax.shape import FULL, SLIDING, ModelConfig, Precision
 from tests.conftest import packed, random_tokens
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -141,56 +128,6 @@ def test_kept_layers_end_in_the_hidden_state(model, params, config):
     np.testing.assert_allclose(last, kept.hidden_BLD[0], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("layers", "kinds", "expected"),
-    [
-        (22, (), (3, 7, ())),
-        (28, (), (3, 9, ())),
-        (9, (), (3, 2, (7, 8))),
-        (3, (), (1, 2, ())),
-        (1, (), (0, 0, ())),
-        (5, (FULL, SLIDING, FULL, FULL, SLIDING), (0, 0, (1, 2, 3, 4))),
-    ],
-)
-def test_layers_fold_into_scanned_periods(layers, kinds, expected):
-    assert layer_plan(ModelConfig(num_hidden_layers=layers, layer_types=kinds)) == expected
-
-
-def test_every_layer_parameter_has_its_own_name(config, params):
-    names = [
-        name
-        for path, _ in jax.tree_util.tree_leaves_with_path(params)
-        for name in parameter_names(config, tuple(entry.key for entry in path))
-    ]
-    assert len(names) == len(set(names))
-    for layer in range(config.num_hidden_layers):
-        assert f"layers/{layer}/mlp/Wi" in names
-        assert (f"layers/{layer}/attn_norm/scale" in names) == (layer > 0)
-    path, index = layer_path(config, 5)  # second layer of the second block
-    assert (path, index) == (("blocks", "l1"), 1)
-
-
-def test_layer_norm_backward_equals_automatic_differentiation():
-    x_ND = jax.random.normal(jax.random.key(0), (6, 16)) * 3 + 1
-    scale_D = jnp.linspace(0.5, 2.0, 16)
-
-    def plain(x_ND, scale_D):
-        centred = x_ND - x_ND.mean(-1, keepdims=True)
-        return centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5) * scale_D[None]
-
-    pairs = [jax.vjp(f, x_ND, scale_D) for f in (lambda x, s: layer_norm(x, s, 1e-5), plain)]
-    np.testing.assert_allclose(pairs[0][0], pairs[1][0], atol=1e-6)
-    for ours, theirs in zip(*(pull(jnp.cos(x_ND)) for _, pull in pairs), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
-
-
-def test_gelu_is_exact_and_so_is_its_gradient():
-    x = jnp.linspace(-6, 6, 101)
-    np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
-    expected = jax.vmap(jax.grad(lambda x: jax.nn.gelu(x, approximate=False)))(x)
-    np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), expected, atol=1e-6)
-
-
 def test_initialisation_is_truncated_and_smaller_into_the_residual():
     config = ModelConfig(
         vocab_size=512, hidden_size=64, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4
@@ -200,17 +137,3 @@ def test_initialisation_is_truncated_and_smaller_into_the_residual():
     assert abs(wide).max() <= 2 * config.initializer_range
     assert float(narrow.std() / wide.std()) == pytest.approx((2 * config.num_hidden_layers) ** -0.5, rel=0.1)
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"hidden_size": 100, "num_attention_heads": 12}, "hidden_size 100 must be"),
-        ({"num_hidden_layers": 2, "layer_types": (FULL,)}, "must name each of 2 layers"),
-        ({"num_hidden_layers": 1, "layer_types": ("dense",)}, "layer_types holds"),
-        ({"hidden_activation": "tanh"}, "hidden_activation is 'tanh': it must be one of"),
-    ],
-)
-def test_impossible_shapes_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
-        ModelConfig(**fields)

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from cptjax.model import parameter_names
 from cptjax.optim import AdamW, apply_mask, freeze_mask, make_optimizer
 from cptjax.schedules import Schedule, learning_rate, num_steps, phase_bounds
+from cptjax.shape import parameter_names
 from cptjax.step import TrainState, train_step
 
 

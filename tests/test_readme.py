@@ -12,7 +12,8 @@ import cptjax.__main__
 from convert import from_hf, to_hf
 from convert.__main__ import parser as convert_parser
 from cptjax import config
-from cptjax.model import ModelConfig, ModernBert, init_params
+from cptjax.model import ModernBert, init_params
+from cptjax.shape import ModelConfig
 from eval.__main__ import parser as eval_parser
 from tests.test_house import nested_dataclasses
 

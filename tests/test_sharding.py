@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from cptjax.model import ModelConfig, ModernBert, init_params
+from cptjax.model import ModernBert, init_params
 from cptjax.objectives import CLM, mlm
+from cptjax.shape import ModelConfig
 from cptjax.sharding import ROWS, RULES, Mesh, device_rows, make_mesh, pin_rows, put, shard_tree, spec_for
 from cptjax.step import loss_and_counts, summed_gradients
 from tests.conftest import VOCABULARY, packed, random_tokens

@@ -17,19 +17,21 @@ import pytest
 from convert import from_hf, to_hf
 from cptjax import sharding
 from cptjax.__main__ import main as command_line
-from cptjax.attention.backends import BACKENDS, attend_reference
+from cptjax.attention.backends import BACKENDS
+from cptjax.attention.reference import attend_reference
 from cptjax.config import Phase, Run, load_config, mlm_twin, override, to_dict
 from cptjax.corpus.prepare import prepare
 from cptjax.data.batches import Data
 from cptjax.data.store import Manifest
 from cptjax.files import locked, read_json, write_json
 from cptjax.machine import host
-from cptjax.model import FULL, SLIDING, ModelConfig, ModernBert, Precision, init_params
+from cptjax.model import ModernBert, init_params
 from cptjax.objectives import CLM, mlm
 from cptjax.run import checkpoint, memory
 from cptjax.run.clock import Clock
 from cptjax.run.events import read_events
 from cptjax.schedules import Schedule
+from cptjax.shape import FULL, SLIDING, ModelConfig, Precision
 from cptjax.sharding import Mesh
 from cptjax.step import TrainState
 from cptjax.train import choose_attention, set_up, train
@@ -484,7 +486,7 @@ def test_a_config_file_with_a_wrong_field_is_one_line(tmp_path, change, words, c
     # Broken by: _check_types left out of load_config.
     config = tmp_path / "wrong.py"
     header = CONFIG.format(root=str(ROOT), tests=str(ROOT / "tests"), store="store").split("def get_config")[0]
-    header += "from dataclasses import replace\nfrom cptjax.model import Precision\n"
+    header += "from dataclasses import replace\nfrom cptjax.shape import Precision\n"
     config.write_text(header + f"def get_config():\n    return small_run(Path('store'), {change})\n")
     with pytest.raises(ValueError, match=words) as caught:
         load_config(config)

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cptjax.attention.backends import attend, attend_reference
+from cptjax.attention.backends import attend
+from cptjax.attention.reference import attend_reference
 from cptjax.command.errors import reason
 from cptjax.masks import MaskSpec
 from cptjax.sharding import LANES

@@ -24,9 +24,10 @@ from cptjax.data.store import Store
 from cptjax.data.tokenizer import load_tokenizer
 from cptjax.demo import grammar
 from cptjax.files import write_json
-from cptjax.model import ModernBert, Precision, encode
+from cptjax.model import ModernBert, encode
 from cptjax.run import checkpoint
 from cptjax.run.events import read_events
+from cptjax.shape import Precision
 
 DOCUMENTS: dict[grammar.Domain, int] = {"general": 8000, "clinical": 6000}
 VOCABULARY = 4096

@@ -21,11 +21,12 @@ from cptjax.attention.backends import choose
 from cptjax.command import errors
 from cptjax.config import Phase, Run
 from cptjax.machine import host
-from cptjax.model import ModelConfig, ModernBert
+from cptjax.model import ModernBert
 from cptjax.objectives import Vocabulary
 from cptjax.optim import make_optimizer
 from cptjax.planning import hlo
 from cptjax.run.resume import Resumption
+from cptjax.shape import ModelConfig
 from cptjax.train import Setting, compile_phase, state_shapes
 
 

@@ -22,7 +22,7 @@ from cptjax.machine import devices, host, provenance
 from cptjax.machine.energy import EnergyMeter
 from cptjax.machine.host import cores
 from cptjax.masks import MaskMode
-from cptjax.model import FULL, SLIDING, ModelConfig
+from cptjax.shape import FULL, SLIDING, ModelConfig
 
 GIB = 2**30
 SHAPE = ModelConfig()  # attention is tried in the shape of ModernBERT-base

@@ -16,10 +16,10 @@ from cptjax.attention.backends import choose
 from cptjax.config import Phase, Run
 from cptjax.machine import host
 from cptjax.machine.devices import DEVICES, device_facts, flops_per_token, peak_flops
-from cptjax.model import ModelConfig
 from cptjax.planning import aot
 from cptjax.run.checkpoint import parameter_shapes
 from cptjax.run.memory import GIB, MARGIN, Place, most_rows, needed, shortage
+from cptjax.shape import ModelConfig
 from cptjax.train import micro_batches
 
 EXCHANGES = 10  # between devices that are shown

@@ -40,7 +40,8 @@ from cptjax.files import (
     write_json,
     written,
 )
-from cptjax.model import ModelConfig, ModernBert, init_params
+from cptjax.model import ModernBert, init_params
+from cptjax.shape import ModelConfig
 from cptjax.step import TrainState
 
 ReadParameter = Callable[[tuple[str, ...]], np.ndarray]  # of a path such as ("final_norm", "scale")

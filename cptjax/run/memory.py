@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from cptjax.attention.backends import MOST_DOCUMENTS, query_block
+from cptjax.attention.backends import MOST_DOCUMENTS
+from cptjax.attention.blockwise import query_block
 from cptjax.config import Phase, Run
-from cptjax.model import FULL, ModelConfig, layer_plan
 from cptjax.objectives import mask_budget
 from cptjax.optim import AdamW, make_optimizer
 from cptjax.run.checkpoint import parameter_shapes
+from cptjax.shape import FULL, ModelConfig, layer_plan
 from cptjax.sharding import LANES, AnyMesh, row_devices, shard_tree
 from cptjax.step import chunk_positions, init_state
 

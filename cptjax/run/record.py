@@ -15,9 +15,9 @@ from cptjax.config import Run
 from cptjax.data.store import Manifest
 from cptjax.files import read_json, typed
 from cptjax.machine import provenance
-from cptjax.model import ModelConfig
 from cptjax.run.checkpoint import ORIGIN, parameter_shapes
 from cptjax.run.clock import KINDS
+from cptjax.shape import ModelConfig
 
 JOULES_PER_KWH = 3.6e6
 

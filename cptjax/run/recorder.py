@@ -19,10 +19,10 @@ from cptjax.data.batches import Batches
 from cptjax.files import naming, write_json
 from cptjax.machine import devices, provenance
 from cptjax.machine.energy import EnergyMeter
-from cptjax.model import ModelConfig
 from cptjax.run import checkpoint, events
 from cptjax.run.clock import COMPILING, ENERGY, EVALUATION, KINDS, SAVING, STEPS, WAITING, Clock
 from cptjax.run.record import describe_run
+from cptjax.shape import ModelConfig
 
 COUNTED = ("tokens", "targets", "overflow", *KINDS, *ENERGY)
 

@@ -13,7 +13,7 @@ from cptjax.command.errors import reason
 from cptjax.files import write_json
 from cptjax.machine.host import cores
 from cptjax.machine.provenance import git_commit, versions
-from cptjax.model import ModelConfig
+from cptjax.shape import ModelConfig
 
 SIZES = {  # ModernBERT's two (arXiv:2412.13663)
     "base": ModelConfig(),

@@ -20,8 +20,8 @@ import numpy as np
 from convert import to_hf
 from convert.from_hf import weight_files
 from cptjax.files import write_json
-from cptjax.model import ModelConfig
 from cptjax.run.checkpoint import parameter_shapes
+from cptjax.shape import ModelConfig
 from eval.bench import SIZES, conditions
 
 TINY = replace(SIZES["large"], vocab_size=64, hidden_size=16, intermediate_size=16, num_attention_heads=2)

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cptjax.command.errors import reason
-from cptjax.objectives import cross_entropy
+from cptjax.loss import cross_entropy
 from cptjax.step import chunk_positions
 from eval.bench import compute_dtype, fitted, in_turns, record, timed
 
 
 def plain(feature_BSD, table_VD, bias_V, target_BS, weight_BS) -> jax.Array:
-    """The definition of `objectives.cross_entropy`: all logits at once."""
+    """The definition of `loss.cross_entropy`: all logits at once."""
     logits_BSV = jnp.einsum("bsd,vd->bsv", feature_BSD, table_VD, preferred_element_type=jnp.float32)
     logs_BSV = jax.nn.log_softmax(logits_BSV + bias_V[None, None])
     return -(jnp.take_along_axis(logs_BSV, target_BS[..., None], axis=-1)[..., 0] * weight_BS).sum()

@@ -13,7 +13,8 @@ import numpy as np
 import optax
 
 from convert import to_hf
-from cptjax.model import ModernBert, Precision, init_params
+from cptjax.model import ModernBert, init_params
+from cptjax.shape import Precision
 from cptjax.step import chunk_positions, loss_and_counts
 from eval.bench import SIZES, check_names, record
 from eval.bench.compare import ARCHITECTURES, BATCH, WEIGHTS, write_batch

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from cptjax.attention import backends
 from cptjax.command.errors import reason
 from cptjax.machine import devices, host
-from cptjax.model import ModelConfig, ModernBert, Precision, init_params
+from cptjax.model import ModernBert, init_params
 from cptjax.objectives import CLM, Vocabulary, mlm
 from cptjax.optim import AdamW, make_optimizer
+from cptjax.shape import ModelConfig, Precision
 from cptjax.step import TrainState, chunk_positions, init_state, loss_and_counts, train_step
 from eval.bench import SIZES, check_names, compute_dtype, fitted, in_turns, record
 

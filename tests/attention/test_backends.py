@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cptjax.attention.backends import BACKENDS, MOST_SCORES, QUERY_BLOCK, Case, attend, choose, query_block
+from cptjax.attention.backends import BACKENDS, Case, attend, choose
+from cptjax.attention.blockwise import QUERY_BLOCK
 from cptjax.masks import MaskMode, MaskSpec
 from tests.conftest import packed
 
@@ -71,27 +72,6 @@ def test_gradient_shows_exactly_the_keys_read(backend, spec, first, last):
         read = np.flatnonzero(np.abs(gradient[0]).sum((1, 2)))
         assert read.tolist() == list(range(first, last + 1))
         assert not np.abs(gradient[1]).any(), "another row was read"
-
-
-def test_window_scores_grow_linearly_with_length():
-    """Backward too: twice the tokens, twice the memory, not four times."""
-
-    def temporary(tokens):
-        x = jax.ShapeDtypeStruct((1, tokens, 1, 16), jnp.float32)
-        segment = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
-        spec = MaskSpec(MaskMode.BIDIRECTIONAL, 64)
-        gradient = jax.grad(lambda q, k, v, s: attend(q, k, v, spec, s).sum(), argnums=(0, 1, 2))
-        return jax.jit(gradient).lower(x, x, x, segment).compile().memory_analysis().temp_size_in_bytes
-
-    assert temporary(8192) < 2.2 * temporary(4096)
-
-
-def test_many_rows_make_few_scores_at_once():
-    # Broken by: the block not made of LANES, or larger than the row.
-    assert query_block(1, 12, 8192) == QUERY_BLOCK and query_block(1, 12, 60) == 60
-    blocks = [query_block(rows, 12, 8192) for rows in (2, 4, 5)]
-    assert blocks == [256, 128, 128]
-    assert all(rows * 12 * 8192 * block <= MOST_SCORES for rows, block in zip((2, 4, 5), blocks, strict=True))
 
 
 def test_unknown_backend_is_refused():

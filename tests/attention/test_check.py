@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from cptjax.attention import check
-from cptjax.attention.backends import BACKENDS, attend_reference
+from cptjax.attention.backends import BACKENDS
 from cptjax.attention.check import MOST_ERROR, verify
+from cptjax.attention.reference import attend_reference
 from cptjax.attention.splash import attend_splash
 from cptjax.masks import MaskMode, MaskSpec, dense_mask, document_bounds
 

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cptjax.attention import backends, cudnn
-from cptjax.attention.backends import attend, attend_reference
+from cptjax.attention.backends import attend
+from cptjax.attention.reference import attend_reference
 from cptjax.masks import MaskMode, MaskSpec
-from cptjax.model import ModelConfig, ModernBert, Precision, encode, init_params
+from cptjax.model import ModernBert, encode, init_params
+from cptjax.shape import ModelConfig, Precision
 from cptjax.sharding import Mesh, make_mesh
 from tests.conftest import packed
 

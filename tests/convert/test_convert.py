@@ -19,9 +19,9 @@ from tokenizers.models import WordLevel
 
 from convert import from_hf, portable, table, to_hf
 from convert.__main__ import main
-from cptjax.model import FULL, SLIDING, ModelConfig
 from cptjax.run import checkpoint
 from cptjax.run.checkpoint import parameter_shapes
+from cptjax.shape import FULL, SLIDING, ModelConfig
 from cptjax.sharding import Mesh, make_mesh, shard_tree
 
 ROOT = Path(__file__).parents[2]

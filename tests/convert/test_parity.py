@@ -17,8 +17,9 @@ from convert import from_hf, parity, table, to_hf
 from convert.__main__ import main
 from convert.parity import Case
 from cptjax import model as model_file
-from cptjax.model import FULL, SLIDING, ModelConfig, ModernBert, Precision
+from cptjax.model import ModernBert
 from cptjax.run.checkpoint import parameter_shapes
+from cptjax.shape import FULL, SLIDING, ModelConfig, Precision
 
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "vocab_size": 500}
 SHAPES = {

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from convert import from_hf, portable, table, to_hf
 from convert.__main__ import main
 from cptjax.data.tokenizer import Encoder, load_tokenizer
-from cptjax.model import FULL, SLIDING, ModelConfig
+from cptjax.shape import FULL, SLIDING, ModelConfig
 from tests.convert.test_convert import formed, random_params
 
 ROOT = Path(__file__).parents[2]

@@ -22,10 +22,11 @@ from cptjax.config import Phase, Run
 from cptjax.corpus.prepare import prepare
 from cptjax.data.batches import Data
 from cptjax.files import parse_json
-from cptjax.model import ModelConfig, ModernBert, Precision, init_params
+from cptjax.model import ModernBert, init_params
 from cptjax.objectives import CLM, mlm
 from cptjax.run import checkpoint
 from cptjax.schedules import Schedule
+from cptjax.shape import ModelConfig, Precision
 from cptjax.train import train
 from tests.fixtures_text import make_tokenizer
 

@@ -21,7 +21,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from convert import from_hf, table, to_hf, vocab
 from convert.__main__ import main
-from cptjax.model import ModelConfig, ModernBert, Precision, encode
+from cptjax.model import ModernBert, encode
+from cptjax.shape import ModelConfig, Precision
 from tests.conftest import packed
 from tests.convert.test_convert import MASKED, formed, random_params
 

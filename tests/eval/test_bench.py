@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from cptjax.attention import check
-from cptjax.attention.backends import BACKENDS, attend_reference
+from cptjax.attention.backends import BACKENDS
+from cptjax.attention.reference import attend_reference
 from cptjax.command import errors
 from cptjax.masks import MaskMode, MaskSpec
-from cptjax.model import FULL, ModelConfig
+from cptjax.shape import FULL, ModelConfig
 from eval import bench
 from eval.bench import attention, compare, loss, step
 
@@ -82,7 +83,7 @@ def test_a_wrong_backend_is_reported_as_wrong(monkeypatch):
 
 def test_errors_are_measured_where_the_reference_is_affordable(monkeypatch):
     # Broken by: checked = tokens.
-    monkeypatch.setattr("cptjax.attention.backends.CHECKED", 32)
+    monkeypatch.setattr("eval.bench.attention.CHECKED", 32)
     (row,) = attention.bench(["blockwise"], MaskSpec(MaskMode.CAUSAL), (1, 64, 1, 8), "bfloat16", 1)
     assert (row["tokens"], row["checked_tokens"]) == (64, 32)
     assert 1e-4 < row["error"]["out"] < 0.05

@@ -20,10 +20,10 @@ from cptjax.config import Phase, Run
 from cptjax.data.batches import Batches, Data, held_out_batches
 from cptjax.files import locked, write_json
 from cptjax.machine import processes
-from cptjax.model import ModelConfig, Precision
 from cptjax.objectives import mlm
 from cptjax.run import agreement
 from cptjax.schedules import Schedule
+from cptjax.shape import ModelConfig, Precision
 from cptjax.sharding import Mesh
 from cptjax.train import train
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from cptjax.__main__ import main
-from cptjax.attention import backends
+from cptjax.attention import backends, blockwise
 from cptjax.planning import doctor
 
 
@@ -34,7 +34,7 @@ def test_every_row_is_tried_under_every_mask(small, tmp_path, monkeypatch, capsy
 
 def test_a_kernel_that_is_wrong_here_is_a_failure(small, monkeypatch, capsys):
     def halved(*arguments):
-        return backends.attend_blockwise(*arguments) * jnp.float32(0.5)
+        return blockwise.attend_blockwise(*arguments) * jnp.float32(0.5)
 
     monkeypatch.setitem(backends.BACKENDS, "blockwise", halved)
     monkeypatch.setattr(sys, "argv", ["cptjax", "doctor"])

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cptjax.model import FULL, SLIDING, ModelConfig, ModernBert, Precision, init_params
+from cptjax.model import ModernBert, init_params
 from cptjax.objectives import CLM, Vocabulary, mlm
 from cptjax.planning import hlo
+from cptjax.shape import FULL, SLIDING, ModelConfig, Precision
 from cptjax.step import chunk_positions, loss_and_counts
 
 TEXT = """HloModule jit_step
@@ -161,7 +162,7 @@ def test_local_layers_make_no_square_of_tokens_and_the_loss_no_logits_of_a_row(o
 
 def test_global_layers_make_no_square_of_tokens(monkeypatch):
     # Broken by: no optimization_barrier in attention, without which jax makes all masks before the scan over layers.
-    monkeypatch.setattr("cptjax.attention.backends.QUERY_BLOCK", 128)
+    monkeypatch.setattr("cptjax.attention.blockwise.QUERY_BLOCK", 128)
     shapes = arrays_of_a_step(CLM, "blockwise", replace(LOCAL, layer_types=(FULL,) * 5))
     assert max(map(math.prod, shapes)) < TOKENS**2
 

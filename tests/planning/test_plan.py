@@ -15,7 +15,6 @@ from cptjax.__main__ import main
 from cptjax.config import Phase, Run
 from cptjax.data.batches import Data
 from cptjax.machine import devices, host
-from cptjax.model import ModelConfig
 from cptjax.objectives import CLM, mlm
 from cptjax.optim import make_optimizer
 from cptjax.planning import aot, hlo, plan
@@ -23,6 +22,7 @@ from cptjax.run import memory
 from cptjax.run.checkpoint import parameter_shapes
 from cptjax.run.memory import GIB
 from cptjax.schedules import Schedule
+from cptjax.shape import ModelConfig
 from cptjax.step import init_state
 
 SHAPE = ModelConfig(

@@ -15,11 +15,11 @@ from cptjax.config import Phase, Run
 from cptjax.data.batches import Data
 from cptjax.data.store import Manifest
 from cptjax.files import hash_of, read_json, write_json
-from cptjax.model import ModelConfig, Precision
 from cptjax.objectives import CLM, mlm
 from cptjax.optim import AdamW, make_optimizer
 from cptjax.run import checkpoint
 from cptjax.schedules import Schedule
+from cptjax.shape import ModelConfig, Precision
 from cptjax.sharding import Mesh
 from cptjax.train import set_up, start, train
 from tests.fixtures_text import WORDS, make_store, make_tokenizer

@@ -1,0 +1,20 @@
+"""Attention under an interval mask, as it is defined: every other backend is tested against it.
+
+B rows, L queries, M keys, H heads, K head width.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from cptjax.masks import MaskSpec, dense_mask
+
+MASKED = -1e30  # finite: exp gives exactly 0, and a maximum over it stays finite
+
+
+def attend_reference(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.Array:
+    """The definition: all scores at once, O(L^2) memory. Kept for ever."""
+    scores_BHLM = jnp.einsum("blhk,bmhk->bhlm", q_BLHK, k_BLHK, preferred_element_type=jnp.float32)
+    scores_BHLM = scores_BHLM * q_BLHK.shape[-1] ** -0.5
+    mask_B1LM = dense_mask(spec, segment_BL)[:, None]
+    probs_BHLM = jax.nn.softmax(jnp.where(mask_B1LM, scores_BHLM, MASKED), axis=-1)
+    return jnp.einsum("bhlm,bmhk->blhk", probs_BHLM.astype(v_BLHK.dtype), v_BLHK)

@@ -1,0 +1,135 @@
+"""The operations of a layer: norm, activation, projection, lookup, rotary positions.
+
+B rows, L tokens per row, N tokens of all rows, D width, H heads, K head width, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from cptjax.sharding import on_own_rows
+
+SAVED = "saved"  # names what the backward pass needs of a forward one, for rematerialisation to keep
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def layer_norm(x_ND: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
+    """(x - mean) / sqrt(variance + eps) * scale over the last axis, in float32 (arXiv:1607.06450).
+
+    Its backward pass keeps x only, and sums over tokens by a matrix product: XLA's CPU reduction over the
+    long axis is several times slower.
+    """
+    return _normalise(x_ND, eps)[0] * scale_D[None]
+
+
+def _normalise(x_ND, eps: float):
+    centred_ND = x_ND.astype(jnp.float32) - x_ND.astype(jnp.float32).mean(-1, keepdims=True)
+    inverse_N1 = jax.lax.rsqrt(jnp.square(centred_ND).mean(-1, keepdims=True) + eps)
+    return centred_ND * inverse_N1, inverse_N1
+
+
+def _layer_norm_backward(eps: float, saved, d_out_ND):
+    x_ND, scale_D = saved
+    normed_ND, inverse_N1 = _normalise(x_ND, eps)
+    ones_N = jnp.ones(x_ND.shape[0], jnp.float32)
+    d_scale_D = jnp.einsum("n,nd->d", ones_N, d_out_ND * normed_ND, precision=jax.lax.Precision.HIGHEST)
+    d_normed_ND = d_out_ND * scale_D[None]
+    along_N1 = (d_normed_ND * normed_ND).mean(-1, keepdims=True)
+    d_x_ND = (d_normed_ND - d_normed_ND.mean(-1, keepdims=True) - normed_ND * along_N1) * inverse_N1
+    return d_x_ND.astype(x_ND.dtype), d_scale_D
+
+
+layer_norm.defvjp(lambda x, scale, eps: (layer_norm(x, scale, eps), (x, scale)), _layer_norm_backward)
+
+
+@partial(jax.checkpoint, static_argnums=0)
+def _in_float32(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """An activation in float32, rounded once to the dtype of x, and so is its gradient: in bfloat16 every operation
+    of it would round. The backward pass keeps x alone, for what is in float32 takes twice the memory."""
+    return function(x.astype(jnp.float32)).astype(x.dtype)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x * P(normal <= x), exact (arXiv:1606.08415), by erf: as PyTorch computes it, and cheaper than
+    erfc on a CPU."""
+    return _in_float32(_gelu, x)
+
+
+@jax.custom_jvp
+def _gelu(x):
+    return x * _normal_cdf(x)
+
+
+def _normal_cdf(x):
+    return 0.5 * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+@_gelu.defjvp
+def _gelu_tangent(primals, tangents):
+    (x,), (d_x,) = primals, tangents
+    density = jnp.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
+    return _gelu(x), (_normal_cdf(x) + x * density) * d_x
+
+
+ACTIVATIONS = {"gelu": gelu, "relu": partial(_in_float32, jax.nn.relu), "silu": partial(_in_float32, jax.nn.silu)}
+
+
+@jax.custom_vjp
+def project(x_ND: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
+    """x @ w.T for each w of a stack [G, ..., D]: G arrays [N, ...].
+
+    Separate results need no slicing afterwards, whose gradient would be as many padded copies; and the
+    backward pass keeps the stack itself, where slices of it would be copied in every step of the scan.
+    """
+    return tuple(jnp.einsum("nd,...d->n...", x_ND, w) for w in weights)
+
+
+def _project_backward(saved, d_out):
+    x_ND, weights = saved
+    d_x_ND = sum(jnp.einsum("n...,...d->nd", d, w) for d, w in zip(d_out, weights, strict=True))
+    return d_x_ND, jnp.stack([jnp.einsum("n...,nd->...d", d, x_ND) for d in d_out])
+
+
+def _project_forward(x_ND, weights):
+    return checkpoint_name(project(x_ND, weights), SAVED), (x_ND, weights)
+
+
+project.defvjp(_project_forward, _project_backward)
+
+
+@jax.custom_vjp
+def lookup(table_VD: jax.Array, token_BL: jax.Array) -> jax.Array:
+    """Rows of a table, [B, L, D]. Its gradient is added up on each device, then once over the devices of a mesh."""
+    return jnp.take(table_VD, token_BL, axis=0)
+
+
+def _lookup_backward(saved, d_out_BLD):
+    table_VD, token_BL = saved
+
+    def add_rows(token_BL, d_out_BLD):
+        return jnp.zeros(table_VD.shape, table_VD.dtype).at[token_BL].add(d_out_BLD), ()
+
+    d_table_VD, _ = on_own_rows(add_rows, (True, True))(token_BL, d_out_BLD)
+    return d_table_VD, None
+
+
+lookup.defvjp(lambda table_VD, token_BL: (lookup(table_VD, token_BL), (table_VD, token_BL)), _lookup_backward)
+
+
+def rope_table(position_BL: jax.Array, theta: float, head_dim: int) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of the rotary angles, each [B, L, 1, K / 2] float32 (arXiv:2104.09864)."""
+    frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angle = position_BL[:, :, None, None].astype(jnp.float32) * frequency[None, None, None]
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x_BLHK: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Apply rotary positions: halves are paired (not interleaved), products in float32."""
+    cosine, sine = table
+    first, second = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+    return turned.astype(x_BLHK.dtype)
