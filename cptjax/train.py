@@ -25,7 +25,7 @@ from cptjax.command.signals import Signals, Stopped
 from cptjax.config import Phase, Run, to_dict
 from cptjax.data.batches import Batches, held_out_batches
 from cptjax.data.packing import PACKING_VERSION
-from cptjax.data.store import Manifest, Store
+from cptjax.data.store import Manifest, Store, check_one_tokenizer
 from cptjax.files import locked, read_json, write_json
 from cptjax.machine import host, processes
 from cptjax.model import ModernBert, init_params
@@ -135,8 +135,7 @@ def set_up(run: Run, folder: Path, from_step: int | None = None) -> Setting:
             f"data.sequence_length {run.data.sequence_length} is longer than the model's "
             f"max_position_embeddings {config.max_position_embeddings}"
         )
-    own_tokenizer = checkpoint.tokenizer_sha256(origin) if started or run.init else None
-    _check_vocabulary(run, config, manifests, own_tokenizer)
+    _check_vocabulary(run, config, manifests, origin if started or run.init else None)
     manifest = next(iter(manifests.values()))
     ids = manifest.mask_token_id, manifest.special_token_ids, manifest.pad_token_id
     vocabulary = Vocabulary(manifest.vocab_size, *ids)
@@ -228,13 +227,11 @@ def starting_folder(run: Run, folder: Path) -> Path:
     return given if (given / checkpoint.MODEL).exists() else folder / "init"
 
 
-def _check_vocabulary(run: Run, config: ModelConfig, manifests: dict[str, Manifest], own_tokenizer: str | None) -> None:
-    hashes = {manifest.tokenizer_sha256 for manifest in manifests.values()} | {own_tokenizer} - {None}
-    if len(hashes) > 1:
-        raise ValueError(
-            f"the token stores {list(manifests)} and the model {run.init} do not share one tokenizer: "
-            "prepare the text again with the model's own"
-        )
+def _check_vocabulary(run: Run, config: ModelConfig, manifests: dict[str, Manifest], origin: Path | None) -> None:
+    said = {store: manifest.vocabulary for store, manifest in manifests.items()}
+    if origin is not None:
+        said[f"the model {origin}"] = checkpoint.own_vocabulary(origin)
+    check_one_tokenizer(said)
     for store, manifest in manifests.items():
         if manifest.vocab_size > config.vocab_size:
             raise ValueError(

@@ -17,7 +17,7 @@ from tokenizers import (
 
 from cptjax.data.store import STORE_VERSION, Duplicates, Manifest, file_hashes, write_shard
 from cptjax.data.tokenizer import Encoder
-from cptjax.files import copy_tokenizer, sha256
+from cptjax.files import copy_tokenizer
 
 WORDS = [
     "the",
@@ -77,7 +77,6 @@ def make_store(
     if weights is not None:
         np.save(folder / "weight_N.npy", np.array(weights, np.float32))
     copy_tokenizer(tokenizer_folder, folder / "tokenizer")
-    special = encoder.special
     manifest = Manifest(
         version=STORE_VERSION,
         documents=len(documents),
@@ -86,13 +85,7 @@ def make_store(
         words=sum(len(text.split()) for text in texts),
         unknown_tokens=0,
         dtype=encoder.dtype.name,
-        vocab_size=encoder.vocab_size,
-        tokenizer_sha256=sha256(tokenizer_folder / "tokenizer.json"),
-        bos_token_id=encoder.bos,
-        eos_token_id=int(encoder.eos or 0),
-        pad_token_id=special.pad,
-        mask_token_id=special.mask,
-        special_token_ids=special.all,
+        **encoder.vocabulary,
         sources=(),
         dropped={},
         duplicates=Duplicates(0, None),

@@ -35,7 +35,7 @@ from cptjax.shape import FULL, SLIDING, ModelConfig, Precision
 from cptjax.sharding import Mesh
 from cptjax.step import TrainState
 from cptjax.train import choose_attention, set_up, train
-from tests.fixtures_text import make_tokenizer
+from tests.fixtures_text import make_store, make_tokenizer
 
 ROOT = Path(__file__).parent.parent
 WORDS = "the patient was seen with fever and cough for three days before she left hospital".split()
@@ -404,6 +404,47 @@ def test_a_start_without_a_head_gets_a_new_one(store, tmp_path, two_devices, cap
     for name in ("embeddings", "layer_0"):
         assert jax.tree.all(jax.tree.map(np.array_equal, after_clm[name], params[name]))
     assert read_json(folder / checkpoint.ORIGIN) == {"source": str(tmp_path / "hf"), "revision": None}
+
+
+@pytest.mark.parametrize(
+    ("file", "says", "told"),
+    [
+        ("tokenizer_config", {"pad_token": "[UNK]"}, r"pad_token_id is \d+ and \d+"),
+        ("tokenizer_config", {"mask_token": "[UNK]"}, r"mask_token_id is \d+ and \d+"),
+        ("special_tokens_map", {"mask_token": "[UNK]"}, r"mask_token_id is \d+ and \d+"),
+        ("tokenizer_config", {"additional_special_tokens": ["a"]}, r"special_token_ids is \(.*\) and \(.*\)"),
+        (
+            "tokenizer_config",
+            {"added_tokens_decoder": {"SIZE": {"content": "zona"}}},
+            r"vocab_size is \d+ and \d+",
+        ),
+        ("tokenizer_config", {}, None),
+    ],
+)
+def test_stores_and_model_agree_on_each_token_that_decides_a_number(store, tmp_path, two_devices, file, says, told):
+    """The same tokenizer.json, and another file beside it, in a model, in a second store and in the held-out one."""
+    # Broken by: each name left out of VOCABULARY; own_vocabulary of a hash alone; a held-out store not compared.
+    other = tmp_path / "tokenizer"
+    shutil.copytree(store / "tokenizer", other)
+    size = str(read_json(store / "manifest.json")["vocab_size"])
+    (other / f"{file}.json").write_text(json.dumps(says).replace("SIZE", size))
+    made = make_store(tmp_path / "store", other, ["the patient was seen"] * 9)
+    run = small_run(store)
+    start = tmp_path / "start"
+    checkpoint.write_model(
+        start, replace(run.model, vocab_size=run.model.vocab_size + 1), tokenizer=other, hf_config=None, origin=None
+    )
+    shares = ((str(store), 0.7), (str(made), 0.3))
+    for other_run in (
+        replace(run, model=None, init=str(start)),
+        replace(run, held_out=str(made)),
+        replace(run, data=replace(run.data, stores=shares)),
+    ):
+        if told is None:
+            set_up(other_run, tmp_path / "run")
+            continue
+        with pytest.raises(ValueError, match=rf"do not share one tokenizer \({told}\): prepare the text again"):
+            set_up(other_run, tmp_path / "run")
 
 
 def test_a_classifier_is_no_start(store, tmp_path, two_devices):

@@ -18,7 +18,7 @@ import grain
 import numpy as np
 
 from cptjax.data.packing import Plan, stored_plan
-from cptjax.data.store import Store
+from cptjax.data.store import Store, check_one_tokenizer
 
 WEIGHT_TOTAL = 2**40  # shares become integers of this sum, so that the mixture never drifts
 READ_AHEAD = 8  # batches
@@ -140,16 +140,13 @@ class Batches:
 
     Every store is read in passes; a pass shows each document as often as its weight says, once
     without one, and the next pass shows the same rows in another order. ValueError when a folder is
-    no store, or two were made by different tokenizers.
+    no store, or two do not share one tokenizer.
     """
 
     def __init__(self, data: Data):
         self.data = data
         stores = {path: Store(path) for path in data.shares}
-        by = {store.manifest.tokenizer_sha256: path for path, store in stores.items()}
-        if len(by) > 1:
-            one, other = list(by.values())[:2]
-            raise ValueError(f"{one} and {other} were made by different tokenizers: prepare both with the same one")
+        check_one_tokenizer({path: store.manifest.vocabulary for path, store in stores.items()})
         # In order of content, so that neither paths nor their order change a batch.
         paths = sorted(stores, key=lambda path: stores[path].manifest.fingerprint)
         self._rows = {path: _Rows(stores[path], data.sequence_length, data.seed) for path in paths}

@@ -16,7 +16,7 @@ N documents, L tokens of one document.
 
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,10 @@ STORE_VERSION = 2
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer"
 OWN_HASH = "manifest_sha256"  # in manifest.json: of all else in it
 FILES = ("length_N.npy", "crc32_N.npy", "weight_N.npy", "row_N.npy", "file_N.npy", "files.json", "dropped.jsonl")
+VOCABULARY = (
+    *("tokenizer_sha256", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id"),
+    "special_token_ids",
+)  # of manifest.json: what comes of the tokenizer's files and decides what a model is shown and asked
 MOST_WEIGHT = 1000  # every copy is a round of packing, and learned by heart long before
 SHARD_TOKENS = 2**27  # tokens per shard file before a new one is begun: 256 MiB in two bytes
 
@@ -182,6 +186,11 @@ class Manifest:
         shards = [(shard.sha256, shard.documents) for shard in self.shards]
         return hash_of([self.tokenizer_sha256, self.dtype, ids, shards, arrays])
 
+    @property
+    def vocabulary(self) -> dict[str, Any]:
+        """What it says of its tokenizer, by field: all that `Encoder.vocabulary` does."""
+        return {name: getattr(self, name) for name in VOCABULARY}
+
     def write(self, store: Path) -> None:
         """Write manifest.json, and in it the hash of all else that it says."""
         fields = json.loads(json.dumps(asdict(self)))
@@ -208,6 +217,18 @@ class Manifest:
         manifest = typed(cls, fields, str(path))
         check_inside(Path(store), [*manifest.sha256, *(shard.file for shard in manifest.shards)])
         return manifest
+
+
+def check_one_tokenizer(said: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError where another place says of its tokenizer, by field of a manifest, what the first does not."""
+    (first, expected), *others = said.items()
+    for place, values in others:
+        for name, value in values.items():
+            if value != expected[name]:
+                raise ValueError(
+                    f"{first} and {place} do not share one tokenizer ({name} is {expected[name]} and {value}): "
+                    "prepare the text again, all of it with the tokenizer folder of the model"
+                )
 
 
 class Store:

@@ -20,7 +20,7 @@ import tokenizers
 
 from cptjax.bounds import NUMBERS
 from cptjax.command.errors import hub_refusal, reason, silenced
-from cptjax.files import TOKENIZER_FILES, read_json
+from cptjax.files import TOKENIZER_FILES, read_json, sha256
 
 LONG_TEXT = 2**20  # characters: a longer text is encoded in pieces
 LONGEST_WHOLE = 2**24  # characters: a longer text is cut even where no good place is found, for want of memory
@@ -42,6 +42,7 @@ ROLES = {
 }
 LISTS = ("additional_special_tokens", "extra_special_tokens")  # more special tokens, without a role
 CONFIG, ADDED = "tokenizer_config.json", "added_tokens_decoder"
+NAMING = ("special_tokens_map.json", CONFIG)  # the files that name special tokens; what the last says counts
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     """What the folder's files beside tokenizer.json say, tokenizer_config.json first. ValueError for tokens that are
     none."""
     found: dict[str, Any] = {}
-    for path in (folder / "special_tokens_map.json", folder / CONFIG):
+    for path in (folder / name for name in NAMING):
         if path.is_file():
             said = {name: value for name, value in read_json(path).items() if value is not None}
             _refuse_no_tokens(path, said)
@@ -274,6 +275,19 @@ class Encoder:
         self._after: list[Any] = self._after or [self.special.eos]
         self.bos: int | None = self._before[0] if self._before else None
         self.eos: int = self._after[-1]
+
+    @property
+    def vocabulary(self) -> dict[str, Any]:
+        """What the manifest of a token store says of its tokenizer, by field."""
+        return {
+            "tokenizer_sha256": sha256(self._path),
+            "vocab_size": self.vocab_size,
+            "bos_token_id": self.bos,
+            "eos_token_id": self.eos,
+            "pad_token_id": self.special.pad,
+            "mask_token_id": self.special.mask,
+            "special_token_ids": self.special.all,
+        }
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text as `dtype` [L], special tokens included."""

@@ -31,6 +31,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
 
 from cptjax.command.errors import first_of_group, reason, warn_of_damage
+from cptjax.data.tokenizer import NAMING, Encoder
 from cptjax.files import (
     check_inside,
     folder_hashes,
@@ -433,7 +434,13 @@ def path_keys(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(entry.key for entry in path)
 
 
-def tokenizer_sha256(folder: Path) -> str | None:
-    """Hash of the tokenizer.json a run folder carries, None when it carries none."""
+def own_vocabulary(folder: Path) -> dict[str, Any]:
+    """What the tokenizer that a run folder carries says, by field of a store's manifest; {} when it carries none.
+
+    Of a tokenizer.json alone its hash: no other file names its special tokens, so the store's may.
+    """
     path = folder / TOKENIZER / "tokenizer.json"
-    return sha256(path) if path.is_file() else None
+    if not path.is_file():
+        return {}
+    alone = not any((path.parent / name).is_file() for name in NAMING)
+    return {"tokenizer_sha256": sha256(path)} if alone else Encoder(path.parent).vocabulary

@@ -423,9 +423,19 @@ def test_wrong_data_is_refused(stores, tmp_path):
         Batches(Data(((str(tmp_path), 1),)))
     other = make_tokenizer(tmp_path / "other", seed_text="quite other words")
     make_store(tmp_path / "out", other, ["the heart"])
-    with pytest.raises(ValueError, match="made by different tokenizers") as caught:
+    with pytest.raises(ValueError, match="do not share one tokenizer") as caught:
         Batches(Data(((stores["a"], 1), (str(tmp_path / "out"), 1))))
     assert stores["a"] in str(caught.value) and str(tmp_path / "out") in str(caught.value)
+
+
+def test_stores_whose_documents_end_otherwise_are_not_mixed(tmp_path):
+    # Broken by: eos_token_id left out of VOCABULARY. A tokenizer.json that ends no document, and another file's end.
+    bare = make_tokenizer(tmp_path / "bare", ends=False)
+    first = make_store(tmp_path / "first", bare, ["the heart"])
+    (bare / "tokenizer_config.json").write_text(json.dumps({"eos_token": "[UNK]"}))
+    second = make_store(tmp_path / "second", bare, ["the heart"])
+    with pytest.raises(ValueError, match=r"do not share one tokenizer \(eos_token_id is \d+ and \d+\)"):
+        Batches(Data(((str(first), 1), (str(second), 1))))
 
 
 def flip(path, at):
