@@ -254,7 +254,8 @@ def start(setting: Setting, tx) -> tuple[TrainState, dict[str, Any], list[dict[s
     if run.init:
         origin = starting_folder(run, setting.folder)
         whole = checkpoint.parameter_shapes(setting.model.config)
-        drawn = whole.keys() - checkpoint.parameter_shapes(checkpoint.read_model(origin)).keys()
+        with processes.together():
+            drawn = whole.keys() - checkpoint.parameter_shapes(checkpoint.read_model(origin)).keys()
         known = {name: where for name, where in shardings.params.items() if name not in drawn}
         _, _, loaded = checkpoint.load_params(origin, shardings=known)
         if drawn and jax.process_index() == 0:

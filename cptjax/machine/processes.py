@@ -57,9 +57,9 @@ def _number(name: str, text: str, least: int, most: int = 2**20) -> int:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """What each process does by itself, all of them at the same time: when it fails in some, ValueError in all, with
-    the words of those. In a run of one process an error is what it was."""
+def together(kind: type[ValueError] = ValueError) -> Iterator[None]:
+    """What each process does by itself, all of them at the same time: when it fails in some, an error of this kind in
+    all, with the words of those, named where not all say the same. In a run of one process an error is what it was."""
     if jax.process_count() == 1:
         yield
         return
@@ -73,7 +73,8 @@ def together() -> Iterator[None]:
     words = gather(None if failure is None else errors.describe(failure))
     if any(words):
         failed = {i: said for i, said in enumerate(words) if said}
-        raise ValueError("; ".join(f"{who}: {said}" for said, who in _by_value(failed).items())) from failure
+        alone = (f"{who}: {said}" for said, who in _by_value(failed).items())
+        raise kind(words[0] if len(set(words)) == 1 else "; ".join(alone)) from failure
 
 
 def compare(facts: Callable[[], Mapping[str, Any]]) -> None:

@@ -41,6 +41,7 @@ from cptjax.files import (
     write_json,
     written,
 )
+from cptjax.machine import processes
 from cptjax.model import ModernBert, init_params
 from cptjax.shape import ModelConfig
 from cptjax.step import TrainState
@@ -79,15 +80,23 @@ def host_checksum(array: np.ndarray) -> int:
 
 def checksums(tree: Any) -> dict[str, int]:
     """One checksum per array of a tree, by path."""
+    return {path: int(sums[0]) for path, sums in _sums_here(tree).items()}
+
+
+def _sums_here(tree: Any) -> dict[str, np.ndarray]:
+    """The checksums of each array of a tree, by path, as each device of this process gets them: where devices hold
+    copies, each sums those that it works with."""
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
-    on_host = isinstance(leaves[0], np.ndarray)
-    sums = map(host_checksum, leaves) if on_host else jax.device_get(_checksums(leaves))
-    return {jax.tree_util.keystr(path): int(value) for path, value in zip(paths, sums, strict=True)}
+    if isinstance(leaves[0], np.ndarray):
+        sums = [[host_checksum(x) for x in leaves]]
+    else:
+        sums = [np.asarray(copy.data) for copy in _checksums(leaves).addressable_shards]
+    return dict(zip(map(jax.tree_util.keystr, paths), np.transpose(sums), strict=True))
 
 
 @jax.jit
-def _checksums(leaves: tuple[jax.Array, ...]) -> list[jax.Array]:
-    return [_checksum(x) for x in leaves]
+def _checksums(leaves: tuple[jax.Array, ...]) -> jax.Array:
+    return jnp.stack([_checksum(x) for x in leaves])
 
 
 def _manager(folder: Path, handlers: Any = None, **options) -> ocp.CheckpointManager:
@@ -214,29 +223,36 @@ def _restore(
 ) -> dict[str, Any]:
     """The named parts of a checkpoint in the shapes and shardings of `parts`, checked.
 
-    With `whole` false a part may name some of its arrays only, and numpy arrays come back.
+    With `whole` false a part may name some of its arrays only, and numpy arrays come back. Of several processes each
+    reads what its own devices hold, and all raise what is damaged for one of them.
     """
-    numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-    args: dict[str, Any] = {
-        name: ocp.args.StandardRestore(target)
-        if whole
-        else ocp.args.PyTreeRestore(target, jax.tree.map(lambda _: numpy, target), partial_restore=True)
-        for name, target in parts.items()
-    }
     where = folder / CHECKPOINTS / str(step)
-    try:
-        with _manager(folder, create=False) as manager:
-            found = manager.restore(step, args=ocp.args.Composite(**args))
-    except Exception as error:  # tensorstore raises anything from KeyError to groups of errors
-        raise DamagedError(f"cannot read checkpoint {where}: {_reason(error)}") from error
-    for name in parts:
-        now, then = checksums(found[name]), facts["checksums"][name]
-        if damaged := [path for path in now if now[path] != then.get(path)]:
-            raise DamagedError(
-                f"checkpoint {where} is damaged: {name}{damaged[0]} and {len(damaged) - 1} more differ from "
-                "their checksums"
-            )
-    return {name: found[name] for name in parts}
+    with processes.together(DamagedError):
+        try:
+            found = {name: _read(where / name, target, whole) for name, target in parts.items()}
+        except Exception as error:  # tensorstore raises anything from KeyError to groups of errors
+            raise DamagedError(f"cannot read checkpoint {where}: {_reason(error)}") from error
+    now = {name: _sums_here(tree) for name, tree in found.items()}
+    with processes.together(DamagedError):
+        for name in parts:
+            then = facts["checksums"][name]
+            if damaged := [path for path, sums in now[name].items() if (sums != then.get(path)).any()]:
+                raise DamagedError(
+                    f"checkpoint {where} is damaged: {name}{damaged[0]} and {len(damaged) - 1} more differ from "
+                    "their checksums"
+                )
+    return found
+
+
+def _read(path: Path, target: Any, whole: bool) -> Any:
+    """One part of a checkpoint. Orbax's managers wait for all processes when one restores; its handlers do not."""
+    handler: Any = ocp.StandardCheckpointHandler()
+    args: Any = ocp.args.StandardRestore(target)
+    if not whole:
+        handler = ocp.PyTreeCheckpointHandler()
+        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+        args = ocp.args.PyTreeRestore(target, numpy, partial_restore=True)
+    return handler.restore(path.absolute(), args=args)
 
 
 def _on_one_device(shapes: Any) -> Any:
@@ -265,7 +281,8 @@ def load_params(folder: Path, step: int | None = None, shardings: Any = None) ->
     `shardings` is a tree like the parameters; without it they land on one device. Raises
     FileNotFoundError when the folder holds no checkpoint, ValueError when it is damaged.
     """
-    step, config, facts = _find(folder, step)
+    with processes.together():
+        step, config, facts = _find(folder, step)
     shapes = parameter_shapes(config)
     if shardings is None:
         target = _on_one_device(shapes)

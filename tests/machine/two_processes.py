@@ -7,8 +7,11 @@ import contextlib
 import hashlib
 import shutil
 import sys
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import jax
@@ -16,12 +19,14 @@ import numpy as np
 
 from cptjax import sharding
 from cptjax import train as train_module
+from cptjax.command.errors import DamageWarning
 from cptjax.config import Phase, Run
 from cptjax.data.batches import Batches, Data, held_out_batches
 from cptjax.files import locked, write_json
 from cptjax.machine import processes
 from cptjax.objectives import mlm
-from cptjax.run import agreement
+from cptjax.optim import make_optimizer
+from cptjax.run import agreement, checkpoint
 from cptjax.schedules import Schedule
 from cptjax.shape import ModelConfig, Precision
 from cptjax.sharding import Mesh
@@ -171,6 +176,78 @@ def refused(folder: Path) -> dict[str, str]:
     return said
 
 
+def lose(path: Path) -> None:
+    """The largest file of a folder."""
+    largest(path).unlink()
+
+
+def cut(path: Path) -> None:
+    """The largest file of a folder to a few bytes."""
+    largest(path).write_bytes(b"cut")
+
+
+def close_off(path: Path) -> None:
+    """The largest file of a folder: a file that root, too, cannot read."""
+    file = largest(path)
+    file.unlink()
+    file.mkdir()
+
+
+def put_earlier(path: Path) -> None:
+    """The arrays of an earlier step for these."""
+    shutil.rmtree(path)
+    shutil.copytree(path.parent.parent / str(SAVED) / path.name, path)
+
+
+def largest(folder: Path) -> Path:
+    """The largest file of a folder."""
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+VIEWS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {  # what the second process alone sees, and where
+    "lost": (lose, (f"{STEPS}/params",)),
+    "cut": (cut, (f"{STEPS}/params",)),
+    "closed off": (close_off, (f"{STEPS}/opt_state",)),
+    "other bytes": (put_earlier, (f"{STEPS}/params",)),
+    "nothing": (cut, (f"{STEPS}/params", f"{SAVED}/opt_state")),
+    "weights": (lose, (f"{STEPS}/params",)),
+}
+
+
+def view_of(run: Path, name: str) -> Path:
+    """A copy of a run, in the folder that this process is in, as this process sees it."""
+    view = Path(shutil.copytree(run, name))
+    if jax.process_index() == 1:
+        damage, places = VIEWS[name]
+        for place in places:
+            damage(view / checkpoint.CHECKPOINTS / place)
+    return view
+
+
+def started(run: Run, folder: Path) -> dict[str, Any]:
+    """Where a run starts and what is said of it, with and without `--strict`."""
+    setting, said = train_module.set_up(run, folder), {}
+    for strict in ("error", "always"):
+        with jax.set_mesh(setting.mesh), warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter(strict, DamageWarning)
+            try:
+                state, _, _ = train_module.start(setting, make_optimizer(run.optimizer, 1.0))
+                said[strict] = [int(state.step), checkpoint.checksums(state.params), *(str(x.message) for x in warned)]
+            except ValueError as error:
+                said[strict] = str(error)
+    return said
+
+
+def seen(folder: Path) -> dict[str, dict[str, Any]]:
+    """What became of runs whose second process sees other files: that go on, and that start from weights."""
+    run, own = small_run(folder / "store"), folder / f"seen by {jax.process_index()}"
+    own.mkdir()
+    with contextlib.chdir(own):
+        said = {name: started(run, view_of(folder / "alone", name)) for name in VIEWS if name != "weights"}
+        weights = replace(run, model=None, init=str(view_of(folder / "alone", "weights")))
+        return said | {"weights": started(weights, Path("from weights"))}
+
+
 def main(folder: Path) -> None:
     """Everything, one after the other."""
     jax.config.update("jax_num_cpu_devices", 2)
@@ -180,6 +257,7 @@ def main(folder: Path) -> None:
     meshes = [ordered_mesh(order, mesh) for order in ORDERS for mesh in MESHES]
     write_json(folder / f"process{jax.process_index()}.json", {"placed": [placed(store, mesh) for mesh in meshes]})
     write_json(folder / f"refused{jax.process_index()}.json", refused(folder))
+    write_json(folder / f"seen{jax.process_index()}.json", seen(folder))
     for name, (order, mesh) in TRAINED.items():
         with mock.patch.object(sharding, "make_mesh", return_value=ordered_mesh(order, mesh)):
             train(replace(small_run(store), mesh=mesh), folder / name)

@@ -75,6 +75,25 @@ def test_one_flipped_bit_is_noticed_and_named(start, params):
             read(checkpoint.path_keys(path))
 
 
+def test_a_copy_that_one_device_alone_has_otherwise_is_noticed(start, params, monkeypatch):
+    # Broken by: only the first device's sums compared in _restore.
+    mesh = make_mesh(Mesh(8, 1, 1))
+    read = checkpoint._read
+
+    def differs(*how):
+        tree = read(*how)
+        bias = tree["decoder"]["bias"]
+        copies = [copy.data + (copy.device == mesh.devices.flat[-1]) for copy in bias.addressable_shards]
+        tree["decoder"]["bias"] = jax.make_array_from_single_device_arrays(bias.shape, bias.sharding, copies)
+        return tree
+
+    shardings = shard_tree(mesh, params)
+    assert equal(checkpoint.load_params(start, shardings=shardings)[2], params)
+    monkeypatch.setattr(checkpoint, "_read", differs)
+    with pytest.raises(checkpoint.DamagedError, match=r"params\['decoder'\]\['bias'\] and 0 more differ"):
+        checkpoint.load_params(start, shardings=shardings)
+
+
 def test_truncated_checkpoint_is_one_line(start):
     path = largest_file(start / checkpoint.CHECKPOINTS / "0" / "params")
     path.write_bytes(path.read_bytes()[:100])
