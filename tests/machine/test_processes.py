@@ -213,7 +213,7 @@ def test_all_say_at_once_what_all_met(monkeypatch):
 CONFIG = """
 from pathlib import Path
 from types import SimpleNamespace
-from tests.two_processes import small_run
+from tests.machine.two_processes import small_run
 
 def get_config():
     return small_run(Path({store!r}))
