@@ -1,11 +1,13 @@
 """Two real processes of two devices each: the same numbers as one, whatever devices hold which rows."""
 
+import contextlib
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,22 +46,23 @@ def both(*arguments: str, of_second: tuple[str, ...] = ()) -> list[tuple[int, st
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     shared = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, *arguments, *of_second * i],
-            cwd=ROOT,
-            env=shared | {"JAX_PROCESS_ID": str(i)},
-            stderr=-1,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=300)[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()  # one that waits for ever
-    return [(process.returncode, words) for process, words in zip(started, said, strict=True)]
+    with contextlib.ExitStack() as files:
+        said = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]  # a full pipe would hold one up
+        started = [
+            subprocess.Popen(
+                [sys.executable, *arguments, *of_second * i],
+                cwd=ROOT,
+                env=shared | {"JAX_PROCESS_ID": str(i)},
+                stderr=said[i],
+            )
+            for i in range(2)
+        ]
+        try:
+            codes = [process.wait(timeout=300) for process in started]
+        finally:
+            for process in started:
+                process.kill()  # one that waits for ever
+        return [(code, words.seek(0) or words.read()) for code, words in zip(codes, said, strict=True)]
 
 
 @pytest.fixture(scope="module")
