@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from convert import table
 from cptjax.command.escape import code, markdown, printable
+from cptjax.data.store import MOST_NAMES
 
 PAPER = "[arXiv:2605.12438](https://arxiv.org/abs/2605.12438)"
 CITATION = """@misc{touchent2026causallanguagemodelingdetour,
@@ -44,6 +45,7 @@ class Release:
     base_model: str | None  # its Hub id; None: it has none
     language: str | None  # such as en
     example: str  # a sentence for the usage; with the tokenizer's mask where the model fills masks
+    old_spellings: Sequence[str] = ()  # the tokenizer's added words that transformers 4 decodes otherwise than 5
 
     @property
     def is_decoder(self) -> bool:
@@ -333,6 +335,12 @@ def _limitations(release: Release, run: Mapping[str, Any], rows: Sequence[Row]) 
             notes.append("It was trained with one key more in each local layer than this model class reads.")
     else:
         notes.append("It is an encoder: it represents text and fills masks, it does not generate.")
+    if words := release.old_spellings:
+        more = f" and {len(words) - MOST_NAMES:,} more" * (len(words) > MOST_NAMES)
+        notes.append(
+            f"transformers 4 decodes {len(words):,} added words of the tokenizer as they are listed, 5 as the "
+            f"normaliser leaves them: {', '.join(map(code, words[:MOST_NAMES]))}{more}."
+        )
     if not any(row["model"] == release.name for row in rows):
         notes.append("Nothing is known of its quality on downstream tasks, nor of how it compares with other models.")
     return ["## Limitations", "\n".join(f"* {note}" for note in notes)]

@@ -204,8 +204,12 @@ def _probes(tokenizer: tokenizers.Tokenizer) -> Iterator[str]:
         yield from (token.content, f"a {token.content} b", f"x{token.content}y", token.content.upper())
 
 
-def old_spellings(tokenizer: tokenizers.Tokenizer) -> list[str]:
-    """Added words that transformers 4 decodes as they are listed, and 5 as the normaliser leaves them."""
+def old_spellings(folder: Path) -> list[str]:
+    """Added words of a folder's tokenizer that transformers 4 decodes as they are listed, and 5 as the normaliser
+    leaves them."""
+    if not (folder / TOKENIZER).is_file():
+        return []
+    tokenizer = load_tokenizer(folder)
     normalizer = tokenizer.normalizer
     added = {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items() if token.normalized}
     changed = {i: word for i, word in added.items() if normalizer and normalizer.normalize_str(word) != word}

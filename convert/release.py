@@ -95,6 +95,7 @@ def release(
             base_model=known(None, name_base, record, base_model),
             language=language,
             example=known("", choose_example, example, language, partial, architecture),
+            old_spellings=private.without(portable.old_spellings(partial)),  # words of its maker
         )
         known(None, check_names, named, model_id)
         found_rows = known([], read_rows, rows, named.name) if rows is not None else []
