@@ -249,7 +249,8 @@ def text_tokenizer(tokenizer: tokenizers.Tokenizer, special: SpecialTokens) -> t
 class Encoder:
     """Text to ids, with what the tokenizer puts around a document; a document always ends with `eos`.
 
-    `dtype` is the smallest that holds every id. ValueError when the tokenizer cannot end a document.
+    `dtype` is the smallest that holds every id. ValueError when the tokenizer cannot end a document, does more to a
+    text than put tokens of its own around it, or has a mask token that means something else too.
     """
 
     def __init__(self, folder: Path):
@@ -260,13 +261,9 @@ class Encoder:
             self._text = text_tokenizer(self.tokenizer, self.special)
             self._written = [str(self.tokenizer.id_to_token(i)) for i in self.special.all]
             self.vocab_size = max(self.tokenizer.get_vocab().values()) + 1
-            probe = self.tokenizer.encode("a")
         self.dtype = np.dtype("<u2" if self.vocab_size <= 2**16 else "<u4")
-        added = "".join(map(str, probe.special_tokens_mask))
-        if "0" not in added:
-            raise ValueError(f"the tokenizer of {folder} makes no token of the letter a: it will not do")
-        before, after = added.index("0"), added.rindex("0") + 1
-        self._before, self._after = probe.ids[:before], probe.ids[after:]
+        self._refuse_shared_mask()
+        self._before, self._after = self._around()
         if not self._after and self.special.eos is None:
             raise ValueError(
                 f"the tokenizer of {folder} ends no document and names no eos_token or sep_token: "
@@ -288,6 +285,35 @@ class Encoder:
             "mask_token_id": self.special.mask,
             "special_token_ids": self.special.all,
         }
+
+    def _refuse_shared_mask(self) -> None:
+        # Each unknown word, or each end of a document, would be a word to guess.
+        other = [role for role in ROLES if role != "mask" and getattr(self.special, role) == self.special.mask]
+        if self.special.mask is not None and other:
+            token = self.tokenizer.id_to_token(self.special.mask)
+            raise ValueError(
+                f"{self._path}: {token!r} is both the mask and the {other[0]} token: name another mask_token"
+            )
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The ids that the post-processor puts before and after a text."""
+        with _library(self._path), silenced():
+            probe = self.tokenizer.encode("a")
+        text = self._ids(["a"])[0]
+        if not text:
+            raise ValueError(f"{self._path} makes no token of the letter a: it will not do")
+        if unknown := [i for i in probe.ids if self.tokenizer.id_to_token(i) is None]:
+            raise ValueError(
+                f"{self._path}: post_processor adds the id {unknown[0]}, which no token has: name one's id"
+            )
+        added = "".join(map(str, probe.special_tokens_mask))
+        before, after = added.find("0"), added.rfind("0") + 1
+        if probe.ids[before:after] != text:
+            raise ValueError(
+                f"{self._path}: post_processor must hold the text once, with special tokens before and after it alone; "
+                f"of {text} it makes {probe.ids}"
+            )
+        return probe.ids[:before], probe.ids[after:]
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text as `dtype` [L], special tokens included."""

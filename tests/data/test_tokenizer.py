@@ -279,3 +279,33 @@ def test_a_tokenizer_that_draws_its_pieces_is_refused(tmp_path):
     Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")], dropout=0.5)).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ValueError, match=r"tokenizer.json: model.dropout is 0.5"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("single", "ids", "says"),
+    [
+        ("[CLS] $A [SEP] $A [SEP]", {}, "must hold the text once"),
+        ("$A $A [SEP]", {}, "must hold the text once"),
+        ("[CLS] [SEP]", {}, "must hold the text once"),
+        ("[CLS] $A [SEP]", {"[CLS]": 9999}, "adds the id 9999, which no token has"),
+        ("$A [SEP]", {"[SEP]": 6}, "adds the id 6, which no token has"),
+    ],
+)
+def test_a_template_that_does_more_than_begin_and_end_a_text_is_refused(tmp_path, single, ids, says):
+    # Broken by: the ids between the special tokens not compared with the text's; ids of the probe not looked up.
+    made = word_level()
+    made.post_processor = processors.TemplateProcessing(
+        single=single, special_tokens=list(({"[CLS]": 1, "[SEP]": 2} | ids).items())
+    )
+    made.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/tokenizer.json: post_processor {says}"):
+        Encoder(tmp_path)
+
+
+def test_a_mask_token_that_means_something_else_too_is_refused(tmp_path):
+    # Broken by: no _refuse_shared_mask: each unknown word would be a mask.
+    word_level().save(str(tmp_path / "tokenizer.json"))
+    for token, role in (("[UNK]", "unk"), ("[PAD]", "pad"), ("[SEP]", "eos")):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"mask_token": token}))
+        with pytest.raises(ValueError, match=rf"tokenizer.json: '\{token}' is both the mask and the {role} token"):
+            Encoder(tmp_path)
