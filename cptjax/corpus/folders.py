@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Names that nobody means who names the folder they lie in: what is hidden (with it .Trash, .ipynb_checkpoints,
-# .DS_Store, Hadoop's .x.crc, macOS' ._x), Spark's own, system files, backups of editors, downloads under way.
+# .DS_Store, Hadoop's .x.crc, macOS' ._x, .nfs and .fuse_hidden), Spark's own, system files and folders, those of
+# Synology, QNAP and NetApp too, backups of editors, with number or date, downloads and copies under way.
 ASIDE = re.compile(
     r"""\..* | __macosx | __pycache__ | _temporary | _success | _metadata | _common_metadata | _delta_log
-    | _spark_metadata | (_committed|_started)_.* | thumbs\.db | desktop\.ini | \$recycle\.bin | lost\+found
-    | system\ volume\ information | .*~ | ~\$.* | \#.*\# | .*\.(bak|crc|crdownload|download|filepart|incomplete|lock)
-    | .*\.(old|orig|part|partial|sw[a-p]|te?mp)""",
+    | _spark_metadata | (_committed|_started)_.* | thumbs\.db | desktop\.ini | \$recycle\.bin | recycler | lost\+found
+    | system\ volume\ information | @(eadir|recycle|recently-snapshot|__thumb|tmp) | \#(recycle|snapshot) | ~snapshot
+    | .*~ | ~\$.* | \#.*\# | .*\.(crc|crdownload|download|filepart|incomplete|lock|part|partial|sw[a-p]|_copying_)
+    | .*\.(backup|bak|old|orig|te?mp) ([._-]?\d[\dt:._-]* | \ ?\(\d+\))?
+    | (.*\.)?te?mp [._-][\w-]*\d[\w-]* | .*\.tmp\w{6,}""",  # mktemp's tmp.k3Jd82, and .tmpk3Jd82
     re.VERBOSE | re.DOTALL,
 )
 APPLE_DOUBLE = b"\x00\x05\x16\x07"  # macOS keeps what its own file system knows of a file in such a file beside it

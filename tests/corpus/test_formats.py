@@ -13,6 +13,7 @@ import zstandard
 
 from cptjax.corpus import formats, unpack
 from cptjax.corpus.cleaning import parse_condition, read_evaluation
+from cptjax.corpus.folders import is_aside
 from cptjax.corpus.formats import Bad, Reading
 from cptjax.corpus.sources import find
 from cptjax.data.store import LeftOut, sentences
@@ -190,6 +191,10 @@ HIDDEN = [
         "a.jsonl~",
         "a.jsonl.tmp",
     ),
+    *("a.jsonl.tmp123", "a.tmp.1234", "a.jsonl.tmp-7f3c", "a.jsonl.tmpk_jdxq", "tmp.k3Jd82xQ", "a.jsonl.temp7"),
+    *("a.jsonl.bak2", "a.jsonl.bak.2024-01-02", "a.jsonl.old1", "a.jsonl.bak (1)", "a.jsonl.backup"),
+    *("@eaDir/a.jsonl", "@Recycle/a.jsonl", "#recycle/a.jsonl", "#snapshot/a.jsonl", "~snapshot/a.jsonl"),
+    *(".fuse_hidden0001", ".nfs000012", "RECYCLER/a.jsonl", "a.jsonl._COPYING_"),
     *("#a.jsonl#", ".a.jsonl.swp", "a.jsonl.part", "a.jsonl.crdownload", "Thumbs.db", ".DS_Store", "a.jsonl.bak"),
 ]
 
@@ -217,6 +222,17 @@ def test_what_nobody_means_is_passed_over_and_said(tmp_path):
         ValueError, match="holds no files of a known kind .*; what is hidden or temporary is passed over"
     ):
         find(str(folder))
+
+
+@pytest.mark.parametrize(
+    "name",
+    "notes.old_patients.txt notes.old.txt a.bakery.txt a.bakery tmp.txt temp.jsonl 2024.tmpl.jsonl a.template "
+    "part-00001 a.jsonl.part1 a.temperature @user.txt #topic.txt old.jsonl bak.1.jsonl a.tmp.jsonl temp2024.csv b.original.txt "
+    "tmp-notes.txt a.gold1 my.orig.v2.jsonl".split(),
+)
+def test_names_that_only_look_temporary_are_data(name):
+    # Broken by: `.*` after the endings of ASIDE; an ending asked for anywhere in a name.
+    assert not is_aside(Path(name))
 
 
 def test_other_files_and_links_are_named(tmp_path):
