@@ -4,16 +4,33 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+# How tokens of well-known services begin, after the rules of gitleaks (github.com/gitleaks/gitleaks) and the makers'
+# own pages: code hosts, registries, clouds, model services, messengers, payment, and JSON web tokens (eyJ).
+BEGINNINGS = (
+    *("hf_", "api_org_", "gh[opusr]_", "github_pat_", "gl(?:pat|dt|rt|ptt|cbt|soat|ft|imt|agent)-", "ATBB", "ATATT3"),
+    *("npm_", "pypi-", "rubygems_", "dckr_(?:pat|oat)_", "dapi(?=[0-9a-f]{32})", "do[opr]_v1_", r"hv[bsr]\.", "pul-"),
+    *("A[KS]IA(?=[A-Z0-9]{8})", "AIza", r"ya29\.", "GOCSPX-", "LTAI", "sk-", "gsk_", "nvapi-", "r8_", "pplx-", "lsv2_"),
+    *("xox[abeprs]-", "xapp-", "[spr]k_(?:live|test)_", "whsec_", r"SG\.(?=[\w-]{16})", "shp(?:at|ca|pa|ss)_"),
+    *("lin_api_", "ntn_", "figd_", "glsa_", "sntry[su]_", r"pscale_\w+_", "PMAK-", "AGE-SECRET-KEY-", "eyJ"),
+)
 KINDS = {  # in this order: a path may lie in an address
     "token": re.compile(
-        r"\b(?:hf_|api_org_|gh[opusr]_|github_pat_|glpat-|sk-|xox[abpr]-|AKIA|AIza|eyJ)[\w.-]{8,}"
-        r"|(?i:\b(?:bearer|basic)\s+[\w.+/=-]{8,}|(?:token|password|passwd|secret|api[_-]?key)\s*[=:]\s*\S+)"
+        rf"\b(?:{'|'.join(BEGINNINGS)})[\w.-]{{8,}}"
+        r"|-----BEGIN [A-Z0-9 ]*PRIVATE KEY[\s\S]*?(?:-----END[A-Z0-9 ]*-----|\Z)|PuTTY-User-Key-File[\s\S]*"
+        r"|(?i:authorization['\"]?\s*[=:]\s*['\"]?(?:(?:token|bearer|basic|digest|api-?key)\s+\S+|\S*\d\S{7,}))"
+        r"|\b(?i:bearer)\s+[\w.+/=-]{8,}|\b(?i:basic)\s+(?=\S*(?:\d|=|[a-z][A-Z]))[\w+/=]{8,}"
+        r"|(?i:(?:token|pass(?:word|wd|phrase)|secret|(?:api|access|account|private|secret)[_-]?key)"
+        r"['\"]?\s*[=:]\s*(?![\[<])\S+)"  # not "unknown token: [UNK]"
         r"|(?<=://)[^\s/@]+@"
     ),
-    "mail address": re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
+    "mail address": re.compile(
+        r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+|[\w.+-]+@(?:localhost\b|[\w-]+(?=:[/~]))|\b(?:root|admin|ubuntu)@[\w-]+"
+    ),
     "path": re.compile(
         r"\b(?!https?:)\w+://\S+"  # gs://bucket/folder
-        r"|(?<![\w.~)\]/\\*+?-])(?<!http:)(?<!https:)"  # nor in a pattern of names of parameters
+        r"|(?:\$(?:env:)?[A-Za-z_]\w*|%[A-Za-z_]\w*%|(?<!\w)~[A-Za-z]\w{2,})[/\\]\S*"
+        r"|\$\{?HOME\b\}?|%(?:USERPROFILE|HOME)%"
+        r"|(?<![\w.~)\]/\\*+?%-])(?<!http:)(?<!https:)"  # nor in a pattern of names of parameters
         r"(?:~|\.\.?|[A-Za-z]:)?[/\\]{1,2}[\w.~+-]*\w(?:[/\\][\w.~+ -]*[\w.~+-])*"
     ),
 }

@@ -24,6 +24,27 @@ HELD = {
     "Authorization: Bearer abcdefghijk": "token",
     "https://me:word@host.org/x": "token",
     "HF_TOKEN=abc": "token",
+    "$HOME/data/x": "path",
+    "${SCRATCH}/me/x": "path",
+    "in $HOME": "path",
+    "%USERPROFILE%\\x": "path",
+    "%APPDATA%\\x": "path",
+    "$env:APPDATA\\x": "path",
+    "~/x": "path",
+    "~alice/x": "path",
+    "me@localhost": "mail address",
+    "me@node7:/data": "mail address",
+    "root@node7": "mail address",
+    "npm_abcdefgh12345": "token",
+    "dop_v1_0123456789abcdef": "token",
+    "ya29.a0AfH6SMBx": "token",
+    "Authorization: Token xxxxxxxx": "token",
+    '{"authorization": "abcdef0123456789"}': "token",
+    "Basic dXNlcjpwYXNzd29yZA==": "token",
+    "aws_secret_access_key = abc": "token",
+    "passphrase: abc": "token",
+    "-----BEGIN PRIVATE KEY-----\nMIIEvQ": "token",
+    "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n-----END OPENSSH PRIVATE KEY-----": "token",
 }
 
 
@@ -37,10 +58,17 @@ def test_paths_tokens_and_addresses_are_found_and_taken_out(text):
 @pytest.mark.parametrize(
     "text",
     "someone/base hf:org/set@train layers/.*/attn/ layers/[0-7]/ ^layers/(0|1)/attn/Wqkv$ .*/norm n/a 3/4 apache-2.0 "
-    "https://huggingface.co/x lang==fr NVIDIA-H100-80GB 0123abc+changes score>=0.5 tokens/s (a)/(b) C:D task_1".split(),
+    "https://huggingface.co/x lang==fr NVIDIA-H100-80GB 0123abc+changes score>=0.5 tokens/s (a)/(b) C:D task_1 "
+    "B-DISO T-cell a/b mg/kg P@10 NDCG@k x~y 5%/10% $A sk-SK npm_1 $5/day ~5/10 BEGIN and/or I-CHEM+GENE "
+    "ASIAN-population-2020 dapi-staining SG.population".split()
+    + [
+        "unknown token: [UNK]",
+        "Basic research, basic characterisation and a public key.",
+        "The home of authorization: required of whoever may read it, and why.",
+    ],
 )
 def test_names_patterns_and_numbers_stay(text):
-    # Broken by: every `/` taken for the beginning of a path.
+    # Broken by: every `/` taken for the beginning of a path; each `basic`, each `$` and `%` before a word.
     assert private.without(text) == text and private.kinds_in(text) == []
 
 

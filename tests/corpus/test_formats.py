@@ -227,8 +227,8 @@ def test_what_nobody_means_is_passed_over_and_said(tmp_path):
 @pytest.mark.parametrize(
     "name",
     "notes.old_patients.txt notes.old.txt a.bakery.txt a.bakery tmp.txt temp.jsonl 2024.tmpl.jsonl a.template "
-    "part-00001 a.jsonl.part1 a.temperature @user.txt #topic.txt old.jsonl bak.1.jsonl a.tmp.jsonl temp2024.csv b.original.txt "
-    "tmp-notes.txt a.gold1 my.orig.v2.jsonl".split(),
+    "part-00001 a.jsonl.part1 a.temperature @user.txt #topic.txt old.jsonl bak.1.jsonl a.tmp.jsonl temp2024.csv "
+    "b.original.txt tmp-notes.txt a.gold1 my.orig.v2.jsonl".split(),
 )
 def test_names_that_only_look_temporary_are_data(name):
     # Broken by: `.*` after the endings of ASIDE; an ending asked for anywhere in a name.
