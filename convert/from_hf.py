@@ -130,9 +130,10 @@ def architecture_of(raw: dict, *, where: str = "config.json") -> str:
 
 
 def config_class(architecture: str) -> Any:
-    """transformers' config class of a model class."""
-    from transformers import ModernBertConfig, ModernBertDecoderConfig
+    """transformers' config class of a model class; what it would log of a config is said here, or does not matter."""
+    from transformers import ModernBertConfig, ModernBertDecoderConfig, logging
 
+    logging.set_verbosity_error()
     encoder = table.ARCHITECTURES[architecture].model_type == table.ENCODER
     return ModernBertConfig if encoder else ModernBertDecoderConfig
 

@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import re
+import reprlib
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -27,6 +28,12 @@ from cptjax.schedules import Schedule, phase_bounds
 from cptjax.shape import ModelConfig, Precision, Remat
 from cptjax.sharding import Mesh
 
+MOST = 2**63
+PYTHON = {  # what int() and float() say of a text that is none
+    r"invalid literal for int\(\) with base 10: (.*)": r"\1 is no whole number, such as 1000",
+    r"could not convert string to float: (.*)": r"\1 is no number, such as 0.1",
+    r"Exceeds the limit .*": "the number has too many digits",
+}
 EVERY_ITEM = typeguard.CollectionCheckStrategy.ALL_ITEMS  # of a tuple, not only its first
 TWIN_MASK_RATE = 0.30  # the matched MLM baseline's first phase, arXiv:2605.12438
 
@@ -155,7 +162,10 @@ def load_config(path: Path) -> Run:
 
 
 def _check_types(value: Any, path: str) -> None:
-    """Raise TypeError for the first field whose value is not of its declared type."""
+    """Raise TypeError for the first field whose value is not of its declared type, ValueError for a number that is
+    infinite, none, or beyond 64 bits."""
+    if isinstance(value, int | float) and not abs(value) < MOST:
+        raise ValueError(f"{path} is {reprlib.repr(value)}: it must be a number between {-MOST:.1e} and {MOST:.1e}")
     if isinstance(value, tuple):
         for i, item in enumerate(value):
             _check_types(item, f"{path}.{i}")
@@ -179,7 +189,7 @@ def override(run: Run, arguments: Sequence[str]) -> Run:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
+            changed = tyro.cli(
                 tyro.conf.AvoidSubcommands[Run],
                 default=run,
                 args=list(arguments),
@@ -189,8 +199,18 @@ def override(run: Run, arguments: Sequence[str]) -> Run:
     except SystemExit as stop:
         if not stop.code:
             raise  # --help was printed
-        words = re.sub(r"[^\x00-\x7f]+|-{3,}", " ", complaint.getvalue()).split("For full help")[0]
-        raise ValueError(" ".join(words.split())) from stop
+        raise ValueError(_plain(complaint.getvalue())) from stop
+    _check_types(changed, "")
+    return changed
+
+
+def _plain(complaint: str) -> str:
+    """What tyro prints in a box with a title, about one option, as a sentence, without its help and Python's words."""
+    words = " ".join(re.sub(r"[^\x00-\x7f]+|-{3,}", " ", complaint.split("\n", 1)[-1]).split())
+    said = re.split(" Argument helptext| For full help", words)[0].removeprefix("Error parsing ")
+    for python, plain in PYTHON.items():
+        said = re.sub(python, plain, said)
+    return said
 
 
 def to_dict(run: Run) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Hugging Face -> ours -> Hugging Face loses nothing; what cannot be read is refused by name."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import transformers
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
@@ -396,6 +398,21 @@ def test_what_differs_in_the_family_is_read_and_not_assumed(member, tmp_path):
 
 def test_a_null_local_theta_of_transformers_4_means_the_global_one():
     assert from_hf.read_config(V4 | {"local_rope_theta": None}).local_rope_theta == 80000.0
+
+
+def test_transformers_says_nothing_before_we_do():
+    # Broken by: no set_verbosity_error in config_class (two lines on stderr before the refusal).
+    transformers.logging.set_verbosity_warning()
+    logger, said = logging.getLogger("transformers"), []
+    handler = logging.Handler()
+    handler.emit = said.append
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(ValueError, match="only rope_type 'default' is known"):
+            from_hf.read_config(V4 | {"rope_scaling": {"type": "linear", "factor": 2.0}})
+    finally:
+        logger.removeHandler(handler)
+    assert said == []
 
 
 def test_our_fields_win_over_the_source_config(tmp_path):
