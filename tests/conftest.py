@@ -1,10 +1,17 @@
 """Eight CPU devices for every test, and the small things tests share."""
 
-import jax
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+# Most of the time goes into compiling small programs, here and in the processes that tests start.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)  # before anything touches a device
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_disable_most_optimizations", True)  # most of the time goes into compiling small programs
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -15,7 +22,21 @@ from cptjax.model import ModernBert, init_params  # noqa: E402
 from cptjax.objectives import Vocabulary  # noqa: E402
 from cptjax.shape import ModelConfig, Precision  # noqa: E402
 
+# What takes longest begins first, so that all workers end together.
+LONGEST = (
+    "planning/test_plan.py",
+    "convert/test_parity.py",
+    "convert/test_release.py",
+    "convert/test_convert.py",
+    "test_train.py",
+    "run/test_resume.py",
+)
 VOCABULARY = Vocabulary(120, 4, (0, 1, 2, 3, 4))
+
+
+def pytest_collection_modifyitems(items):
+    rank = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture
@@ -25,21 +46,25 @@ def strict_dtypes():
         yield
 
 
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-    """Programs are compiled once for a file of tests and the processes it starts."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory, worker_id):
+    """A program is compiled once for all workers and the processes that tests start: they share a folder."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "compiled"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     compilation_cache.reset_cache()
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("JAX_COMPILATION_CACHE_DIR", folder)
-        environment.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+@contextmanager
+def as_a_user_would():
+    """Programs made in here are optimised, as outside of tests: for what they do and the memory they take."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # jax does not ask how a program it has was compiled
+    try:
         yield
-    jax.config.update("jax_compilation_cache_dir", before[0])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
-    compilation_cache.reset_cache()
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

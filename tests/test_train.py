@@ -41,9 +41,6 @@ ROOT = Path(__file__).parent.parent
 WORDS = "the patient was seen with fever and cough for three days before she left hospital".split()
 
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("text")
@@ -292,14 +289,6 @@ def test_overrides_apply():
     assert changed.phases[1].frozen == ("layers/1/",)
     assert changed.optimizer.clip_norm is None and changed.seed == 3
     assert changed.phases[0] == run.phases[0]
-
-
-def test_twin_differs_in_the_first_objective_only():
-    run = load_config(ROOT / "configs" / "fr_base.py")
-    twin = mlm_twin(run)
-    assert twin.phases[0].objective == mlm(0.3)
-    restored = replace(twin.phases[0], name="clm", objective=CLM)
-    assert replace(twin, name=run.name, phases=(restored, twin.phases[1])) == run
 
 
 def test_command_line_mistakes_are_one_line_and_exit_code_two(tmp_path):

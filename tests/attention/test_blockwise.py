@@ -5,8 +5,10 @@ import jax.numpy as jnp
 
 from cptjax.attention.blockwise import MOST_SCORES, QUERY_BLOCK, attend_blockwise, query_block
 from cptjax.masks import MaskMode, MaskSpec
+from tests.conftest import as_a_user_would
 
 
+@as_a_user_would()
 def test_window_scores_grow_linearly_with_length():
     """Backward too: twice the tokens, twice the memory, not four times."""
 

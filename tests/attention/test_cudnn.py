@@ -19,7 +19,7 @@ from cptjax.masks import MaskMode, MaskSpec
 from cptjax.model import ModernBert, encode, init_params
 from cptjax.shape import ModelConfig, Precision
 from cptjax.sharding import Mesh, make_mesh
-from tests.conftest import packed
+from tests.conftest import as_a_user_would, packed
 
 WHOLE = [MaskSpec(mode) for mode in MaskMode]
 
@@ -53,6 +53,7 @@ def test_it_equals_the_reference_with_gradients(monkeypatch, spec, most):
         np.testing.assert_allclose(ours, theirs, atol=5e-6)
 
 
+@as_a_user_would()
 def test_devices_work_on_their_own_rows_and_heads(monkeypatch):
     # Broken by: on_own_heads left out, P(None, None, "tensor", None) in it.
     monkeypatch.setattr(cudnn, "_kernel", by_reference)

@@ -9,7 +9,7 @@ from cptjax.attention.backends import attend
 from cptjax.attention.splash import attend_splash
 from cptjax.masks import MaskMode, MaskSpec
 from cptjax.sharding import Mesh, make_mesh
-from tests.conftest import packed
+from tests.conftest import as_a_user_would, packed
 
 SPECS = [MaskSpec(mode, window) for mode in MaskMode for window in (None, 64)]
 
@@ -31,6 +31,7 @@ def test_the_kernel_equals_the_reference_with_gradients(spec):
         np.testing.assert_allclose(ours, theirs, atol=5e-6)
 
 
+@as_a_user_would()
 def test_devices_work_on_their_own_rows_and_heads():
     # Broken by: P(None, None, "tensor", None), which would gather the rows.
     q, k, v, _ = arrays(rows=4)

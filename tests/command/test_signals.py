@@ -20,8 +20,6 @@ from cptjax.train import train
 from tests.run.test_recorder import untimed
 from tests.test_train import CONFIG, ROOT, command, events, small_run, store, two_devices  # noqa: F401
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 def steps_of(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
@@ -121,8 +119,7 @@ def config(path: Path, store: Path, more: str) -> Path:  # noqa: F811
 def test_ctrl_c_in_a_step_is_one_line_and_130(store, tmp_path):  # noqa: F811
     # Broken by: the code of Stopped not looked at in run_command; `where` left out.
     words = command(config(tmp_path / "small.py", store, AT_STEP_5), tmp_path / "run", "--held-out", "None")
-    quick = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=quick)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 130 and done.stderr.splitlines()[-1] == (
         "stopped at step 6, saved; the same command goes on"
     )

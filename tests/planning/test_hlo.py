@@ -14,6 +14,7 @@ from cptjax.objectives import CLM, Vocabulary, mlm
 from cptjax.planning import hlo
 from cptjax.shape import FULL, SLIDING, ModelConfig, Precision
 from cptjax.step import chunk_positions, loss_and_counts
+from tests.conftest import as_a_user_would
 
 TEXT = """HloModule jit_step
 
@@ -106,6 +107,7 @@ def test_products_that_are_written_as_convolutions_are_counted(out, left, right,
     assert convolution(out, left, right, rest) == 2 * products
 
 
+@as_a_user_would()
 def test_a_compiled_loop_of_products_is_read():
     def looped(x):
         return jax.lax.scan(lambda x, _: (jnp.dot(x, jnp.ones((4, 4))), None), x, None, length=5)[0]
@@ -133,6 +135,7 @@ LOCAL = ModelConfig(
 )
 
 
+@as_a_user_would()
 def arrays_of_a_step(objective, backend: str, config: ModelConfig = LOCAL) -> set[tuple[int, ...]]:
     """The shapes of all arrays of the compiled loss and its gradients, on a row of TOKENS tokens."""
     model = ModernBert(config, Precision(compute="float32"), backend)

@@ -24,6 +24,7 @@ from cptjax.run.memory import GIB
 from cptjax.schedules import Schedule
 from cptjax.shape import ModelConfig
 from cptjax.step import init_state
+from tests.conftest import as_a_user_would
 
 SHAPE = ModelConfig(
     vocab_size=640, hidden_size=32, intermediate_size=48, num_hidden_layers=7, num_attention_heads=2, local_attention=16
@@ -160,7 +161,8 @@ def table_gatherings(executable: aot.Executable) -> int:
 @pytest.fixture(scope="module")
 def compiled():
     run = small()
-    return [aot.compile_step(run, SHAPE, phase, jax.devices()) for phase in run.phases]
+    with as_a_user_would():
+        return [aot.compile_step(run, SHAPE, phase, jax.devices()) for phase in run.phases]
 
 
 def test_the_compiled_step_does_what_the_formula_counts(compiled):
@@ -198,6 +200,7 @@ def test_no_exchange_of_whole_tables_or_activations_in_a_micro_batch(compiled):
         assert all("64,32]" not in one.shape for one in executable.collectives)
 
 
+@as_a_user_would()
 def test_no_exchange_of_whole_tables_where_heads_are_split_too():
     # Broken by: sums over the devices inside the shard_map of on_own_rows.
     run = small(mesh=sharding.Mesh(1, 4, 2))
@@ -205,6 +208,7 @@ def test_no_exchange_of_whole_tables_where_heads_are_split_too():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="compiling for TPUs needs the package libtpu")
+@as_a_user_would()
 def test_a_step_compiles_for_tpus_that_are_not_here():
     run = small(precision=replace(small().precision, compute="bfloat16"))
     run = replace(run, data=replace(run.data, sequence_length=256))

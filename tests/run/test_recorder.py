@@ -20,7 +20,6 @@ from cptjax.sharding import make_mesh
 from cptjax.train import train
 from tests.test_train import small_run, store, two_devices  # noqa: F401
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 STOPPED_AT = 14  # in the second phase, after the checkpoint of step 12
 
 

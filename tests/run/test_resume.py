@@ -25,10 +25,7 @@ from cptjax.train import set_up, start, train
 from tests.fixtures_text import WORDS, make_store, make_tokenizer
 
 # A run is silent unless something is damaged, and --strict makes an error of that.
-pytestmark = [
-    pytest.mark.usefixtures("compiled_once"),
-    pytest.mark.filterwarnings("error::cptjax.command.errors.DamageWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("error::cptjax.command.errors.DamageWarning")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,7 +38,7 @@ def one_device():
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, compiled_once) -> tuple[Run, Path]:
+def made(tmp_path_factory) -> tuple[Run, Path]:
     """A run of two phases of four steps each, and its folder with the checkpoints 2, 4, 6 and 8."""
     folder = tmp_path_factory.mktemp("made")
     tokenizer = make_tokenizer(folder / "tokenizer")
