@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from cptjax.config import Phase, Run, load_config, mlm_twin
 from cptjax.schedules import learning_rate
+from tests.conftest import LONGEST
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("cptjax", "configs", "convert", "eval")
@@ -327,18 +329,12 @@ DISTRIBUTION = {
 OPTIONAL = {"torch", "pynvml", "apache_beam", "psutil"}
 
 
-def declared(path: Path) -> set[str]:
-    """Distributions of a requirements file and of those it includes, in their normal spelling."""
-    found = set()
-    for line in path.read_text().splitlines():
-        line = line.split("#")[0].strip()
-        if line.startswith("-r"):
-            found |= declared(path.parent / line[2:].strip())
-        elif line and not line.startswith("-"):
-            name = re.match(r"[\w.-]+", line)
-            assert name, f"{path}: {line}"
-            found.add(normal(name[0]))
-    return found
+def declared(path: Path) -> dict[str, Requirement]:
+    """Requirements of a file and of those it includes, by name in its normal spelling."""
+    lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
+    included = [declared(path.parent / line[2:].strip()) for line in lines if line.startswith("-r")]
+    own = [Requirement(line) for line in lines if line and not line.startswith("-")]
+    return {name: each for file in included for name, each in file.items()} | {normal(each.name): each for each in own}
 
 
 def normal(name: str) -> str:
@@ -357,14 +353,28 @@ def test_what_is_imported_is_declared():
     # Broken by: a line of requirements.txt removed.
     names = set().union(*(imports_of(tree_of(path)) for path in ALL))
     needed = {name: dist for name, dist in distributions(names).items() if name not in OPTIONAL}
-    assert set(needed.values()) - declared(ROOT / "requirements.txt") == set()
+    assert set(needed.values()) - declared(ROOT / "requirements.txt").keys() == set()
+
+
+def test_the_tests_that_begin_first_are_there():
+    # Broken by: a file of LONGEST under another name.
+    assert all((ROOT / "tests" / name).exists() for name in LONGEST)
 
 
 def test_what_the_tests_import_is_declared():
     # Broken by: hypothesis removed from tests/requirements.txt.
     names = set().union(*(imports_of(tree_of(path)) for path in TESTS)) | {"torch"}
-    missing = set(distributions(names).values()) - declared(ROOT / "tests" / "requirements.txt")
+    missing = set(distributions(names).values()) - declared(ROOT / "tests" / "requirements.txt").keys()
     assert missing == set()
+
+
+def test_the_lock_is_within_the_ranges():
+    # Broken by: jax==0.10.1 in requirements.lock; the line of jax removed; torch==2.13.0+cpu.
+    lock = ROOT / "requirements.lock"
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lock.read_text().splitlines()), "more than versions"
+    versions = {name: str(each.specifier).removeprefix("==") for name, each in declared(lock).items()}
+    ranges = declared(ROOT / "tests" / "requirements.txt")
+    assert [name for name, each in ranges.items() if versions.get(name, "0") not in each.specifier] == []
 
 
 @pytest.mark.parametrize("path", ALL, ids=short)
