@@ -26,7 +26,7 @@ from convert.to_hf import choose
 from cptjax import heads
 from cptjax.command.errors import reading
 from cptjax.command.escape import say
-from cptjax.files import read_json, sha256, write_json
+from cptjax.files import check_out, read_json, sha256, write_json
 from cptjax.model import ModernBert, encode
 from cptjax.ops import ACTIVATIONS
 from cptjax.run import checkpoint
@@ -359,6 +359,7 @@ def table_lines(report: dict) -> list[str]:
 
 def main(a: str, b: str, out: Path | None = None) -> int:
     """Print the table, and write the report to `out` where that is given; 1 for models that differ."""
+    check_out(out)
     report = compare(a, b)
     say("\n".join(table_lines(report)))
     if out is not None:

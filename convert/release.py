@@ -21,10 +21,11 @@ from convert.recorded import read_recorded
 from cptjax.command.errors import hub_refusal
 from cptjax.command.escape import printable, say
 from cptjax.data.tokenizer import load_tokenizer, special_tokens
-from cptjax.files import new_folder, parse_json, read_json, write_json
+from cptjax.files import check_free, new_folder, parse_json, read_json, write_json
 from cptjax.run import checkpoint
 
 EXAMPLES = {"en": "The patient was given {} and went home.", "fr": "Le patient a reçu {} avant de rentrer."}
+MARKERS = (SINGLE, INDEX)
 FAILED = "failed: "
 TRY_ALL = f"""
 import json, sys
@@ -60,8 +61,8 @@ def release(
 ) -> Path:
     """Write the release of a run to `out`; returns it.
 
-    Raises ValueError with every reason at once why it may not be released, FileExistsError as
-    `new_folder` does.
+    Raises ValueError with every reason at once why it may not be released: first those that lie in what is told and
+    recorded, which are known at once, then those of the exported files. FileExistsError as `new_folder` does.
     """
     run, out = Path(run), Path(out)
     reasons: list[str] = []
@@ -74,16 +75,27 @@ def release(
             reasons.append(str(error))
             return default
 
-    with new_folder(out, markers=(SINGLE, INDEX), overwrite=overwrite) as partial:
+    def refuse() -> None:
+        if reasons:
+            raise ValueError(f"{run} cannot be released: {'; '.join(reasons)}")
+
+    check_free(out, markers=MARKERS, overwrite=overwrite)
+    step, *_ = checkpoint.open_params(run, step)
+    if not licence:
+        reasons.append("no licence: give --license, such as apache-2.0")
+    record = known({}, read_record, run, step)
+    base_model = known(None, name_base, record, base_model)
+    told = {"--name": name or out.name, "--license": licence, "--language": language, "--example": example}
+    known(None, check_names, told, {"--base-model": base_model, "--push": model_id})
+    found_rows = known([], read_rows, rows, name or out.name) if rows is not None else []
+    refuse()
+    with new_folder(out, markers=MARKERS, overwrite=overwrite) as partial:
         model = partial / "model"
         exported = to_hf.convert_checkpoint(run, model, step=step, read_as=read_as, dtype=dtype)
-        step, architecture = exported.step, exported.architecture
+        architecture = exported.architecture
         for path in model.iterdir():
             path.rename(partial / path.name)
         model.rmdir()
-        if not licence:
-            reasons.append("no licence: give --license, such as apache-2.0")
-        record = known({}, read_record, run, step)
         named = card.Release(
             name=name or out.name,
             model_id=model_id or name or out.name,
@@ -92,20 +104,17 @@ def release(
             transformers=read_json(partial / "config.json")[portable.REQUIRES],
             step=step,
             licence=licence,
-            base_model=known(None, name_base, record, base_model),
+            base_model=base_model,
             language=language,
             example=known("", choose_example, example, language, partial, architecture),
             old_spellings=private.without(portable.old_spellings(partial)),  # words of its maker
         )
-        known(None, check_names, named, model_id)
-        found_rows = known([], read_rows, rows, named.name) if rows is not None else []
         known(None, check_tokenizer, partial, checkpoint.read_model(run).vocab_size)
         report = certify(partial, run, named)
         if not report["passed"]:
             reasons.append("parity fails: " + parity.table_lines(report)[-1])
         ran = known("", try_usage, named, partial) if named.example else ""
-        if reasons:
-            raise ValueError(f"{run} cannot be released: {'; '.join(reasons)}")
+        refuse()
         write_json(partial / "parity.json", report)
         write_json(partial / "run.json", record)
         if found_rows:
@@ -116,13 +125,12 @@ def release(
     return out
 
 
-def check_names(named: card.Release, model_id: str | None) -> None:
-    """Raise ValueError for names that the Hub cannot hold, or that must not go there."""
-    told = {"--name": named.name, "--license": named.licence, "--language": named.language, "--example": named.example}
-    for what, text in told.items():
+def check_names(texts: dict[str, str | None], ids: dict[str, str | None]) -> None:
+    """Raise ValueError for texts and ids, by option, that the Hub cannot hold, or that must not go there."""
+    for what, text in texts.items():
         if text is not None and (printable(text) != text or private.kinds_in(text)):
             raise ValueError(f"{what} {text!r} must be plain text on one line, no path, token or address")
-    for what, text in (("--base-model", named.base_model), ("--push", model_id)):
+    for what, text in ids.items():
         if text is not None:
             try:
                 validate_repo_id(text)

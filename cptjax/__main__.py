@@ -159,6 +159,8 @@ def _data_report(arguments: argparse.Namespace) -> None:
 
     if arguments.out is not None and len(arguments.stores) > 1:
         raise ValueError("--out is for the report of one store: without it each is written into its store")
+    if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
+        raise NotADirectoryError(f"--out is {arguments.out}, a file: name a folder")
     for path in arguments.stores:
         with errors.reading(path):
             Store(path).verify()
@@ -178,6 +180,7 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
     from cptjax.planning import plan
     from cptjax.run import checkpoint
 
+    files.check_out(arguments.out)
     run = config.override(config.load_config(arguments.config), overrides)
     if run.model is not None:
         shape = run.model
@@ -206,6 +209,7 @@ def _doctor(arguments: argparse.Namespace) -> None:
     from cptjax import files
     from cptjax.planning import doctor
 
+    files.check_out(arguments.out)
     report = doctor.examine()
     say(doctor.text(report).rstrip("\n"))
     if arguments.out is not None:

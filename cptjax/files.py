@@ -262,6 +262,18 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def check_out(path: Path | None) -> None:
+    """Raise OSError where no file can be written at `path`, if one is asked for: before the work, not after it."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"cannot write {path}: the folder {path.parent} takes no new file")
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Name `path` in an OSError raised by what writes it: a full disk does not say which file it refused."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cptjax.command import errors
+from cptjax.files import check_out
 
 
 def _shape(names: str):
@@ -92,6 +93,8 @@ def _run(words: Sequence[str]) -> None:
     arguments = vars(parser().parse_args(words))
     what = arguments.pop("what")
     del arguments["command"], arguments["traceback"]
+    for path in (arguments["out"], arguments.get("plot_file")):
+        check_out(path)
     importlib.import_module(f"eval.bench.{what}").main(**arguments)
 
 

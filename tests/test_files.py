@@ -7,7 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cptjax.files import parse_json, read_array, read_json, typed, write_json, written
+from convert.__main__ import main as convert_main
+from cptjax.__main__ import main as cptjax_main
+from cptjax.files import check_out, parse_json, read_array, read_json, typed, write_json, written
+from eval.__main__ import main as eval_main
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -191,3 +196,30 @@ def test_a_file_system_that_syncs_no_folder_is_written_to(tmp_path, monkeypatch)
     with pytest.raises(OSError, match="refused"):
         write_json(tmp_path / "a.json", {"a": 2})
     assert read_json(tmp_path / "a.json") == {"a": 1} and len(list(tmp_path.iterdir())) == 1
+
+
+WRITERS = [
+    (cptjax_main, ["doctor"], "cptjax.planning.doctor.examine"),
+    (cptjax_main, ["plan", str(ROOT / "configs" / "tiny.py")], "cptjax.planning.plan.plan"),
+    (convert_main, ["parity", "a", "b"], "convert.parity.compare"),
+    (eval_main, ["bench", "step"], "eval.bench.step.main"),
+    (eval_main, ["bench", "convert"], "eval.bench.convert.main"),
+]
+
+
+@pytest.mark.parametrize(("main", "words", "work"), WRITERS)
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path, capsys, monkeypatch, main, words, work):
+    # Broken by: no check_out in each of the commands.
+    monkeypatch.setattr(work, lambda *_, **__: pytest.fail("it went to work"))
+    for out, says in ((tmp_path / "no" / "a.json", f"there is no folder {tmp_path}/no; make it"), (tmp_path, "a file")):
+        assert main([*words, "--out", str(out)]) == 2
+        assert says in capsys.readouterr().err
+    check_out(tmp_path / "a.json")
+
+
+def test_a_report_is_not_made_where_a_file_is(tmp_path, capsys, monkeypatch):
+    # Broken by: no question in _data_report.
+    monkeypatch.setattr("cptjax.data.store.Store", lambda _: pytest.fail("it went to work"))
+    (tmp_path / "a").touch()
+    assert cptjax_main(["data-report", str(tmp_path), "--out", str(tmp_path / "a")]) == 2
+    assert "a, a file: name a folder" in capsys.readouterr().err

@@ -192,15 +192,17 @@ def _nobody_speaks_unasked(with_tracebacks: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _damage_told() -> Iterator[None]:
-    """What is damaged is told in one line, without the line of the program that says so."""
+    """What is damaged is told in one line, once, without the line of the program that says so."""
     with warnings.catch_warnings():
-        usual = warnings.showwarning
+        usual, told = warnings.showwarning, set()
 
         def show(message, category, *arguments) -> None:
-            if issubclass(category, DamageWarning):
-                _say(f"warning: {one_line(str(message))}")
-            else:
+            line = one_line(str(message))
+            if not issubclass(category, DamageWarning):
                 usual(message, category, *arguments)
+            elif line not in told:
+                told.add(line)
+                _say(f"warning: {line}")
 
         warnings.showwarning = show
         yield

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,17 @@ def test_work_says_its_own_exit_code():
     assert [run_command(lambda: None, []), run_command(lambda: 75, [])] == [0, 75]
     with pytest.raises(SystemExit):
         run_command(failing(SystemExit(2)), [])
+
+
+def test_damage_is_told_once(capsys):
+    # Broken by: `told` not asked.
+    def work():
+        for message in ("shard 3 is damaged", "shard 4 is damaged", "shard 3 is damaged"):
+            with warnings.catch_warnings():  # as jax and numpy do: Python forgets then what it has shown
+                errors.warn_of_damage(message)
+
+    assert run_command(work, []) == 0
+    assert capsys.readouterr().err == "warning: shard 3 is damaged\nwarning: shard 4 is damaged\n"
 
 
 def test_a_thread_that_dies_leaves_one_line(capsys):

@@ -257,25 +257,35 @@ def test_bfloat16_is_compared_with_its_own_files(finished, tmp_path):
 
 
 def test_every_reason_is_named_at_once(finished, tmp_path, capsys, monkeypatch):
+    # Broken by: any `refuse()` left out; what is told checked inside `new_folder` (the export is asked for).
     monkeypatch.setattr(parity, "TOLERANCE", 1e-12)
     monkeypatch.setattr(card, "usage", lambda named: {"Broken": "raise SystemExit('no such class')"})
     rows = tmp_path / "rows.jsonl"
     lines = [{"model": "x", "task": "t"}, None, "hello", ROWS[0] | {"value": 81.2}, ROWS[0], ROWS[0]]
     rows.write_text("\n".join(json.dumps(line) if line else "" for line in lines))
     out = tmp_path / "out"
-    assert main(["release", str(finished), str(out), "--rows", str(rows)]) == 2
-    message = capsys.readouterr().err
+
+    def refused(*more: str) -> str:
+        capsys.readouterr()
+        assert main(["release", str(finished), str(out), *more]) == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1 and not out.exists() and not list(tmp_path.glob(".*"))
+        return message
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(to_hf, "convert_checkpoint", None)
+        message = refused("--rows", str(rows), "--language", "\u202een")
     for reason in (
         "no licence: give --license",
         "no base model: the run started from hf, give --base-model",
-        "parity fails: DIFFERENT",
+        "--language '\\u202een' must be plain text",
         "rows.jsonl: line 1 has no kind, line 3 is no row, line 4: names are texts",
         "line 6 repeats another row's",
         "no row is of a model called out: give --name",
-        "the card's code fails: Broken: no such class",
     ):
         assert reason in message, reason
-    assert message.count("\n") == 1 and not out.exists() and not list(tmp_path.glob(".*"))
+    message = refused("--license", "mit", "--base-model", "none")
+    assert "parity fails: DIFFERENT" in message and "the card's code fails: Broken: no such class" in message
 
 
 def test_what_is_not_known_is_not_released(finished, tmp_path, capsys, certified):
