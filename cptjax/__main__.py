@@ -187,7 +187,7 @@ def _plan(arguments: argparse.Namespace, overrides: list[str]) -> None:
     elif (Path(run.init or "") / checkpoint.MODEL).exists():
         shape = checkpoint.read_model(Path(run.init or ""))
     else:
-        command = [sys.executable, "-m", "convert", "shape", str(run.init), *[errors.OPTION] * arguments.traceback]
+        command = errors.own_command("convert", "shape", str(run.init))
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
         found = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
         shape = checkpoint.model_config(json.loads(found), where=str(run.init))
@@ -223,7 +223,6 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
     from cptjax import config
     from cptjax.machine import host, processes
-    from cptjax.run import agreement, checkpoint
 
     processes.start()
     if jax.default_backend() == "cpu":
@@ -231,7 +230,7 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
     elif jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours
         jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
 
-    from cptjax.train import check_inputs, starting_folder, train
+    from cptjax.train import train
 
     if arguments.strict:
         warnings.simplefilter("error", errors.DamageWarning)
@@ -239,19 +238,6 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> None:
         run = config.override(config.load_config(arguments.config), overrides)
         if arguments.mlm_twin:
             run = config.mlm_twin(run)
-        check_inputs(run)
-    processes.compare(lambda: agreement.of_run(run))  # `train` does too, but here the first files may be written
-    with processes.together():
-        workdir = arguments.workdir
-        started = (workdir / "config.json").exists() or checkpoint.latest_step(workdir) is not None
-        unconverted = run.init is not None and not started and not (Path(run.init) / checkpoint.MODEL).exists()
-        if unconverted and jax.process_index() == 0:
-            # A Hugging Face folder or id: convert it as a user would. Anew until the run has started, for an
-            # attempt that was refused may have left another model there. On the CPU: this process has the devices.
-            origin = str(starting_folder(run, arguments.workdir))
-            options = ["--overwrite", *[errors.OPTION] * arguments.traceback]
-            command = [sys.executable, "-m", "convert", "from-hf", str(run.init), origin, *options]
-            subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
     folder = train(run, arguments.workdir, arguments.from_step)
     say(f"{folder}: trained; plot in {folder / 'plot.png'}, export with python -m convert to-hf {folder} OUT")
 

@@ -14,7 +14,7 @@ import reprlib
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 import typeguard
 import tyro
@@ -40,7 +40,7 @@ TWIN_MASK_RATE = 0.30  # the matched MLM baseline's first phase, arXiv:2605.1243
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with one objective and its own learning-rate clock."""
+    """A part of a run with one objective and its own learning-rate clock."""
 
     name: str
     objective: Objective
@@ -57,6 +57,14 @@ class Phase:
                 f"phase {self.name}: warmup_tokens {self.schedule.warmup_tokens} must lie between 0 and the "
                 f"phase's {self.tokens} tokens"
             )
+
+
+class Stretch(NamedTuple):
+    """A phase, with its first step and the one after its last, counted over the run."""
+
+    phase: Phase
+    first: int
+    last: int
 
 
 @dataclass(frozen=True)
@@ -101,9 +109,10 @@ class Run:
         return self.data.global_batch_size * self.data.sequence_length
 
     @property
-    def bounds(self) -> tuple[tuple[int, int], ...]:
-        """First and one-past-last optimiser step of each phase."""
-        return phase_bounds(tuple(phase.tokens for phase in self.phases), self.tokens_per_step)
+    def stretches(self) -> tuple[Stretch, ...]:
+        """The phases with their optimiser steps, one after the other."""
+        bounds = phase_bounds(tuple(phase.tokens for phase in self.phases), self.tokens_per_step)
+        return tuple(Stretch(phase, *ends) for phase, ends in zip(self.phases, bounds, strict=True))
 
     def attention_case(self, config: ModelConfig, platform: str, capability: str | None = None) -> Case:
         """What decides which backends of attention can work, for a model of this shape on such devices."""

@@ -40,20 +40,23 @@ def decays(path: tuple[Any, ...]) -> bool:
     return name != "scale" and not name.endswith("bias")
 
 
-def make_optimizer(optimizer: AdamW, peak: float) -> optax.GradientTransformationExtraArgs:
-    """Gradients -> descent direction, to be multiplied by minus the learning rate; its `update` takes, as `trains`, the
-    mask of what trains: everything without it.
-
-    `peak` is the phase's peak learning rate: optax multiplies decay by the rate, Composer by rate / peak.
-    """
+def make_optimizer(optimizer: AdamW) -> optax.GradientTransformationExtraArgs:
+    """Gradients -> descent direction without decay, to be multiplied by minus the learning rate; its `update` takes, as
+    `trains`, the mask of what trains: everything without it."""
     return optax.chain(
         optax.clip_by_global_norm(jnp.inf if optimizer.clip_norm is None else optimizer.clip_norm),
         adam(optimizer.b1, optimizer.b2, optimizer.eps),
-        optax.add_decayed_weights(
-            optimizer.weight_decay / peak,
-            mask=lambda params: jax.tree_util.tree_map_with_path(lambda path, _: decays(path), params),
-        ),
     )
+
+
+def add_decay(directions: Any, params: Any, decay: float) -> Any:
+    """The directions with `decay` times what `decays` of the parameters: where Composer multiplies `weight_decay` by
+    rate / peak, it is weight_decay / peak here, and the rate comes later."""
+
+    def decayed(path, direction, parameter):
+        return direction + decay * parameter if decays(path) else direction
+
+    return jax.tree_util.tree_map_with_path(decayed, directions, params)
 
 
 class AdamState(NamedTuple):

@@ -14,7 +14,7 @@ from cptjax.loss import LossSums, cross_entropy, measure
 from cptjax.masks import document_bounds
 from cptjax.model import ModernBert, encode
 from cptjax.objectives import Objective, Targets, Vocabulary, draw, select
-from cptjax.optim import apply_mask
+from cptjax.optim import add_decay, apply_mask
 from cptjax.sharding import LANES, gather_tables, pin_parameters
 
 MOST_LOGITS = 2**25  # that exist at once on a device: 128 MiB
@@ -90,17 +90,19 @@ def summed_gradients(loss_fn: Callable, params, batch: dict, key, micro_batches:
 
 
 def train_step(
-    state: TrainState, batch: dict, *, loss_fn, tx, rate_fn, trains: Any, seed: int, micro_batches: int
+    state: TrainState, batch: dict, *, loss_fn, tx, rate_fn, decay: float, trains: Any, seed: int, micro_batches: int
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update: mean loss over the global batch's targets, whatever devices and micro-batches hold them.
 
-    `rate_fn` gives the learning rate of a step; `trains` is the freeze mask of `optim.freeze_mask`.
+    `rate_fn` gives the learning rate of a step, `decay` what `optim.add_decay` takes; `trains` is the freeze mask of
+    `optim.freeze_mask`.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     grads, sums = summed_gradients(loss_fn, gather_tables(state.params), batch, key, micro_batches)
     targets = jnp.maximum(sums["targets"], 1.0)
     grads = apply_mask(trains, jax.tree.map(lambda g: g / targets, grads))
     directions, opt_state = tx.update(grads, state.opt_state, state.params, trains=trains)
+    directions = add_decay(directions, state.params, decay)
     rate = rate_fn(state.step)
     updates = apply_mask(trains, jax.tree.map(lambda d: -rate * d, directions))
     params = optax.apply_updates(state.params, updates)

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 import zstandard
-from fixtures_text import make_store, make_tokenizer
 
 from convert import card, from_hf, release, to_hf, vocab
 from cptjax import config
@@ -28,6 +27,7 @@ from cptjax.run import checkpoint, events, record
 from cptjax.run.checkpoint import parameter_shapes
 from cptjax.run.clock import KINDS
 from cptjax.shape import ModelConfig
+from tests.fixtures_text import make_store, make_tokenizer
 from tests.fuzz import Reader, damaged_array, damaged_bytes, damaged_lines, damaged_tensors, either
 
 TINY = ModelConfig(vocab_size=320, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
@@ -341,7 +341,7 @@ PARITY = {
 
 def read_card(folder: Path) -> None:
     """The card that a release would have."""
-    step = RUN.bounds[-1][1]
+    step = RUN.stretches[-1].last
     found = release.read_record(folder, step)
     rows = release.read_rows(folder / "rows.jsonl", "small")
     base = release.name_base(found, None)

@@ -70,7 +70,9 @@ step heads
 config
 run.clock run.events run.checkpoint
 run.record run.memory run.agreement run.resume
-run.recorder
+run.set_up
+run.recorder run.update run.evaluate
+run.start
 train
 planning.hlo
 planning.aot planning.doctor
@@ -266,7 +268,7 @@ def published(name: str) -> Run:
 
 def rates(run: Run, phase: Phase) -> tuple[list[float], float]:
     """Learning rate at each step of a phase, and right after its last."""
-    first, last = run.bounds[run.phases.index(phase)]
+    _, first, last = run.stretches[run.phases.index(phase)]
     total = last - first
 
     def at(step: int) -> float:
@@ -282,7 +284,7 @@ def test_the_recipe_is_the_published_one(name):
     clm_tokens, clm_steps, decay_steps = PUBLISHED[name]
     clm, decay = run.phases
     assert (run.data.global_batch_size, run.data.sequence_length) == (384, 8192)
-    assert run.bounds == ((0, clm_steps), (clm_steps, clm_steps + decay_steps))
+    assert [stretch[1:] for stretch in run.stretches] == [(0, clm_steps), (clm_steps, clm_steps + decay_steps)]
     assert (clm.tokens, decay.tokens) == (clm_tokens, clm_tokens // 10)
     optimizer = run.optimizer
     assert (optimizer.b1, optimizer.b2, optimizer.eps) == (0.9, 0.98, 1e-6)

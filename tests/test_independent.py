@@ -21,10 +21,11 @@ from cptjax.data.batches import Batches, Data
 from cptjax.model import ModernBert, init_params
 from cptjax.objectives import CLM, draw, mlm
 from cptjax.optim import AdamW
+from cptjax.run.set_up import open_inputs, set_up
 from cptjax.schedules import Schedule
 from cptjax.shape import ModelConfig, Precision
 from cptjax.sharding import Mesh
-from cptjax.train import set_up, train
+from cptjax.train import train
 from tests.fixtures_text import WORDS, make_store, make_tokenizer
 
 ROWS, TOKENS, CAUSAL, DECAY = 4, 64, 24, 16  # rows of a step, tokens of a row; steps of both phases
@@ -161,7 +162,7 @@ def test_forty_steps_are_those_of_a_plain_pytorch_loop(tmp_path, monkeypatch):
     devices = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda *_: devices)
     run = a_run(tmp_path)
-    setting = set_up(run, tmp_path / "run")
+    setting = set_up(open_inputs(run, tmp_path / "run"))
     params = jax.jit(partial(init_params, ModernBert(run.model, run.precision)))(jax.random.key(run.seed))
     to_hf.save(run.model, params, tmp_path / "start", hf_config=dict.fromkeys(to_hf.SPECIAL_TOKENS, 0))
     batches = handed_over(run, setting.vocabulary)

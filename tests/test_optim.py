@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from cptjax.optim import AdamW, apply_mask, freeze_mask, make_optimizer
+from cptjax.optim import AdamW, add_decay, apply_mask, freeze_mask, make_optimizer
 from cptjax.schedules import Schedule, learning_rate, num_steps, phase_bounds
 from cptjax.shape import parameter_names
 from cptjax.step import TrainState, train_step
@@ -46,13 +46,14 @@ def test_adamw_is_composers():
     """Composer: shrink by (rate / peak) * decay, then Adam with eps outside the root."""
     peak, optimizer = 2e-2, AdamW(weight_decay=1e-1, b1=0.9, b2=0.98, eps=1e-6, clip_norm=None)
     params = {"Wi": jnp.array([[1.0, -2.0]]), "norm": {"scale": jnp.array([[3.0]])}, "bias": jnp.array([0.5])}
-    tx = make_optimizer(optimizer, peak)
+    tx = make_optimizer(optimizer)
     state, expected = tx.init(params), jax.tree.map(np.array, params)
     moments = jax.tree.map(lambda x: (np.zeros_like(x), np.zeros_like(x)), expected)
     for step in range(1, 4):
         rate = peak * step / 4
         gradient = jax.tree.map(lambda x, step=step: jnp.cos(x * step), params)
         direction, state = tx.update(gradient, state, params)
+        direction = add_decay(direction, params, optimizer.weight_decay / peak)
         params = jax.tree.map(lambda p, d, rate=rate: p - rate * d, params, direction)
 
         def composer(p, g, m, decay, step=step, rate=rate):
@@ -75,7 +76,7 @@ def test_adamw_is_composers():
 
 
 def test_clipping_bounds_what_adam_sees():
-    tx = make_optimizer(AdamW(clip_norm=1.0), 1.0)
+    tx = make_optimizer(AdamW(clip_norm=1.0))
     params = {"Wi": jnp.ones((2, 2))}
     _, state = tx.update({"Wi": jnp.full((2, 2), 100.0)}, tx.init(params), params)
     assert float(optax.tree.norm(state[1].mu)) == pytest.approx(0.1, rel=1e-5)
@@ -122,7 +123,7 @@ def test_what_thaws_trains_as_in_pytorch(phases):
         {"params": [theirs["norm"]], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, lr=peak, betas=(optimizer.b1, optimizer.b2), eps=optimizer.eps)
-    tx = make_optimizer(optimizer, peak)
+    tx = make_optimizer(optimizer)
     state = TrainState(jnp.int32(0), params, tx.init(params))
     for frozen in phases:
         trains = {name: np.float32(name not in frozen) for name in TORCHS}
@@ -132,6 +133,7 @@ def test_what_thaws_trains_as_in_pytorch(phases):
         for _ in range(3):
             grads = tree()
             options = {"tx": tx, "rate_fn": lambda step: peak, "trains": mask, "seed": 0, "micro_batches": 1}
+            options["decay"] = optimizer.weight_decay / peak
             state, _ = train_step(state, BATCH, loss_fn=partial(linear_loss, grads), **options)
             for name, parameter in theirs.items():
                 grad = torch.tensor(leaf_of(grads, *TORCHS[name]))
@@ -154,7 +156,7 @@ def test_with_nothing_frozen_adam_is_optaxs():
     # Broken by: max(count, 2).
     optimizer = AdamW(clip_norm=None, weight_decay=0.0)
     params = {"blocks": {"l0": {"mlp": {"Wi": jnp.linspace(-1, 1, 24).reshape(3, 8)}}}, "bias": jnp.ones(5)}
-    pairs = [make_optimizer(optimizer, 1.0), optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.eps)]
+    pairs = [make_optimizer(optimizer), optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.eps)]
     states = [tx.init(params) for tx in pairs]
     for step in range(1, 6):
         grads = jax.tree.map(lambda x, step=step: jnp.sin(x * step), params)

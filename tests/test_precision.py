@@ -37,14 +37,14 @@ def products(jaxpr: Any) -> Iterator[Any]:
 def programs(config: ModelConfig, precision: Precision, objective) -> Iterator[Any]:
     """The jaxprs of an update and of an evaluation."""
     model = ModernBert(config, precision, remat="block")
-    tx = make_optimizer(AdamW(), 1e-3)
+    tx = make_optimizer(AdamW())
     token_BL = random_tokens(2, 32)
     batch = {"token_BL": token_BL, "segment_BL": jnp.ones_like(token_BL)}
     given = {"model": model, "objective": objective, "vocabulary": VOCABULARY, "chunk": 16}
     params = jax.eval_shape(partial(model.init, method="everything"), jax.random.key(0), token_BL, token_BL)["params"]
     state = jax.eval_shape(partial(init_state, tx=tx), params)
     update = partial(train_step, tx=tx, rate_fn=lambda step: 1e-3, trains=jax.tree.map(lambda _: np.float32(1), params))
-    update = partial(update, loss_fn=partial(loss_and_counts, **given), seed=0, micro_batches=1)
+    update = partial(update, loss_fn=partial(loss_and_counts, **given), decay=0.05, seed=0, micro_batches=1)
     with precision.products():
         yield jax.make_jaxpr(update)(state, batch).jaxpr
         yield jax.make_jaxpr(partial(eval_step, seed=0, **given))(params, batch, jnp.int32(0)).jaxpr

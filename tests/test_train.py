@@ -30,11 +30,12 @@ from cptjax.objectives import CLM, mlm
 from cptjax.run import checkpoint, memory
 from cptjax.run.clock import Clock
 from cptjax.run.events import read_events
+from cptjax.run.set_up import choose_attention, open_inputs, set_up
 from cptjax.schedules import Schedule
 from cptjax.shape import FULL, SLIDING, ModelConfig, Precision
 from cptjax.sharding import Mesh
 from cptjax.step import TrainState
-from cptjax.train import choose_attention, set_up, train
+from cptjax.train import train
 from tests.fixtures_text import make_store, make_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -317,26 +318,34 @@ def test_programs_are_kept_between_runs_on_accelerators(tmp_path, monkeypatch):
         jax.config.update(setting, before)
 
 
-def test_a_refused_first_attempt_leaves_no_model_behind(tmp_path, monkeypatch):
-    # Broken by: converting only where workdir/init is absent, which kept the first attempt's model; and by
-    # converting before check_inputs.
-    converted, mistakes = [], [ValueError("no such store")]
+def test_a_refused_first_attempt_leaves_no_model_behind(store, tmp_path, monkeypatch, two_devices):
+    """Until a run has written its folder, what it is to start from is converted again; then it is settled."""
+    # Broken by: converting only where workdir/init is absent, which kept the first attempt's model; converting before
+    # the inputs are opened; `begun` left out of convert_weights.
+    source = train(small_run(store), tmp_path / "source")
+    converted, mistakes = [], [ValueError("no room")]
 
-    def check(run):
+    def convert(command, **_):
+        converted.append(command[2:])
+        shutil.copytree(source, command[5], dirs_exist_ok=True)
+
+    def check(*_):
         if mistakes:
             raise mistakes.pop()
 
-    monkeypatch.setattr(subprocess, "run", lambda words, **_: converted.append(words[4:]))
-    monkeypatch.setattr("cptjax.train.train", lambda run, folder, from_step: folder)
-    monkeypatch.setattr("cptjax.train.check_inputs", check)
-    words = ["cptjax", "train", str(ROOT / "configs" / "tiny.py"), "--workdir", str(tmp_path), "--init", "other"]
-    monkeypatch.setattr(sys, "argv", words)
-    (tmp_path / "init").mkdir()
-    assert command_line() == 2 and not converted
-    assert command_line() == 0
-    assert converted == [["other", str(tmp_path / "init"), "--overwrite"]]
-    (tmp_path / "config.json").write_text("{}")  # the run has started: its model is settled
-    assert command_line() == 0 and len(converted) == 1
+    monkeypatch.setattr(subprocess, "run", convert)
+    monkeypatch.setattr("cptjax.run.set_up._check_memory", check)
+    run, folder = small_run(store, model=None, init="other"), tmp_path / "run"
+    with pytest.raises(FileNotFoundError):
+        train(replace(run, held_out="nowhere"), folder)
+    assert not converted
+    with pytest.raises(ValueError, match="no room"):
+        train(run, folder)
+    monkeypatch.setattr("cptjax.train.start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train(run, folder)
+    assert converted == [["convert", "from-hf", "other", str(folder / "init"), "--overwrite"]] * 2
 
 
 def refused(run: Run, folder: Path, words: str) -> None:
@@ -534,7 +543,7 @@ def test_a_batch_that_cannot_fit_is_refused_before_compiling(store, tmp_path, mo
     refused(run, tmp_path / "run", says)
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(host, "device_memory", lambda device: total / 1.1)  # formulas may say too much
-    set_up(run, tmp_path / "run")
+    set_up(open_inputs(run, tmp_path / "run"))
 
 
 def test_float32_is_float32_on_every_device(store, tmp_path, monkeypatch, two_devices):

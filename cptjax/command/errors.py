@@ -6,6 +6,7 @@ its type and the file at hand; `--traceback`, an option of every command, shows 
 
 import argparse
 import contextlib
+import contextvars
 import gc
 import io
 import json
@@ -28,6 +29,7 @@ OPTION = "--traceback"
 LONGEST = 2000  # characters of a line
 AT_HAND = "while reading "
 _SILENCE = threading.Lock()
+_SHOWN = contextvars.ContextVar("tracebacks are shown", default=False)
 
 
 def run_command(work: Callable[[], int | None], arguments: Sequence[str]) -> int:
@@ -35,8 +37,18 @@ def run_command(work: Callable[[], int | None], arguments: Sequence[str]) -> int
     for whatever it raises; 130 for Ctrl-C, whose message says what to do, and the code of a Stopped; 141, without a
     word, when nobody reads what is printed (`| head`). SystemExit passes: argparse has spoken."""
     _print_anything()
-    with _nobody_speaks_unasked(OPTION in arguments):
-        return _ended(work, arguments)
+    before = _SHOWN.set(OPTION in arguments)
+    try:
+        with _nobody_speaks_unasked(OPTION in arguments):
+            return _ended(work, arguments)
+    finally:
+        _SHOWN.reset(before)
+
+
+def own_command(*words: str) -> list[str]:
+    """A command of ours, such as `convert shape FOLDER`, for a process of its own: it shows tracebacks where this one
+    does."""
+    return [sys.executable, "-m", *words, *[OPTION] * _SHOWN.get()]
 
 
 def _ended(work: Callable[[], int | None], arguments: Sequence[str]) -> int:

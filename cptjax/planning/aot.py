@@ -8,7 +8,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,17 +16,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cptjax import sharding
-from cptjax.attention.backends import choose
 from cptjax.command import errors
 from cptjax.config import Phase, Run
-from cptjax.machine import host
-from cptjax.model import ModernBert
 from cptjax.objectives import Vocabulary
-from cptjax.optim import make_optimizer
 from cptjax.planning import hlo
-from cptjax.run.resume import Resumption
+from cptjax.run.set_up import without_text
+from cptjax.run.update import compile_update, state_shapes
 from cptjax.shape import ModelConfig
-from cptjax.train import Setting, compile_phase, state_shapes
 
 
 @dataclass(frozen=True)
@@ -62,23 +57,16 @@ def compile_step(run: Run, config: ModelConfig, phase: Phase, devices: list[Any]
     Raises ValueError when jax cannot read the executable of a compiler of another version.
     """
     mesh = sharding.make_mesh(run.mesh, devices)
-    backend, reason = choose(
-        run.attention_case(config, devices[0].platform, host.capability(devices[0])), run.attention
-    )
-    model = ModernBert(config, run.precision, backend, run.remat, sharding.pin_rows)
     vocabulary = Vocabulary(config.vocab_size, 0, ())  # the ids decide no shape
-    attention = {"backend": backend, "reason": reason}
-    setting = Setting(run, Path(), model, vocabulary, mesh, {}, Resumption({}), attention)
-    tx = make_optimizer(run.optimizer, phase.schedule.peak)
-    state = state_shapes(setting, tx)
+    setting = without_text(run, config, mesh, vocabulary)
+    state = state_shapes(setting)
     tokens = jax.ShapeDtypeStruct(
         (run.data.global_batch_size, run.data.sequence_length),
         jnp.int32,
         sharding=NamedSharding(mesh, P(sharding.ROWS)),
     )
-    first, last = run.bounds[run.phases.index(phase)]
     with jax.set_mesh(mesh), run.precision.products():
-        step: Any = compile_phase(setting, phase, first, last, tx)
+        step: Any = compile_update(setting, run.stretches[run.phases.index(phase)])
         lowered = step.lower(state, {"token_BL": tokens, "segment_BL": tokens})
         with _said() as said:
             compiled = lowered.compile()

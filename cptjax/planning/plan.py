@@ -19,8 +19,8 @@ from cptjax.machine.devices import DEVICES, device_facts, flops_per_token, peak_
 from cptjax.planning import aot
 from cptjax.run.checkpoint import parameter_shapes
 from cptjax.run.memory import GIB, MARGIN, Place, most_rows, needed, shortage
+from cptjax.run.set_up import micro_batches
 from cptjax.shape import ModelConfig
-from cptjax.train import micro_batches
 
 EXCHANGES = 10  # between devices that are shown
 

@@ -39,6 +39,15 @@ class Clock:
         finally:
             self._turn(outer)
 
+    @contextmanager
+    def closing(self, kind: str, thing: Any) -> Iterator[Any]:
+        """`thing`, which is closed at the end, and what that takes is of this kind."""
+        try:
+            yield thing
+        finally:
+            with self.doing(kind):
+                thing.close()
+
     def _turn(self, kind: str) -> str:
         now, joules = self._now(), self._joules()
         self._sums[self._kind] += now - self._then

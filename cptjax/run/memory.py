@@ -57,7 +57,7 @@ def needed(run: Run, config: ModelConfig, place: Place, rows: int) -> dict[str, 
 @functools.cache
 def _state(optimizer: AdamW, config: ModelConfig, mesh: AnyMesh) -> tuple[int, int]:
     """Bytes of the parameters and of the optimiser's state on one device."""
-    tx = make_optimizer(optimizer, 1.0)  # the rate decides no shape
+    tx = make_optimizer(optimizer)
     shapes = jax.eval_shape(lambda params: init_state(params, tx), parameter_shapes(config))
     shardings = shard_tree(mesh, shapes)
     each = jax.tree.map(lambda x, where: math.prod(where.shard_shape(x.shape)) * x.dtype.itemsize, shapes, shardings)

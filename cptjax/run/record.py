@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from cptjax.config import Run
+from cptjax.config import Run, Stretch
 from cptjax.data.store import Manifest
 from cptjax.files import read_json, typed
 from cptjax.machine import provenance
@@ -48,7 +48,7 @@ def describe_run(
         "name": run.name,
         "origin": _origin(folder / ORIGIN),
         "model": {**asdict(model), "parameters": parameter_count(model)},
-        "phases": [describe_phase(run, i, spent["phases"][phase.name]) for i, phase in enumerate(run.phases)],
+        "phases": [describe_phase(stretch, spent["phases"][stretch.phase.name]) for stretch in run.stretches],
         "data": [
             {
                 "name": Path(store).resolve().name,
@@ -80,9 +80,9 @@ def describe_run(
     }
 
 
-def describe_phase(run: Run, index: int, sums: Mapping[str, Any]) -> dict[str, Any]:
+def describe_phase(stretch: Stretch, sums: Mapping[str, Any]) -> dict[str, Any]:
     """What a phase was told, what it spent, and the evaluations at step 0 and last made in it."""
-    phase, (first, last) = run.phases[index], run.bounds[index]
+    phase, first, last = stretch
     return {
         "name": phase.name,
         "objective": asdict(phase.objective),

@@ -5,8 +5,7 @@ The sums stand in every checkpoint, so a run that goes on knows them whatever be
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from cptjax.machine.energy import EnergyMeter
 from cptjax.run import checkpoint, events
 from cptjax.run.clock import COMPILING, ENERGY, EVALUATION, KINDS, SAVING, STEPS, WAITING, Clock
 from cptjax.run.record import describe_run
-from cptjax.shape import ModelConfig
+from cptjax.run.set_up import Setting
 
 COUNTED = ("tokens", "targets", "overflow", *KINDS, *ENERGY)
 
@@ -43,23 +42,12 @@ def nothing_spent(run: Run) -> dict[str, Any]:
 class Recorder:
     """Reads each step's metrics one step late, so that the device never waits, and keeps the sums.
 
-    `kept` is what else goes into a checkpoint's facts.
+    As a context it leaves a run that fails with what is written.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        config: ModelConfig,
-        folder: Path,
-        mesh: jax.sharding.Mesh,
-        *,
-        attention: Mapping[str, Any],
-        kept: Mapping[str, Any],
-        step: int,
-        spent: dict[str, Any],
-    ):
-        self._run, self._config, self._folder, self._mesh = run, config, folder, mesh
-        self._attention, self._kept, self._start, self.spent = attention, kept, step, spent
+    def __init__(self, setting: Setting, departures: Sequence[Mapping[str, Any]], step: int, spent: dict[str, Any]):
+        run, folder, mesh, attention = setting.run, setting.folder, setting.mesh, setting.attention
+        self._setting, self._departures, self._start, self.spent = setting, list(departures), step, spent
         self._pending: Any = None
         self._first = jax.process_index() == 0
         self._log = events.EventLog(folder, step, self._first, spent["evaluated"])
@@ -67,7 +55,7 @@ class Recorder:
         self.clock = Clock(self._energy.joules)
         self._say("attention: {backend} ({reason})".format(**attention))
         hidden = None if self._first else True
-        self._bar = tqdm(total=run.bounds[-1][1], initial=step, unit="step", disable=hidden)
+        self._bar = tqdm(total=run.stretches[-1].last, initial=step, unit="step", disable=hidden)
 
     def _say(self, text: str) -> None:
         if self._first:
@@ -82,7 +70,7 @@ class Recorder:
     def _take(self, phase: Phase, *kinds: str) -> dict[str, float]:
         taken = self.clock.take(*kinds)
         self._add(phase, taken)
-        self.spent["device_seconds"] += taken.get(STEPS, 0.0) * self._mesh.size
+        self.spent["device_seconds"] += taken.get(STEPS, 0.0) * self._setting.mesh.size
         self.spent["metered"] &= self.clock.metered
         return {kind: taken[kind] for kind in kinds}
 
@@ -100,7 +88,7 @@ class Recorder:
         self._pending = None
         values = {name: float(value) for name, value in metrics.items()}
         if not np.isfinite([values["loss"], values["grad_norm"]]).all():
-            saved = checkpoint.latest_step(self._folder)
+            saved = checkpoint.latest_step(self._setting.folder)
             raise FloatingPointError(
                 f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step} (phase {phase.name}); "
                 "last good checkpoint: "
@@ -108,7 +96,7 @@ class Recorder:
                     "none, begin again with another rate and another --workdir"
                     if saved is None
                     else f"step {saved}; --from-step {saved} goes on from there with another rate, such as "
-                    f"--phases.{self._run.phases.index(phase)}.schedule.peak {phase.schedule.peak / 2:g}"
+                    f"--phases.{self._setting.run.phases.index(phase)}.schedule.peak {phase.schedule.peak / 2:g}"
                 )
             )
         seconds = self._take(phase, STEPS)[STEPS]
@@ -126,7 +114,7 @@ class Recorder:
 
     def _speed(self, values: dict[str, float], phase: Phase, seconds: float) -> dict[str, float]:
         """Model FLOP/s and, on a device whose peak is known, the share of it (MFU)."""
-        config, tokens = self._config, max(values["tokens"], 1.0)
+        config, tokens = self._setting.model.config, max(values["tokens"], 1.0)
         flops = devices.flops_per_token(
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
@@ -169,12 +157,17 @@ class Recorder:
 
     def facts(self) -> dict[str, Any]:
         """What is kept beside a checkpoint: a copy, for it is written while the run goes on."""
-        return {**self._kept, "spent": copy.deepcopy(self.spent), "commit": provenance.git_commit()}
+        return {
+            **self._setting.decides,
+            "departures": self._departures,
+            "spent": copy.deepcopy(self.spent),
+            "commit": provenance.git_commit(),
+        }
 
     def close(self, batches: Batches) -> None:
         """Write run.json and the plot. Raises OSError when the disk refuses; the run is saved then, too."""
-        run, folder = self._run, self._folder
-        last = run.bounds[-1][1]
+        run, folder = self._setting.run, self._setting.folder
+        last = run.stretches[-1].last
         self._take(run.phases[-1], *KINDS)
         self._bar.close()
         self._log.close()
@@ -182,24 +175,27 @@ class Recorder:
             return
         found = describe_run(
             run,
-            self._config,
+            self._setting.model.config,
             folder,
             spent=self.spent,
-            departures=self._kept["departures"],
+            departures=self._departures,
             epochs=batches.epochs(last),
             tokens=batches.tokens(last),
             fill=batches.fill,
             energy_by=self._energy.method,
-            attention=self._attention,
+            attention=self._setting.attention,
         )
         with naming(folder / "run.json"):
             write_json(folder / "run.json", found)
         events.plot(events.read_events(folder / "events.jsonl"), folder / "plot.png")
 
-    def abandon(self) -> None:
-        """Leave a run that failed: keep what is written."""
-        self._bar.close()
-        self._log.abandon()
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        if kind is not None:
+            self._bar.close()
+            self._log.abandon()
 
 
 def _some(seconds: Mapping[str, float]) -> dict[str, float]:

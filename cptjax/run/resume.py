@@ -18,10 +18,12 @@ from cptjax.run import checkpoint
 class Resumption:
     """The checkpoints that a run may go on from, the last one first, with their facts; none: it starts anew.
 
-    `departure` is set when it goes back to the first of them and takes another course.
+    `departure` is set when it goes back to the first of them and takes another course. A run has `begun` once its
+    folder holds its config: its model is settled.
     """
 
     candidates: dict[int, dict[str, Any]]
+    begun: bool
     departure: dict[str, Any] | None = None
 
 
@@ -36,9 +38,10 @@ def find_resumption(folder: Path, config: dict[str, Any], from_step: int | None)
     if steps.latest is None:
         if from_step is not None:
             raise ValueError(f"--from-step {from_step}: {folder} holds no checkpoint")
-        if (folder / "config.json").is_file():
+        begun = (folder / "config.json").is_file()
+        if begun:
             _refuse(folder, incompatible_fields(read_json(folder / "config.json"), config))
-        return Resumption({})
+        return Resumption({}, begun)
     for facts in steps.whole.values():
         if "opt_state" not in facts["checksums"]:
             raise ValueError(f"{folder} is a converted model, not a run: give it as --init, and another --workdir")
@@ -49,7 +52,7 @@ def find_resumption(folder: Path, config: dict[str, Any], from_step: int | None)
         return _departure(folder, steps, config, from_step)
     _refuse(folder, changed)
     alike = {step: x for step, x in steps.whole.items() if not incompatible_fields(x["config"], config)}
-    return Resumption(dict(reversed(alike.items())))
+    return Resumption(dict(reversed(alike.items())), begun=True)
 
 
 def _departure(folder: Path, steps: checkpoint.Steps, config: dict[str, Any], step: int) -> Resumption:
@@ -62,7 +65,7 @@ def _departure(folder: Path, steps: checkpoint.Steps, config: dict[str, Any], st
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "changed": incompatible_fields(before, config),
     }
-    return Resumption({step: steps.whole[step]}, departure)
+    return Resumption({step: steps.whole[step]}, begun=True, departure=departure)
 
 
 def _refuse(folder: Path, changed: list[str]) -> None:

@@ -13,14 +13,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cptjax.attention import backends
+from cptjax import sharding
 from cptjax.command.errors import reason
+from cptjax.config import Phase, Run
+from cptjax.data.batches import Data
 from cptjax.machine import devices, host
-from cptjax.model import ModernBert, init_params
+from cptjax.model import init_params
 from cptjax.objectives import CLM, Vocabulary, mlm
-from cptjax.optim import AdamW, make_optimizer
+from cptjax.run.set_up import without_text
+from cptjax.run.update import compile_update, loss_of, state_shardings
+from cptjax.schedules import Schedule
 from cptjax.shape import ModelConfig, Precision
-from cptjax.step import TrainState, chunk_positions, init_state, loss_and_counts, train_step
+from cptjax.step import TrainState, init_state
 from eval.bench import SIZES, check_names, compute_dtype, fitted, in_turns, record
 
 OBJECTIVES = {"mlm": mlm(0.15), "clm": CLM}  # the recipe's own, of the decay and of the detour (arXiv:2605.12438)
@@ -59,39 +63,31 @@ class Step:
     def __init__(self, case: Case):
         host.keep_freed_memory()  # as `cptjax train` does on a CPU
         compute: Any = compute_dtype()
-        here = jax.default_backend(), case.tokens, case.config.head_dim, compute, host.capability(jax.devices()[0])
-        backend, _ = backends.choose(backends.Case(*here))
-        model = ModernBert(case.config, Precision(compute=compute), backend)
-        tx = make_optimizer(AdamW(), RATE)
-        self.state: Any = jax.jit(lambda: init_state(init_params(model, jax.random.key(SEED)), tx))()
-        self.batch = batch_of(case)
-        loss = partial(
-            loss_and_counts,
-            model=model,
-            objective=OBJECTIVES[case.objective],
-            vocabulary=case.vocabulary,
-            chunk=chunk_positions(case.rows, case.config.vocab_size),
+        run = Run(
+            "bench",
+            Data((("random", 1.0),), sequence_length=case.tokens, global_batch_size=case.rows),
+            (Phase("bench", OBJECTIVES[case.objective], case.rows * case.tokens, Schedule(RATE)),),
+            model=case.config,
+            precision=Precision(compute=compute),
+            device_batch_size=case.rows,
+            seed=SEED,
         )
-        self._jitted: Any = jax.jit(
-            partial(
-                train_step,
-                loss_fn=loss,
-                tx=tx,
-                rate_fn=lambda step: jnp.float32(RATE),
-                trains=jax.tree.map(lambda x: jnp.float32(1.0), self.state.params),
-                seed=SEED,
-                micro_batches=1,
-            ),
-            donate_argnums=0,
-        )
+        setting = without_text(run, case.config, sharding.make_mesh(run.mesh, jax.devices()[:1]), case.vocabulary)
+        init = partial(init_params, setting.model, jax.random.key(SEED))
+        with jax.set_mesh(setting.mesh):
+            self.state: Any = jax.jit(lambda: init_state(init(), setting.tx), out_shardings=state_shardings(setting))()
+        self.batch, self._mesh = batch_of(case), setting.mesh
+        self._jitted: Any = compile_update(setting, run.stretches[0])
         if case.forward:
             self.state = self.state._replace(opt_state=None)
-            self._jitted = jax.jit(partial(_forward, loss), donate_argnums=0)  # or the parameters would be copied
+            forward = partial(_forward, loss_of(setting, run.phases[0].objective))
+            self._jitted = jax.jit(forward, donate_argnums=0)  # or the parameters would be copied
 
     def compile(self) -> dict[str, float]:
         """Make the program; the seconds that takes and the program's temporary memory. Raises MemoryError."""
         began = time.perf_counter()
-        self._update, temporary = fitted(self._jitted, self.state, self.batch)
+        with jax.set_mesh(self._mesh):
+            self._update, temporary = fitted(self._jitted, self.state, self.batch)
         return {"compile_seconds": time.perf_counter() - began, "temporary_mib": temporary}
 
     def __call__(self) -> dict[str, float]:

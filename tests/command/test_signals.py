@@ -8,14 +8,16 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
-from cptjax import train as train_module
 from cptjax.command.signals import SIGNALS, Signals, Stopped
 from cptjax.files import read_json
 from cptjax.run import checkpoint
 from cptjax.run.clock import Clock
+from cptjax.run.evaluate import make_evaluate
 from cptjax.run.recorder import Recorder
+from cptjax.run.set_up import open_inputs, set_up
 from cptjax.train import train
 from tests.run.test_recorder import untimed
 from tests.test_train import CONFIG, ROOT, command, events, small_run, store, two_devices  # noqa: F401
@@ -83,11 +85,11 @@ def test_an_evaluation_ends_between_two_batches(store, two_devices, monkeypatch)
             signals.asked = signal.SIGTERM
             yield {}
 
-    monkeypatch.setattr(train_module, "held_out_batches", batches)
+    monkeypatch.setattr("cptjax.run.evaluate.held_out_batches", batches)
     run = small_run(store)
-    setting = train_module.set_up(run, store / "nowhere")
-    with train_module.jax.set_mesh(setting.mesh):
-        assert train_module.make_evaluate(setting, Clock(), signals)({}) is None
+    setting = set_up(open_inputs(run, store / "nowhere"))
+    with jax.set_mesh(setting.mesh):
+        assert make_evaluate(setting, Clock(), signals)({}) is None
     assert made == [0]
 
 

@@ -138,7 +138,7 @@ def read_by(version: str | None, folders: dict[str, Path]) -> dict:
     """What a version of transformers makes of folders; None: the one that is installed."""
     path = [] if version is None else [str(ROOT / ".transformers" / version)]
     asked = json.dumps({"folders": {name: str(folder) for name, folder in folders.items()}, "texts": TEXTS})
-    command = [sys.executable, str(ROOT / "tests" / "read_by_transformers.py")]
+    command = [sys.executable, str(ROOT / "tests" / "convert" / "read_by_transformers.py")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, input=asked, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -163,7 +163,7 @@ def test_step_reports_ours_alone(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("objective", ["mlm", "clm"])
 def test_flops_count_the_keys_that_are_read(objective, monkeypatch):
     # Broken by: keys() of the whole document for windows too.
-    monkeypatch.setattr(step.telemetry, "peak_flops", lambda kind: 1e12)
+    monkeypatch.setattr(step.devices, "peak_flops", lambda kind: 1e12)
     case = step.Case(CONFIG, objective, 3, 40)
     window = CONFIG.local_attention // 2
     whole, local = (40, 2 * window + 1) if objective == "mlm" else (20, window + 1)

@@ -124,17 +124,14 @@ def disagreements(folder: Path) -> dict[str, tuple[Run, Run]]:
         "checkpoint_every is 2": replace(run, checkpoint_every=3),
         "device_batch_size is 2": replace(run, device_batch_size=1),
         "mesh.fsdp is 1": replace(run, mesh=Mesh(2, 2, 1)),
-        "attention_backend is blockwise": replace(run, attention="reference"),
+        "attention is auto in process 0": replace(run, attention="reference"),
         "data.stores.0.0.fingerprint": reading("store_held_out"),
         "data.stores.0.0.tokens-00000.array_record": reading("store_reversed"),  # of one manifest
         "held_out.fingerprint": replace(run, held_out=str(folder / "store")),
         "held_out is absent in process 0, null in process 1": replace(run, held_out=None),
         "process 1: .*nowhere is not a token store": reading("nowhere"),
     }
-    starts = [replace(run, model=None, init=str(folder / name)) for name in ("alone", "tensor across")]
-    return {"weights.4 is .* in process 0, absent in process 1": tuple(starts)} | {
-        words: (run, other) for words, other in others.items()
-    }
+    return {words: (run, other) for words, other in others.items()}
 
 
 def mishaps(folder: Path) -> dict[str, contextlib.AbstractContextManager]:
@@ -148,6 +145,9 @@ def mishaps(folder: Path) -> dict[str, contextlib.AbstractContextManager]:
             "cptjax.machine.provenance.versions", return_value={"optax": "0"}
         ),
         "jax.jax_default_matmul_precision is None in process 0": jax.default_matmul_precision("float32"),
+        "attention_backend is blockwise in process 0, reference in process 1": mock.patch(
+            "cptjax.run.set_up.choose_attention", return_value={"backend": "reference", "reason": "", "errors": {}}
+        ),
         "^process 1: unforeseen RuntimeError": mock.patch.object(train_module, "set_up", side_effect=RuntimeError),
     }
 
@@ -168,6 +168,10 @@ def refused(folder: Path) -> dict[str, str]:
     for words, mishap in mishaps(folder).items():
         with mishap if second else contextlib.nullcontext():
             attempt(words, run)
+    start = folder / ("tensor across" if second else "alone")
+    with mock.patch("cptjax.run.set_up.starting_folder", return_value=start):
+        begins = replace(run, model=None, init=str(folder / "alone"))
+        attempt("weights.4 is .* in process 0, absent in process 1", begins)
     with (
         locked(folder) if not second else contextlib.nullcontext(),
         mock.patch.object(train_module, "locked", lambda _: locked(folder)),

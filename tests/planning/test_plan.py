@@ -52,7 +52,7 @@ def test_the_state_takes_the_bytes_that_were_planned():
     # Broken by: whole shapes instead of shard shapes.
     run = small()
     mesh = sharding.make_mesh(run.mesh)
-    tx = make_optimizer(run.optimizer, 1e-3)
+    tx = make_optimizer(run.optimizer)
     shapes = jax.eval_shape(lambda params: init_state(params, tx), parameter_shapes(SHAPE))
     state = jax.tree.map(
         lambda x, to: jnp.zeros(x.shape, x.dtype, device=to), shapes, sharding.shard_tree(mesh, shapes)
@@ -177,7 +177,7 @@ def test_the_compiled_step_does_what_the_formula_counts(compiled):
 
 
 def test_the_step_is_compiled_with_the_options_of_its_platform(monkeypatch):
-    # Broken by: compiler_options left out of compile_phase.
+    # Broken by: compiler_options left out of compile_update.
     monkeypatch.setattr(host, "XLA_OPTIONS", {"cpu": {"xla_cpu_no_such_option": True}})
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_cpu_no_such_option"):
         aot.compile_step(small(), SHAPE, small().phases[0], jax.devices())
@@ -188,7 +188,7 @@ def test_a_compiler_of_another_version_is_named(monkeypatch):
         raise jax.errors.JaxRuntimeError("RET_CHECK failure")
 
     monkeypatch.setattr(hlo, "parse", unreadable)
-    monkeypatch.setattr(aot, "compile_phase", lambda *_: jax.jit(lambda state, batch: batch))
+    monkeypatch.setattr(aot, "compile_update", lambda *_: jax.jit(lambda state, batch: batch))
     with pytest.raises(ValueError, match="cannot read .* pip install 'jax"):
         aot.compile_step(small(), SHAPE, small().phases[0], jax.devices())
 

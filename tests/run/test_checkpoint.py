@@ -44,7 +44,7 @@ def test_start_gives_back_config_and_parameters(start, config, params):
 
 
 def test_saved_on_eight_devices_restored_on_one_and_on_another_mesh(tmp_path, params):
-    tx = make_optimizer(AdamW(), 1e-3)
+    tx = make_optimizer(AdamW())
     state = init_state(params, tx)
 
     def on(mesh):
@@ -103,7 +103,7 @@ def test_truncated_checkpoint_is_one_line(start):
 
 
 def test_keeps_the_last_steps_and_the_ends_of_phases(tmp_path, params):
-    state = init_state({"decoder": {"bias": params["decoder"]["bias"]}}, make_optimizer(AdamW(), 1e-3))
+    state = init_state({"decoder": {"bias": params["decoder"]["bias"]}}, make_optimizer(AdamW()))
     saver = checkpoint.Saver(tmp_path, 2, (2,))
     for step in range(1, 7):
         saver.save(step, state, {})

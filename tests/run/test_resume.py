@@ -16,12 +16,14 @@ from cptjax.data.batches import Data
 from cptjax.data.store import Manifest
 from cptjax.files import hash_of, read_json, write_json
 from cptjax.objectives import CLM, mlm
-from cptjax.optim import AdamW, make_optimizer
+from cptjax.optim import AdamW
 from cptjax.run import checkpoint
+from cptjax.run.set_up import open_inputs, set_up
+from cptjax.run.start import start
 from cptjax.schedules import Schedule
 from cptjax.shape import ModelConfig, Precision
 from cptjax.sharding import Mesh
-from cptjax.train import set_up, start, train
+from cptjax.train import train
 from tests.fixtures_text import WORDS, make_store, make_tokenizer
 
 # A run is silent unless something is damaged, and --strict makes an error of that.
@@ -83,9 +85,10 @@ def copy(made, tmp_path) -> tuple[Run, Path]:
 
 def go_on(run: Run, folder: Path, from_step: int | None = None):
     """What a run would go on with, before its next step."""
-    setting = set_up(run, folder, from_step)
+    inputs = open_inputs(run, folder, from_step)
+    setting = set_up(inputs)
     with jax.set_mesh(setting.mesh):
-        return start(setting, make_optimizer(run.optimizer, 1.0))
+        return start(inputs, setting)
 
 
 def at(folder: Path, step: int | str, *parts: str) -> Path:
