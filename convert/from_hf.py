@@ -19,10 +19,11 @@ from safetensors import SafetensorError, safe_open
 
 from convert import portable, table
 from cptjax import bounds
-from cptjax.command.errors import hub_refusal, reading
+from cptjax.command.errors import reading
 from cptjax.command.escape import say
 from cptjax.data.tokenizer import load_tokenizer
 from cptjax.files import TOKENIZER_FILES, check_inside, copy_tokenizer, new_folder, read_json
+from cptjax.machine import hub
 from cptjax.run import checkpoint
 from cptjax.run.checkpoint import parameter_shapes, path_keys
 from cptjax.shape import FULL, SLIDING, ModelConfig
@@ -100,14 +101,11 @@ def find(source: str | Path, *, revision: str | None = None, weights: bool = Tru
             raise ValueError(f"{source} is a local folder; a revision needs a Hub id")
         check_inside(Path(source))
         return Path(source)
-    import huggingface_hub
-
     patterns = ["*.safetensors", INDEX, "config.json", *TOKENIZER_FILES] if weights else ["config.json"]
-    try:
-        found = Path(huggingface_hub.snapshot_download(str(source), revision=revision, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"{source} is no folder here and no Hub model: {hub_refusal(error)}") from None
+    found = hub.fetch(str(source), patterns, revision)
     if weights and not any(found.glob("*.safetensors")):
+        import huggingface_hub
+
         names: list[str] = []
         with suppress(Exception):  # no network, in the words of whichever library: what the Hub holds stays unknown
             names = huggingface_hub.list_repo_files(str(source), revision=revision)

@@ -9,7 +9,6 @@ precision, in which models are trained, with float32 weights and hidden states.
 B rows, L tokens, D width, V vocabulary or labels; N outputs: the embeddings, every layer, final_norm.
 """
 
-import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
@@ -27,6 +26,7 @@ from cptjax import heads
 from cptjax.command.errors import reading
 from cptjax.command.escape import say
 from cptjax.files import check_out, read_json, sha256, write_json
+from cptjax.machine import provenance
 from cptjax.model import ModernBert, encode
 from cptjax.ops import ACTIVATIONS
 from cptjax.run import checkpoint
@@ -124,7 +124,7 @@ def compare(a: str | Path, b: str | Path, *, only: Collection[str] | None = None
         "judge": judges["float32"].name,
         "candidate": candidates["float32"].name,
         "device": jax.devices()[0].device_kind,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": provenance.versions(PACKAGES),
         "weights_sha256": {} if second.is_run else {x.name: sha256(x) for x in weight_files(second.folder)},
         "relative_difference": rows,
     }
@@ -366,10 +366,3 @@ def main(a: str, b: str, out: Path | None = None) -> int:
         write_json(out, report)
         say(f"wrote {out}")
     return 0 if report["passed"] else 1
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

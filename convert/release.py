@@ -18,10 +18,10 @@ from huggingface_hub.utils import validate_repo_id
 from convert import card, parity, portable, private, table, to_hf
 from convert.from_hf import INDEX, SINGLE, check_tokenizer
 from convert.recorded import read_recorded
-from cptjax.command.errors import hub_refusal
 from cptjax.command.escape import printable, say
 from cptjax.data.tokenizer import load_tokenizer, special_tokens
 from cptjax.files import check_free, new_folder, parse_json, read_json, write_json
+from cptjax.machine import hub
 from cptjax.run import checkpoint
 
 EXAMPLES = {"en": "The patient was given {} and went home.", "fr": "Le patient a reçu {} avant de rentrer."}
@@ -253,11 +253,11 @@ def push(folder: Path, model_id: str, *, hidden: bool) -> None:
     import huggingface_hub
 
     try:
-        hub = huggingface_hub.HfApi()
-        hub.create_repo(model_id, private=hidden, exist_ok=True)
-        hub.upload_folder(folder_path=folder, repo_id=model_id, commit_message="Add the model")
+        api = huggingface_hub.HfApi()
+        api.create_repo(model_id, private=hidden, exist_ok=True)
+        api.upload_folder(folder_path=folder, repo_id=model_id, commit_message="Add the model")
     except Exception as error:  # the Hub's own errors, or those of whichever library carries them
-        reason = hub_refusal(error)
+        reason = hub.refusal(error)
     else:
         return
     raise OSError(f"{folder} is written, but not pushed to {model_id}: {reason}")  # here: nothing of the error is kept

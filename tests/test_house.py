@@ -50,7 +50,7 @@ def imports_of(tree: ast.AST) -> set[str]:
 FLOORS = """
 command.escape command.signals bounds
 command.errors
-files machine.processes machine.devices machine.host machine.energy machine.provenance
+files machine.processes machine.devices machine.host machine.hub machine.energy machine.provenance
 masks schedules sharding
 shape ops objectives loss optim
 attention.reference

@@ -153,16 +153,6 @@ def _said(error: BaseException) -> str:
         return ""
 
 
-def hub_refusal(error: Exception) -> str:
-    """What the Hub's library raised, without its words, which may hold a token or an address with one."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    errno = getattr(error, "errno", None)
-    told = [type(error).__name__]
-    told += [f"status {status}"] if type(status) is int else []
-    told += [os.strerror(errno)] if type(errno) is int else []
-    return f"{', '.join(told)}; see that the id is right, the network is there and `hf auth whoami` knows you"
-
-
 def one_line(text: str) -> str:
     """Text as one line that no terminal takes for a command, cut where it is very long."""
     line = " ".join(text.split())

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import tokenizers
 
 from cptjax.bounds import NUMBERS
-from cptjax.command.errors import hub_refusal, reason, silenced
+from cptjax.command.errors import reason, silenced
 from cptjax.files import TOKENIZER_FILES, read_json, sha256
+from cptjax.machine.hub import fetch
 
 LONG_TEXT = 2**20  # characters: a longer text is encoded in pieces
 LONGEST_WHOLE = 2**24  # characters: a longer text is cut even where no good place is found, for want of memory
@@ -62,20 +62,14 @@ class SpecialTokens:
 def tokenizer_folder(path_or_id: Path | str) -> Path:
     """The folder holding `tokenizer.json`: a local one, or one fetched from the Hugging Face Hub.
 
-    ValueError when it cannot be had.
+    ValueError or FileNotFoundError when it cannot be had.
     """
     folder = Path(path_or_id)
     if not folder.exists():
         name = str(path_or_id)
         if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
             raise ValueError(f"tokenizer folder {name} does not exist")
-        try:
-            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(TOKENIZER_FILES)))
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"tokenizer {name} is no local folder and cannot be fetched from the Hugging Face Hub: "
-                f"{hub_refusal(error)}"
-            ) from None
+        folder = fetch(name, TOKENIZER_FILES)
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(
             f"{path_or_id} holds no tokenizer.json: a folder with the file of the Hugging Face "

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+GIB = 2**30  # bytes
+
 
 class Device(NamedTuple):
     """Of one device: peak dense bf16 FLOP/s, memory in GiB, board power in watts (None: its maker does not say)."""
@@ -23,8 +25,8 @@ DEVICES = {
     "NVIDIA H100 80GB HBM3": Device(989e12, 80, 700),
     "NVIDIA H100 PCIe": Device(756e12, 80, 350),
     "NVIDIA H100 NVL": Device(835e12, 94, 400),
-    "NVIDIA H200": Device(989e12, 141e9 / 2**30, 700),
-    "NVIDIA H200 NVL": Device(835e12, 141e9 / 2**30, 600),
+    "NVIDIA H200": Device(989e12, 141e9 / GIB, 700),
+    "NVIDIA H200 NVL": Device(835e12, 141e9 / GIB, 600),
     "NVIDIA GH200 480GB": Device(989e12, 96, None),
     "TPU v4": Device(275e12, 32, None),
     "TPU v5 lite": Device(197e12, 16, None),

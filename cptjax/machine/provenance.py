@@ -1,15 +1,23 @@
 """What this code is: its commit, and the versions of what decides its numbers."""
 
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide numbers."""
-    return {name: metadata.version(name) for name in PACKAGES}
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
+    """Versions of packages, by default of those that decide numbers; None of one that is not there."""
+    return {name: _version(name) for name in packages}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def git_commit() -> str | None:

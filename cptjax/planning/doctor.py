@@ -19,12 +19,12 @@ from cptjax.attention.backends import BACKENDS, Case, attend, choose, obstacle
 from cptjax.attention.check import both, inputs, verify
 from cptjax.command.errors import reason
 from cptjax.machine import devices, host, provenance
+from cptjax.machine.devices import GIB
 from cptjax.machine.energy import EnergyMeter
 from cptjax.machine.host import cores
 from cptjax.masks import MaskMode
 from cptjax.shape import FULL, SLIDING, ModelConfig
 
-GIB = 2**30
 SHAPE = ModelConfig()  # attention is tried in the shape of ModernBERT-base
 CPU, ACCELERATOR = {"tokens": 1024, "width": 2048}, {"tokens": 8192, "width": 8192}  # of what is timed
 CALLS = 3  # the fastest counts

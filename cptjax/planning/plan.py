@@ -15,10 +15,10 @@ from cptjax import sharding
 from cptjax.attention.backends import choose
 from cptjax.config import Phase, Run
 from cptjax.machine import host
-from cptjax.machine.devices import DEVICES, device_facts, flops_per_token, peak_flops
+from cptjax.machine.devices import DEVICES, GIB, device_facts, peak_flops
 from cptjax.planning import aot
 from cptjax.run.checkpoint import parameter_shapes
-from cptjax.run.memory import GIB, MARGIN, Place, most_rows, needed, shortage
+from cptjax.run.memory import MARGIN, Place, flops_per_token, most_rows, needed, shortage
 from cptjax.run.set_up import micro_batches
 from cptjax.shape import ModelConfig
 
@@ -113,13 +113,7 @@ def _flops(run: Run, config: ModelConfig, phase: Phase) -> dict[str, float]:
     """Model FLOPs per token by part, one document per row: forward and backward, no recomputation."""
     length = run.data.sequence_length
     predicted = 1.0 if phase.objective.kind == "clm" else phase.objective.mask_rate
-    return flops_per_token(
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        vocab_size=config.vocab_size,
-        keys=config.mean_keys(phase.objective.mask_mode, length),
-        predicted=predicted,
-    )
+    return flops_per_token(config, phase.objective.mask_mode, length, predicted)
 
 
 def _time(report: dict[str, Any], peak: float | None) -> dict[str, Any] | None:

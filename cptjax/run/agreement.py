@@ -6,7 +6,6 @@ Where things lie may differ; what is in them may not.
 import hashlib
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +42,7 @@ def of_run(run: Run) -> dict[str, Any]:
         **config,
         "code": _short(code),
         "commit": provenance.git_commit(),
-        "versions": {
-            **provenance.versions(),
-            "jaxlib": metadata.version("jaxlib"),
-            "python": platform.python_version(),
-        },
+        "versions": provenance.versions((*provenance.PACKAGES, "jaxlib")) | {"python": platform.python_version()},
         "jax": {name: str(jax.config.values[name]) for name in SETTINGS} | {"XLA_FLAGS": os.environ.get("XLA_FLAGS")},
         "device": jax.local_devices()[0].device_kind,
     }

@@ -1,4 +1,4 @@
-"""How much memory of a device a step needs: formulas, which docs/performance.md compares with compiled steps."""
+"""What a step needs of a device, by formula: FLOPs, and memory, as docs/performance.md compares with compiled steps."""
 
 import functools
 import math
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from cptjax.attention.backends import MOST_DOCUMENTS
 from cptjax.attention.blockwise import query_block
 from cptjax.config import Phase, Run
+from cptjax.machine import devices
+from cptjax.machine.devices import GIB
 from cptjax.objectives import mask_budget
 from cptjax.optim import AdamW, make_optimizer
 from cptjax.run.checkpoint import parameter_shapes
@@ -17,7 +19,6 @@ from cptjax.shape import FULL, ModelConfig, layer_plan
 from cptjax.sharding import LANES, AnyMesh, row_devices, shard_tree
 from cptjax.step import chunk_positions, init_state
 
-GIB = 2**30
 FLOAT = 4  # bytes of a float32
 MARGIN = 1.2  # the formulas were up to 16 % below compiled steps
 SCORES = 4  # arrays of them that attention has at a time
@@ -97,6 +98,17 @@ def _activations(run: Run, config: ModelConfig, place: Place, rows: int) -> tupl
         queries = query_block(rows, config.num_attention_heads, length)
         scores = of_heads * length * max(queries, 4 * config.sliding_window)  # of a global layer, of a local one
     return kept, again + SCORES * scores
+
+
+def flops_per_token(config: ModelConfig, mask_mode: str, document: float, predicted: float) -> dict[str, float]:
+    """Model FLOPs per token of a training step by part, in documents of so many tokens, a share of them `predicted`."""
+    return devices.flops_per_token(
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        keys=config.mean_keys(mask_mode, document),
+        predicted=predicted,
+    )
 
 
 def _predicted(run: Run, phase: Phase) -> int:

@@ -20,6 +20,7 @@ from cptjax.machine import devices, provenance
 from cptjax.machine.energy import EnergyMeter
 from cptjax.run import checkpoint, events
 from cptjax.run.clock import COMPILING, ENERGY, EVALUATION, KINDS, SAVING, STEPS, WAITING, Clock
+from cptjax.run.memory import flops_per_token
 from cptjax.run.record import describe_run
 from cptjax.run.set_up import Setting
 
@@ -114,14 +115,9 @@ class Recorder:
 
     def _speed(self, values: dict[str, float], phase: Phase, seconds: float) -> dict[str, float]:
         """Model FLOP/s and, on a device whose peak is known, the share of it (MFU)."""
-        config, tokens = self._setting.model.config, max(values["tokens"], 1.0)
-        flops = devices.flops_per_token(
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            vocab_size=config.vocab_size,
-            keys=config.mean_keys(phase.objective.mask_mode, values["keys"] / tokens),
-            predicted=values["targets"] / tokens,
-        )
+        tokens = max(values["tokens"], 1.0)
+        mode, keys = phase.objective.mask_mode, values["keys"] / tokens
+        flops = flops_per_token(self._setting.model.config, mode, keys, values["targets"] / tokens)
         flops = tokens * sum(flops.values())
         speed = {"model_tflops_per_s": flops / seconds / 1e12}
         if (peak := devices.peak_flops(jax.devices()[0].device_kind)) is not None:

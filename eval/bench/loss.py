@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cptjax.attention.check import distance
 from cptjax.command.errors import reason
 from cptjax.loss import cross_entropy
 from cptjax.step import chunk_positions
@@ -58,7 +59,7 @@ def inputs(tokens: int, vocab_size: int, width: int, dtype: str) -> tuple[jax.Ar
 def errors(found: Any, expected: Any) -> dict[str, float]:
     """Largest distance over the largest entry: of the value and of each gradient."""
     pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
-    distances = [float(np.abs(np.asarray(x, np.float32) - y).max() / np.abs(y).max()) for x, y in pairs]
+    distances = [distance(np.asarray(x, np.float32), y) for x, y in pairs]
     return dict(zip(("value", "features", "table", "bias"), distances, strict=True))
 
 

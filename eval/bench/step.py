@@ -20,6 +20,7 @@ from cptjax.data.batches import Data
 from cptjax.machine import devices, host
 from cptjax.model import init_params
 from cptjax.objectives import CLM, Vocabulary, mlm
+from cptjax.run.memory import flops_per_token
 from cptjax.run.set_up import without_text
 from cptjax.run.update import compile_update, loss_of, state_shardings
 from cptjax.schedules import Schedule
@@ -105,15 +106,9 @@ def _forward(loss_fn: Callable, state: TrainState, batch: dict) -> tuple[TrainSt
 
 def speed(case: Case, seconds: float) -> dict[str, float | None]:
     """Tokens and model FLOPs per second, and the share of the device's peak, None where that is not known."""
-    objective, config = OBJECTIVES[case.objective], case.config
+    objective = OBJECTIVES[case.objective]
     tokens_per_s = case.rows * case.tokens / seconds
-    flops = devices.flops_per_token(
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        vocab_size=config.vocab_size,
-        keys=config.mean_keys(objective.mask_mode, case.tokens),
-        predicted=objective.mask_rate or 1.0,
-    )
+    flops = flops_per_token(case.config, objective.mask_mode, case.tokens, objective.mask_rate or 1.0)
     flops_per_s = tokens_per_s * sum(flops.values()) / (3 if case.forward else 1)  # a backward pass is two forward
     peak = devices.peak_flops(jax.devices()[0].device_kind)
     return {

@@ -525,7 +525,7 @@ def test_bad_configs(tiny, tmp_path, capsys, changes, expected):
 
 def test_broken_and_missing_files(tiny, tmp_path, capsys):
     out, weights = tmp_path / "run", tiny / from_hf.SINGLE
-    assert "is no folder here and no Hub model" in refused(capsys, tmp_path / "no/t/here", out=out)
+    assert "is no folder here, and the Hub gives none" in refused(capsys, tmp_path / "no/t/here", out=out)
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-10])
     assert "model.safetensors is not a whole safetensors file" in refused(capsys, tiny, out=out)
@@ -618,7 +618,7 @@ def test_the_hub_cache_answers_without_a_network(tiny, tmp_path):
     command[-2:] = ["someone/other", str(tmp_path / "x")]
     done = subprocess.run(command, env=offline, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "someone/other is no folder here and no Hub model" in done.stderr
+    assert "someone/other is no folder here, and the Hub gives none" in done.stderr
 
 
 # Writing

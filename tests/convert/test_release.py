@@ -359,7 +359,7 @@ def refused_by_the_hub(status: int) -> Exception:
 
 
 def test_push_uses_the_users_token_and_says_where(finished, tmp_path, capsys, monkeypatch, certified):
-    # Broken by: what upload_folder answers printed, str(error) in hub_refusal, or the raise inside the except.
+    # Broken by: what upload_folder answers printed, str(error) in hub.refusal, or the raise inside the except.
     asked = []
 
     class Hub:

@@ -9,9 +9,10 @@ from cptjax.machine import provenance
 
 
 def test_versions_are_those_of_the_packages_in_use():
-    # Broken by: metadata.version("jax") for every name.
+    # Broken by: metadata.version("jax") for every name; no `except`.
     versions = provenance.versions()
     assert (versions["jax"], versions["flax"]) == (jax.__version__, flax.__version__)
+    assert provenance.versions(("flax", "no-package")) == {"flax": flax.__version__, "no-package": None}
 
 
 def test_the_commit_is_that_of_the_code_and_says_what_differs(tmp_path, monkeypatch):
