@@ -4,12 +4,9 @@ A config is a Python file with `get_config() -> Run`; every component's own data
 component's file. Anything can be overridden on the command line by its dotted name.
 """
 
-import contextlib
 import fnmatch
 import importlib.util
-import io
 import json
-import re
 import reprlib
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -21,6 +18,7 @@ import tyro
 
 from cptjax.attention.backends import Case, check_backend
 from cptjax.command.errors import reason
+from cptjax.command.line import fill
 from cptjax.data.batches import Data
 from cptjax.objectives import Objective, mlm
 from cptjax.optim import AdamW
@@ -29,11 +27,6 @@ from cptjax.shape import ModelConfig, Precision, Remat
 from cptjax.sharding import Mesh
 
 MOST = 2**63
-PYTHON = {  # what int() and float() say of a text that is none
-    r"invalid literal for int\(\) with base 10: (.*)": r"\1 is no whole number, such as 1000",
-    r"could not convert string to float: (.*)": r"\1 is no number, such as 0.1",
-    r"Exceeds the limit .*": "the number has too many digits",
-}
 EVERY_ITEM = typeguard.CollectionCheckStrategy.ALL_ITEMS  # of a tuple, not only its first
 TWIN_MASK_RATE = 0.30  # the matched MLM baseline's first phase, arXiv:2605.12438
 
@@ -195,31 +188,11 @@ def override(run: Run, arguments: Sequence[str]) -> Run:
 
     Raises ValueError for a field that does not exist or a value of another type.
     """
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            changed = tyro.cli(
-                tyro.conf.AvoidSubcommands[Run],
-                default=run,
-                args=list(arguments),
-                prog="python -m cptjax train CONFIG --workdir DIR",
-                config=(tyro.conf.FlagConversionOff,),
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise  # --help was printed
-        raise ValueError(_plain(complaint.getvalue())) from stop
+    program = "python -m cptjax train CONFIG --workdir DIR"
+    config = (tyro.conf.FlagConversionOff,)
+    changed = fill(tyro.conf.AvoidSubcommands[Run], arguments, default=run, prog=program, config=config)
     _check_types(changed, "")
     return changed
-
-
-def _plain(complaint: str) -> str:
-    """What tyro prints in a box with a title, about one option, as a sentence, without its help and Python's words."""
-    words = " ".join(re.sub(r"[^\x00-\x7f]+|-{3,}", " ", complaint.split("\n", 1)[-1]).split())
-    said = re.split(" Argument helptext| For full help", words)[0].removeprefix("Error parsing ")
-    for python, plain in PYTHON.items():
-        said = re.sub(python, plain, said)
-    return said
 
 
 def to_dict(run: Run) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def imports_of(tree: ast.AST) -> set[str]:
 FLOORS = """
 command.escape command.signals bounds
 command.errors
+command.line
 files machine.processes machine.devices machine.host machine.hub machine.energy machine.provenance
 masks schedules sharding
 shape ops objectives loss optim
@@ -65,6 +66,7 @@ corpus.sources corpus.cleaning corpus.report
 corpus.parts
 corpus.prepare
 corpus.beam
+corpus.command
 model
 step heads
 config
@@ -74,9 +76,11 @@ run.set_up
 run.recorder run.update run.evaluate
 run.start
 train
+run.command
 planning.hlo
 planning.aot planning.doctor
 planning.plan
+planning.command
 demo.grammar
 demo.story
 __main__

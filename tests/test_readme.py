@@ -12,7 +12,10 @@ import cptjax.__main__
 from convert import from_hf, to_hf
 from convert.__main__ import parser as convert_parser
 from cptjax import config
+from cptjax.command.line import parse
 from cptjax.model import ModernBert, init_params
+from cptjax.planning.command import Plan
+from cptjax.run.command import Train
 from cptjax.shape import ModelConfig
 from eval.__main__ import parser as eval_parser
 from tests.test_house import nested_dataclasses
@@ -43,10 +46,10 @@ def check(package: str, words: list[str]) -> None:
     elif package == "eval":
         eval_parser().parse_args(words)
     else:
-        arguments, rest = cptjax.__main__._parser().parse_known_args(words)
-        if arguments.command in ("train", "plan"):
-            run = config.override(config.load_config(ROOT / arguments.config), rest)
-            assert not getattr(arguments, "mlm_twin", False) or config.mlm_twin(run)
+        options, rest = parse("cptjax", cptjax.__main__.COMMANDS, words)
+        if isinstance(options, Train | Plan):
+            run = config.override(config.load_config(ROOT / options.config), rest)
+            assert not getattr(options, "mlm_twin", False) or config.mlm_twin(run)
         else:
             assert not rest, f"unknown: {rest}"
 
@@ -84,9 +87,8 @@ def test_the_check_refuses_what_the_commands_refuse(package, words):
 def test_the_readme_shows_every_command():
     # Broken by: the `convert parity` line removed from the README.
     shown = {(package, words[0]) for page, package, words in COMMANDS if page.name == "README.md"}
-    cptjax_commands = cptjax.__main__._parser()._subparsers._group_actions[0].choices
     convert_commands = convert_parser()._subparsers._group_actions[0].choices
-    assert {("cptjax", name) for name in cptjax_commands} <= shown
+    assert {("cptjax", name) for name in cptjax.__main__.COMMANDS} <= shown
     assert {("convert", name) for name in convert_commands} <= shown
 
 

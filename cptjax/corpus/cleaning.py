@@ -97,24 +97,20 @@ def parse_steps(text: str) -> tuple[tuple[float, float], ...]:
 class Cleaning:
     """What is left out, and how often documents are shown. Everything is off unless asked for.
 
-    `keep_if`: conditions on columns, all of which must hold. `min_tokens`, `max_tokens`: bounds on a
-    document's tokens, its special ones included. `duplicates`: which repetitions are dropped; the
-    first document stays. Near-duplicates are documents whose sets of 5 words have an estimated Jaccard
-    similarity of `near_threshold` or more (MinHash, 128 numbers), and chains of such. `evaluation`: files
-    whose text must not be trained on: documents that share 13 words in a row with one are counted,
-    and with `drop_contaminated` dropped. `weight_steps`: (score, weight) pairs in rising order that turn the value
-    of the weight column into a weight, that of the last step it reaches; below the first it is 0.
-    A document of weight 0 is dropped.
+    Bounds on tokens count special ones. Of repetitions the first document stays; near-duplicates are documents whose
+    sets of 5 words have an estimated Jaccard similarity of `near_threshold` or more (MinHash, 128 numbers), and chains
+    of such. `weight_steps` are (score, weight) pairs in rising order: a document has the weight of the last step that
+    its score reaches, below the first 0. A document of weight 0 is dropped.
     """
 
-    keep_if: tuple[Condition, ...] = ()
-    min_tokens: int = 0
-    max_tokens: int | None = None
-    duplicates: Literal["keep", "exact", "near"] = "keep"
-    near_threshold: float = 0.8
-    evaluation: tuple[str, ...] = ()
-    drop_contaminated: bool = False
-    weight_steps: tuple[tuple[float, float], ...] = ()
+    keep_if: tuple[Condition, ...] = ()  # conditions on columns, all of which must hold
+    min_tokens: int = 0  # shorter documents are dropped
+    max_tokens: int | None = None  # longer documents are dropped; without it they are kept whole
+    duplicates: Literal["keep", "exact", "near"] = "keep"  # which repetitions to drop
+    near_threshold: float = 0.8  # Jaccard similarity of near-duplicates
+    evaluation: tuple[str, ...] = ()  # files and folders that must not be trained on, separated by commas
+    drop_contaminated: bool = False  # drop what shares 13 words in a row with them
+    weight_steps: tuple[tuple[float, float], ...] = ()  # the weight column is a score, each step of it has a weight
 
     def __post_init__(self):
         if self.duplicates not in ("keep", "exact", "near"):

@@ -29,17 +29,15 @@ BLANK_LINE = re.compile(rb"\n[ \t\r\v\f]*\n")
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows become documents: the columns of text, id and weight, further `fields` wanted, how bytes that
-    are not UTF-8, half surrogate pairs and NUL are met: refused (strict) or replaced by U+FFFD, what is a document of
-    a .txt file, and whether cells of .tsv files are quoted as those of .csv files may be."""
+    """How rows become documents."""
 
-    text_field: str = "text"
-    id_field: str | None = None
-    weight_field: str | None = None
-    fields: tuple[str, ...] = ()
-    errors: Literal["strict", "replace"] = "strict"
-    txt_documents: Literal["file", "paragraph"] = "file"
-    tsv_quotes: bool = False
+    text_field: str = "text"  # column that holds the text
+    id_field: str | None = None  # column that names a document; a name met again is an error
+    weight_field: str | None = None  # column that says how often a pass shows a document
+    fields: tuple[str, ...] = ()  # further columns that are wanted
+    errors: Literal["strict", "replace"] = "strict"  # bytes that are not UTF-8, half surrogate pairs, NUL: or U+FFFD
+    txt_documents: Literal["file", "paragraph"] = "file"  # what a document of a .txt file is
+    tsv_quotes: bool = False  # cells of .tsv files may be quoted, as those of .csv files
 
     def __post_init__(self):
         if self.errors not in ("strict", "replace"):

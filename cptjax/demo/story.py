@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from cptjax.command.escape import say
+from cptjax.command.line import Options
 from cptjax.corpus.sources import Reading, read_documents
 from cptjax.data.store import Store
 from cptjax.data.tokenizer import load_tokenizer
@@ -43,7 +45,19 @@ FEW = 300  # documents: below it, text is cut by lines rather than paragraphs, a
 PROBES = 5  # sentences of the user's own held-out text in which a word is guessed
 
 
-def demo(folder: Path, text: Sequence[Path] | None) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Demo(Options):
+    """The whole story on this machine in minutes."""
+
+    workdir: Path = Path("runs/demo")  # made anew
+    text: tuple[Path, ...] = ()  # your own text instead of the demo's
+
+    def __call__(self, rest: Sequence[str]) -> None:
+        """Run it."""
+        demo(self.workdir, self.text)
+
+
+def demo(folder: Path, text: Sequence[Path]) -> None:
     """Run everything under `folder` (made anew) and print what came of it.
 
     Raises ValueError when `folder` exists and is not an earlier demo, CalledProcessError when a step fails.
@@ -52,14 +66,14 @@ def demo(folder: Path, text: Sequence[Path] | None) -> None:
     mark = folder / "demo.json"
     if folder.exists() and not mark.exists():
         raise ValueError(f"{folder} exists and is not an earlier demo: choose another --workdir")
-    for path in text or ():
+    for path in text:
         if not path.exists():
             raise FileNotFoundError(f"no text {path}")
         if path.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{path} lies in {folder}, which the demo makes anew: choose another --workdir")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    write_json(mark, {"text": [str(path) for path in text or ()]})
+    write_json(mark, {"text": [str(path) for path in text]})
 
     sources = own_text(text, folder / "text") if text else write_text(folder / "text")
     own_tokenizer = folder / "tokenizer"

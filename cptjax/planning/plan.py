@@ -29,11 +29,11 @@ EXCHANGES = 10  # between devices that are shown
 class Assumptions:
     """What no formula knows: the share of the peak that is reached, and what an hour and a kWh cost."""
 
-    mfu: float = 0.4
+    mfu: float = 0.4  # share of the peak that is reached
     price: float = 2.0  # of a device for an hour; a round number, nobody's offer
-    watts: float | None = None  # of a device; None: its board power
+    watts: float | None = None  # of a device; without it its board power, where its maker states one
     pue: float = 1.2  # energy of the whole site per energy of the devices
-    carbon: float = 0.473  # kg CO2 equivalent per kWh; world mean of 2024 (Ember, Global Electricity Review 2025)
+    carbon: float = 0.473  # kg CO2e per kWh; the world's mean of 2024 (Ember, Global Electricity Review 2025)
 
 
 def plan(

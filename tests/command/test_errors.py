@@ -181,11 +181,9 @@ def test_what_is_printed_may_go_nowhere():
 def test_every_command_takes_the_option():
     # Broken by: add_option for some.
     import convert.__main__
-    import cptjax.__main__
 
-    for parser in (cptjax.__main__._parser(), convert.__main__.parser()):
-        for command in parser._subparsers._group_actions[0].choices.values():
-            assert errors.OPTION in command._option_string_actions
+    for command in convert.__main__.parser()._subparsers._group_actions[0].choices.values():
+        assert errors.OPTION in command._option_string_actions
 
 
 def test_a_bad_setting_of_jax_is_one_line(tmp_path):

@@ -87,5 +87,5 @@ def test_table_counts_phases_and_accuracy():
 def test_a_folder_that_is_no_demo_is_not_touched(tmp_path):
     (tmp_path / "precious").write_text("x")
     with pytest.raises(ValueError, match="is not an earlier demo"):
-        story.demo(tmp_path, None)
+        story.demo(tmp_path, ())
     assert (tmp_path / "precious").exists()

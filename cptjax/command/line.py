@@ -1,0 +1,152 @@
+"""A command line: commands by name, each a dataclass whose fields are its options and whose call is its work.
+
+So an option's default, type and help stand once, in the dataclass that it fills; tyro reads them there.
+"""
+
+import contextlib
+import importlib
+import io
+import logging
+import re
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import NoneType
+from typing import Any, ClassVar, NamedTuple, NoReturn, get_args
+
+from absl import logging as absl_logging
+
+from cptjax.command import errors
+from cptjax.command.escape import say
+
+PYTHON = {  # what int() and float() say of a text that is none
+    r"invalid literal for int\(\) with base 10: (.*)": r"\1 is no whole number, such as 1000",
+    r"could not convert string to float: (.*)": r"\1 is no number, such as 0.1",
+    r"Exceeds the limit .*": "the number has too many digits",
+}
+
+
+class Command(NamedTuple):
+    """What a list of commands says of one, and where its dataclass is, as MODULE:NAME: only that of the one that is
+    asked for is imported."""
+
+    help: str
+    place: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every command takes."""
+
+    traceback: bool = False  # show where in the program an error arose
+
+    goes_on: ClassVar[bool] = False  # whether the same command goes on with an interrupted one
+    rules: ClassVar[tuple[Any, ...]] = ()  # tyro's, for types that it does not know
+
+    @classmethod
+    def passes_on(cls, words: Sequence[str]) -> bool:
+        """Whether options that are not its own are for another to judge."""
+        return False
+
+    def __call__(self, rest: Sequence[str]) -> int | None:
+        """Do the work, with the words that are passed on; returns the exit code, None for 0."""
+        raise NotImplementedError
+
+
+def main(package: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
+    """Run one command of a package; returns its exit code, as `errors.run_command` has them."""
+    words = sys.argv[1:] if argv is None else argv
+    return errors.run_command(lambda: _run(package, commands, words), words)
+
+
+def _run(package: str, commands: Mapping[str, Command], words: Sequence[str]) -> int | None:
+    signal.signal(signal.SIGTERM, _stop)
+    absl_logging.set_verbosity(absl_logging.FATAL)  # orbax logs the errors it raises
+    logging.getLogger("orbax").setLevel(logging.ERROR)
+    work, rest = parse(package, commands, words)
+    try:
+        return work(rest)
+    except KeyboardInterrupt as stop:
+        if work.goes_on:
+            stop.args = ("the same command goes on",)
+        raise
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt  # what a scheduler sends ends the work as Ctrl-C does
+
+
+def parse(package: str, commands: Mapping[str, Command], words: Sequence[str]) -> tuple[Options, list[str]]:
+    """The command that these words ask for, and the words that are passed on.
+
+    Raises ValueError for words that it does not take, SystemExit once help is printed.
+    """
+    name = next((name for name in (" ".join(words[:n]) for n in (1, 2)) if name in commands), None)
+    if name is None:
+        _list(f"python -m {package}", commands, words)
+    module, _, kind = commands[name].place.partition(":")
+    options = getattr(importlib.import_module(module), kind)
+    from tyro.conf import FlagCreatePairsOff  # here, for a list of commands needs none of tyro
+    from tyro.constructors import ConstructorRegistry
+
+    own = words[len(name.split()) :]
+    passes_on = options.passes_on(own)
+    registry = ConstructorRegistry()
+    for rule in (_optional, *options.rules):
+        registry.primitive_rule(rule)
+    asked = {"prog": f"python -m {package} {name}", "registry": registry, "return_unknown_args": passes_on}
+    filled = fill(options, own, config=(FlagCreatePairsOff,), **asked)
+    return filled if passes_on else (filled, [])
+
+
+def _list(program: str, commands: Mapping[str, Command], words: Sequence[str]) -> NoReturn:
+    """Print the commands where help is asked for. Raises ValueError for a word that is none of them."""
+    if not {"-h", "--help"} & {*words[:2]}:
+        asked = f"no command is called {' '.join(words[:2])!r}" if words else "no command is given"
+        raise ValueError(f"{asked}: {program} takes {', '.join(commands)}")
+    width = max(map(len, commands))
+    say(f"usage: {program} COMMAND ...\n")
+    say("\n".join(f"  {name:{width}}  {command.help}" for name, command in commands.items()))
+    say(f"\n{program} COMMAND --help tells of its options.")
+    raise SystemExit(0)
+
+
+def fill(kind: Any, words: Sequence[str], **options: Any) -> Any:
+    """A dataclass from words, as `tyro.cli` does it with these options.
+
+    Raises ValueError for what it does not take, in one line, SystemExit once help is printed.
+    """
+    import tyro
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=list(words), **options)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(_in_one_line(complaint.getvalue())) from stop
+
+
+def _in_one_line(printed: str) -> str:
+    """What tyro says in a box with a title, as a sentence, without its help and Python's words."""
+    lines = [line.strip(" │|") for line in printed.splitlines()[1:]]
+    text = " ".join(line for line in lines if re.search(r"\w", line))
+    said = re.split("Argument helptext:|For full help", text)[0].strip().removeprefix("Error parsing ")
+    for python, plain in PYTHON.items():
+        said = re.sub(python, plain, said)
+    return said
+
+
+def _optional(kind: Any) -> Any:
+    """tyro's rule for what may be absent: it is written as what may be there."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    inner = [x for x in get_args(kind.type) if x is not NoneType]
+    if NoneType not in get_args(kind.type) or len(inner) != 1:
+        return None
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(inner[0], kind.markers))
+    if not isinstance(spec, PrimitiveConstructorSpec):
+        return None
+    return replace(spec, is_instance=lambda _: True, str_from_instance=lambda x: [str(x)])

@@ -1,0 +1,61 @@
+"""The command that trains."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from tyro.conf import Positional
+
+from cptjax.command import errors
+from cptjax.command.escape import say
+from cptjax.command.line import Options
+from cptjax.command.signals import Signals
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Options):
+    """Train a config, or go on with what is in the work folder. Any field of the config can be given too, such as
+    --phases.0.tokens 1000; see docs/configs.md."""
+
+    config: Positional[Path]  # a file of configs/
+    workdir: Path  # run folder
+    mlm_twin: bool = False  # the matched baseline: no causal phase
+    from_step: int | None = None  # go back to this checkpoint, perhaps with another schedule
+    strict: bool = False  # stop at what is damaged, do not go on without it
+
+    goes_on: ClassVar[bool] = True
+
+    @classmethod
+    def passes_on(cls, words: Sequence[str]) -> bool:
+        """To the config."""
+        return True
+
+    def __call__(self, rest: Sequence[str]) -> None:
+        """Join the processes, and train."""
+        with Signals():  # before jax is imported, which takes seconds
+            self._train(rest)
+
+    def _train(self, overrides: Sequence[str]) -> None:
+        import jax
+
+        from cptjax import config
+        from cptjax.machine import host, processes
+
+        processes.start()
+        if jax.default_backend() == "cpu":
+            host.keep_freed_memory()
+        elif jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours
+            jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
+
+        from cptjax.train import train
+
+        if self.strict:
+            warnings.simplefilter("error", errors.DamageWarning)
+        with processes.together():
+            run = config.override(config.load_config(self.config), overrides)
+            if self.mlm_twin:
+                run = config.mlm_twin(run)
+        folder = train(run, self.workdir, self.from_step)
+        say(f"{folder}: trained; plot in {folder / 'plot.png'}, export with python -m convert to-hf {folder} OUT")
