@@ -556,7 +556,7 @@ def test_a_tokenizer_of_another_model_is_refused(tiny, tmp_path, capsys):
     Tokenizer(WordLevel({"a": 39}, "a")).save(str(tiny / "tokenizer.json"))
     settings = {"added_tokens_decoder": {"40": {"content": "b"}}}
     (tiny / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert "tokenizer_config.json gives 'b' the id 40, tokenizer.json 1" in refused(capsys, tiny, out=tmp_path / "run")
+    assert "gives 'b' the id 40, tokenizer.json 1" in refused(capsys, tiny, out=tmp_path / "run")
     Tokenizer(WordLevel({str(i): i for i in range(40)}, "0")).save(str(tiny / "tokenizer.json"))
     assert "the tokenizer has ids up to 40, but vocab_size is 40" in refused(capsys, tiny, out=tmp_path / "run")
     (tiny / "tokenizer.json").write_text("{}")
