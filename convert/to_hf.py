@@ -23,7 +23,6 @@ from cptjax.run import checkpoint
 from cptjax.run.checkpoint import ReadParameter
 from cptjax.shape import ModelConfig
 
-DTYPES = ("float32", "bfloat16", "float16")
 SHARD_SIZE = "5GB"  # of a file, at most; more makes shards and an index
 NAMES = {"lm": "ModernBertForMaskedLM", "none": "ModernBertModel"}  # of a model that no source names
 AS = {  # what the same weights may be exported as, by the head they have

@@ -178,14 +178,6 @@ def test_what_is_printed_may_go_nowhere():
         assert shell(printing("chr(233) + chr(0xdcff)"), **locale) == (0, "\\xe9\\udcff\n", "")
 
 
-def test_every_command_takes_the_option():
-    # Broken by: add_option for some.
-    import convert.__main__
-
-    for command in convert.__main__.parser()._subparsers._group_actions[0].choices.values():
-        assert errors.OPTION in command._option_string_actions
-
-
 def test_a_bad_setting_of_jax_is_one_line(tmp_path):
     # Broken by: `from convert import from_hf` at the top of convert/__main__.py.
     for command in ("cptjax doctor", f"convert shape {tmp_path}", "eval bench loss"):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import convert.__main__
+import cptjax.__main__
 from cptjax.__main__ import COMMANDS, main
 from cptjax.command.line import Options, fill, parse
 from cptjax.corpus.cleaning import Cleaning, Condition
@@ -88,11 +90,14 @@ def test_a_terminal_without_lines_for_boxes_gets_the_same_words(monkeypatch):
         fill(Bare, ["--sise", "2"])
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_and_takes_the_option_that_shows_where(command, capsys):
+@pytest.mark.parametrize(
+    ("run", "command"),
+    [(package.main, name) for package in (cptjax.__main__, convert.__main__) for name in package.COMMANDS],
+)
+def test_every_command_has_help_and_takes_the_option_that_shows_where(run, command, capsys):
     # Broken by: a place in COMMANDS that does not exist.
     with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
+        run([command, "--help"])
     assert stop.value.code == 0 and "--traceback" in capsys.readouterr().out
 
 
