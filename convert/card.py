@@ -203,7 +203,7 @@ def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> li
         f"A batch holds {run['global_batch_size']:,} rows of {run['sequence_length']:,} tokens "
         f"({count(run['tokens_per_step'])} tokens). Decoupled AdamW (beta1 {adam['b1']:g}, beta2 {adam['b2']:g}, "
         f"epsilon {adam['eps']:g}, weight decay {adam['weight_decay']:g}, {clip}); {precision['compute']} computation, "
-        f"{precision['params']} weights. Seeds: {run['seeds']['masks_and_weights']} for masks, "
+        f"float32 weights. Seeds: {run['seeds']['masks_and_weights']} for masks, "
         f"{run['seeds']['data']} for the order of the data.",
         f"Trained with cptjax at commit {code(run['commit'] or 'unknown')} ({versions}; Python "
         f"{markdown(run['python'])}).",

@@ -99,7 +99,6 @@ class Optimizer:
 class Precision:
     """Types of numbers."""
 
-    params: Literal["float32", "bfloat16"]
     compute: Literal["float32", "bfloat16"]
 
 

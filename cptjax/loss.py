@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cptjax.ops import total
 from cptjax.sharding import on_own_rows
 
 
@@ -41,8 +42,7 @@ def _chunk_loss(feature_ND, table_VD, bias_V, target_N):
     logits_NV = logits_NV + bias_V.astype(jnp.float32)[None]
     top_N = logits_NV.max(axis=-1)
     exp_NV = jnp.exp(logits_NV - top_N[:, None])
-    # Summed as a product with ones, so that XLA's CPU backend makes the exponentials once.
-    total_N = jnp.einsum("nv,v->n", exp_NV, jnp.ones_like(bias_V, jnp.float32), precision=jax.lax.Precision.HIGHEST)
+    total_N = total(exp_NV, axis=1)
     # The target's logit again, from its own row: picking it out of logits_NV costs a copy of them.
     gold_N = jnp.einsum("nd,nd->n", feature_ND, table_VD[target_N], preferred_element_type=jnp.float32)
     gold_N = gold_N + bias_V[target_N].astype(jnp.float32)
@@ -50,7 +50,14 @@ def _chunk_loss(feature_ND, table_VD, bias_V, target_N):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
-def cross_entropy(feature_BSD, table_VD, bias_V, target_BS, weight_BS, chunk: int) -> jax.Array:
+def cross_entropy(
+    feature_BSD: jax.Array,
+    table_VD: jax.Array,
+    bias_V: jax.Array,
+    target_BS: jax.Array,
+    weight_BS: jax.Array,
+    chunk: int,
+) -> jax.Array:
     """Weighted sum of -log softmax(feature @ table.T + bias)[target], in float32 nats.
 
     At most `chunk` positions of each row have logits in memory at a time, and differentiation computes
@@ -58,10 +65,10 @@ def cross_entropy(feature_BSD, table_VD, bias_V, target_BS, weight_BS, chunk: in
     arXiv:2411.09009, and of Liger's fused linear cross-entropy, arXiv:2410.10989).
     """
 
-    def one_chunk(total, inputs):
+    def one_chunk(loss, inputs):
         feature_ND, target_N, weight_N = inputs
         *_, nll_N = _chunk_loss(feature_ND, table_VD, bias_V, target_N)
-        return total + (nll_N * weight_N).sum(), None
+        return loss + (nll_N * weight_N).sum(), None
 
     inputs = tuple(_chunks(x, chunk) for x in (feature_BSD, target_BS, weight_BS))
     return jax.lax.scan(one_chunk, jnp.zeros((), jnp.float32), inputs)[0]
@@ -69,26 +76,25 @@ def cross_entropy(feature_BSD, table_VD, bias_V, target_BS, weight_BS, chunk: in
 
 def _cross_entropy_forward(feature_BSD, table_VD, bias_V, target_BS, weight_BS, chunk: int):
     gradients = on_own_rows(partial(_loss_gradients, chunk=chunk), (True, False, False, True, True))
-    (total, d_table_VD, d_bias_V), d_feature_BSD = gradients(feature_BSD, table_VD, bias_V, target_BS, weight_BS)
-    return total, (d_feature_BSD, d_table_VD.astype(table_VD.dtype), d_bias_V.astype(bias_V.dtype))
+    (loss, d_table_VD, d_bias_V), d_feature_BSD = gradients(feature_BSD, table_VD, bias_V, target_BS, weight_BS)
+    return loss, (d_feature_BSD, d_table_VD.astype(table_VD.dtype), d_bias_V.astype(bias_V.dtype))
 
 
 def _loss_gradients(feature_BSD, table_VD, bias_V, target_BS, weight_BS, *, chunk: int):
     """(loss, gradients of table and bias), all float32, and the gradient of the features."""
 
     def one_chunk(carry, inputs):
-        total, d_table_VD, d_bias_V = carry
+        loss, d_table_VD, d_bias_V = carry
         feature_ND, target_N, weight_N = inputs
         _, exp_NV, total_N, nll_N = _chunk_loss(feature_ND, table_VD, bias_V, target_N)
         probs_NV = exp_NV / total_N[:, None]
         hit_NV = jnp.arange(bias_V.shape[0], dtype=jnp.int32)[None] == target_N[:, None]
         d_logits_NV = jnp.where(hit_NV, probs_NV - 1.0, probs_NV) * weight_N[:, None]
-        ones_N = jnp.ones_like(weight_N)
-        d_bias_V = d_bias_V + jnp.einsum("n,nv->v", ones_N, d_logits_NV, precision=jax.lax.Precision.HIGHEST)
+        d_bias_V = d_bias_V + total(d_logits_NV, axis=0)
         d_logits_NV = d_logits_NV.astype(feature_ND.dtype)
         d_feature_ND = jnp.einsum("nv,vd->nd", d_logits_NV, table_VD)
         d_table_VD = d_table_VD + jnp.einsum("nv,nd->vd", d_logits_NV, feature_ND, preferred_element_type=jnp.float32)
-        return (total + (nll_N * weight_N).sum(), d_table_VD, d_bias_V), d_feature_ND
+        return (loss + (nll_N * weight_N).sum(), d_table_VD, d_bias_V), d_feature_ND
 
     inputs = tuple(_chunks(x, chunk) for x in (feature_BSD, target_BS, weight_BS))
     zeros = (jnp.zeros(shape, jnp.float32) for shape in ((), table_VD.shape, bias_V.shape))
@@ -98,14 +104,21 @@ def _loss_gradients(feature_BSD, table_VD, bias_V, target_BS, weight_BS, *, chun
     return sums, d_chunks.reshape(rows, -1, width)[:, :selected]
 
 
-def _cross_entropy_backward(chunk: int, saved, d_total):
-    return (*((d_total * gradient).astype(gradient.dtype) for gradient in saved), None, None)
+def _cross_entropy_backward(chunk: int, saved, d_loss):
+    return (*((d_loss * gradient).astype(gradient.dtype) for gradient in saved), None, None)
 
 
 cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
-def measure(feature_BSD, table_VD, bias_V, target_BS, weight_BS, chunk: int) -> LossSums:
+def measure(
+    feature_BSD: jax.Array,
+    table_VD: jax.Array,
+    bias_V: jax.Array,
+    target_BS: jax.Array,
+    weight_BS: jax.Array,
+    chunk: int,
+) -> LossSums:
     """Loss and accuracy sums without gradients: what evaluation needs, in the same bounded memory."""
 
     def one_chunk(sums, inputs):

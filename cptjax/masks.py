@@ -3,6 +3,18 @@
 Every mask used here is an interval of keys per query, inside the query's own document, so one
 definition serves the dense reference, the block-local kernel and any accelerator kernel.
 
+Two documents of 5 and 3 tokens in a row, a query per line, x where it reads the key:
+
+    full        window 2    causal      causal window 2
+    xxxxx...    xxx.....    x.......    x.......
+    xxxxx...    xxxx....    xx......    xx......
+    xxxxx...    xxxxx...    xxx.....    xxx.....
+    xxxxx...    .xxxx...    xxxx....    .xxx....
+    xxxxx...    ..xxx...    xxxxx...    ..xxx...
+    .....xxx    .....xxx    .....x..    .....x..
+    .....xxx    .....xxx    .....xx.    .....xx.
+    .....xxx    .....xxx    .....xxx    .....xxx
+
 B rows, L queries, M keys (M = L). Segments: document number in a packed row, 0 = padding; a document
 is a run of equal numbers.
 """

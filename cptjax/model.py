@@ -39,8 +39,8 @@ def _truncated_normal(config: ModelConfig, std: float):
     """Normal of this std cut at +-cutoff stds, not rescaled (transformers' ModernBERT initialisation)."""
     cutoff = config.initializer_cutoff_factor
 
-    def init(key, shape, dtype):
-        return std * jax.random.truncated_normal(key, -cutoff, cutoff, shape, dtype)
+    def init(key, shape):
+        return std * jax.random.truncated_normal(key, -cutoff, cutoff, shape, jnp.float32)
 
     return init
 
@@ -63,13 +63,11 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD):
-        dtype = jnp.dtype(self.precision.params)
         width = x_BLD.shape[-1]
-        scale_D = self.param("scale", nn.initializers.ones, (width,), dtype).astype(jnp.float32)
+        scale_D = self.param("scale", nn.initializers.ones, (width,))
         out_ND: Any = layer_norm(x_BLD.reshape(-1, width), scale_D, self.config.norm_eps)
         if self.config.norm_bias:
-            bias_D = self.param("bias", nn.initializers.zeros, (width,), dtype)
-            out_ND = out_ND + bias_D.astype(jnp.float32)[None]
+            out_ND += self.param("bias", nn.initializers.zeros, (width,))[None]
         return out_ND.reshape(x_BLD.shape).astype(self.dtype)
 
 
@@ -83,20 +81,19 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_BLD, segment_BL, rope, spec: MaskSpec):
         config, compute = self.config, jnp.dtype(self.precision.compute)
-        params = jnp.dtype(self.precision.params)
         shape_HK = (config.num_attention_heads, config.head_dim)
-        w_qkv = self.param("Wqkv", _init_in(config), (3, *shape_HK, config.hidden_size), params)
-        w_out = self.param("Wo", _init_out(config), (config.hidden_size, *shape_HK), params)
+        w_qkv = self.param("Wqkv", _init_in(config), (3, *shape_HK, config.hidden_size))
+        w_out = self.param("Wo", _init_out(config), (config.hidden_size, *shape_HK))
         qkv = project(x_BLD.reshape(-1, config.hidden_size).astype(compute), w_qkv.astype(compute))
         if config.attention_bias:
-            bias_CHK = self.param("Wqkv_bias", nn.initializers.zeros, (3, *shape_HK), params).astype(compute)
+            bias_CHK = self.param("Wqkv_bias", nn.initializers.zeros, (3, *shape_HK)).astype(compute)
             qkv = [x_NHK + bias_HK[None] for x_NHK, bias_HK in zip(qkv, bias_CHK, strict=True)]
         q_BLHK, k_BLHK, v_BLHK = (x_NHK.reshape(*x_BLD.shape[:2], *shape_HK) for x_NHK in qkv)
         mixed_BLHK = attend(rotate(q_BLHK, rope), rotate(k_BLHK, rope), v_BLHK, spec, segment_BL, backend=self.backend)
         mixed_NHK = mixed_BLHK.reshape(-1, *shape_HK)
         out_ND = jnp.einsum("nhk,dhk->nd", mixed_NHK, w_out.astype(compute))
         if config.attention_bias:
-            bias_D = self.param("Wo_bias", nn.initializers.zeros, (config.hidden_size,), params)
+            bias_D = self.param("Wo_bias", nn.initializers.zeros, (config.hidden_size,))
             out_ND += bias_D.astype(compute)[None]
         return out_ND.reshape(x_BLD.shape)
 
@@ -110,18 +107,17 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x_BLD):
         config, compute = self.config, jnp.dtype(self.precision.compute)
-        params = jnp.dtype(self.precision.params)
         shape_GFD = (2, config.intermediate_size, config.hidden_size)
-        w_in = self.param("Wi", _init_in(config), shape_GFD, params)
-        w_out = self.param("Wo", _init_out(config), (config.hidden_size, config.intermediate_size), params)
+        w_in = self.param("Wi", _init_in(config), shape_GFD)
+        w_out = self.param("Wo", _init_out(config), (config.hidden_size, config.intermediate_size))
         first_NF, gate_NF = project(x_BLD.reshape(-1, config.hidden_size), w_in.astype(compute))
         if config.mlp_bias:
-            bias_GF = self.param("Wi_bias", nn.initializers.zeros, shape_GFD[:2], params).astype(compute)
+            bias_GF = self.param("Wi_bias", nn.initializers.zeros, shape_GFD[:2]).astype(compute)
             first_NF, gate_NF = first_NF + bias_GF[:1], gate_NF + bias_GF[1:]
         gated_NF = ACTIVATIONS[config.hidden_activation](first_NF) * gate_NF
         out_ND = jnp.einsum("nf,df->nd", gated_NF, w_out.astype(compute))
         if config.mlp_bias:
-            bias_D = self.param("Wo_bias", nn.initializers.zeros, (config.hidden_size,), params)
+            bias_D = self.param("Wo_bias", nn.initializers.zeros, (config.hidden_size,))
             out_ND += bias_D.astype(compute)[None]
         return out_ND.reshape(x_BLD.shape)
 
@@ -179,8 +175,7 @@ class Embeddings(nn.Module):
 
     def setup(self):
         shape = (self.config.vocab_size, self.config.hidden_size)
-        dtype = jnp.dtype(self.precision.params)
-        self.tok_embeddings = self.param("tok_embeddings", _init_in(self.config), shape, dtype)
+        self.tok_embeddings = self.param("tok_embeddings", _init_in(self.config), shape)
         self.norm = Norm(self.config, self.precision, self.precision.residual)
 
     def __call__(self, token_BL):
@@ -196,11 +191,10 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, hidden_BLD):
         config, compute = self.config, jnp.dtype(self.precision.compute)
-        params = jnp.dtype(self.precision.params)
-        dense = self.param("dense", _init_out(config), (config.hidden_size,) * 2, params)
+        dense = self.param("dense", _init_out(config), (config.hidden_size,) * 2)
         out_BLD = jnp.einsum("bld,ed->ble", hidden_BLD, dense.astype(compute))
         if config.classifier_bias:
-            bias_D = self.param("dense_bias", nn.initializers.zeros, (config.hidden_size,), params)
+            bias_D = self.param("dense_bias", nn.initializers.zeros, (config.hidden_size,))
             out_BLD += bias_D.astype(compute)[None, None]
         out_BLD = ACTIVATIONS[config.classifier_activation](out_BLD)
         return Norm(config, self.precision, self.precision.compute, name="norm")(out_BLD)
@@ -214,13 +208,13 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, tok_embeddings_VD):
-        config, params = self.config, jnp.dtype(self.precision.params)
+        config = self.config
         table_VD = tok_embeddings_VD
         if not config.tie_word_embeddings:
-            table_VD = self.param("weight", _init_out(config), (config.vocab_size, config.hidden_size), params)
-        bias_V = jnp.zeros((config.vocab_size,), params)
+            table_VD = self.param("weight", _init_out(config), (config.vocab_size, config.hidden_size))
+        bias_V = jnp.zeros((config.vocab_size,))
         if config.decoder_bias:
-            bias_V = self.param("bias", nn.initializers.zeros, (config.vocab_size,), params)
+            bias_V = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
         return table_VD, bias_V
 
 
@@ -232,14 +226,13 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, feature_BLD):
-        config, params = self.config, jnp.dtype(self.precision.params)
+        config = self.config
         init = _truncated_normal(config, config.hidden_size**-0.5)
-        weight_ND = self.param("weight", init, (config.num_labels, config.hidden_size), params)
-        bias_N = self.param("bias", nn.initializers.zeros, (config.num_labels,), params)
-        loss = jnp.dtype(self.precision.loss)
+        weight_ND = self.param("weight", init, (config.num_labels, config.hidden_size))
+        bias_N = self.param("bias", nn.initializers.zeros, (config.num_labels,))
         weight_ND = weight_ND.astype(feature_BLD.dtype)
-        score_BLN = jnp.einsum("bld,nd->bln", feature_BLD, weight_ND, preferred_element_type=loss)
-        return score_BLN + bias_N.astype(loss)[None, None]
+        score_BLN = jnp.einsum("bld,nd->bln", feature_BLD, weight_ND, preferred_element_type=jnp.float32)
+        return score_BLN + bias_N[None, None]
 
 
 def _recomputed(module: type[nn.Module], remat: Remat, **options) -> Any:
@@ -289,7 +282,14 @@ class ModernBert(nn.Module):
         self.lm_decoder = Decoder(*parts, name="decoder")
         self.classifier = Classifier(*parts)
 
-    def __call__(self, token_BL, segment_BL, *, mask_mode: str = "bidirectional", keep_layers: bool = False) -> Encoded:
+    def __call__(
+        self,
+        token_BL: jax.Array,
+        segment_BL: jax.Array,
+        *,
+        mask_mode: str = "bidirectional",
+        keep_layers: bool = False,
+    ) -> Encoded:
         """Encode packed rows. `segment_BL` numbers the documents of a row, 0 for padding; tokens see only
         their own document, and positions restart in each."""
         config = self.config
@@ -309,24 +309,23 @@ class ModernBert(nn.Module):
             kept.append(hidden_BLD[None])
         return Encoded(self.final_norm(hidden_BLD), jnp.concatenate(kept) if keep_layers else None)
 
-    def head(self, hidden_BLD):
+    def head(self, hidden_BLD: jax.Array) -> jax.Array:
         """Features that the decoder turns into logits, [B, L, D]."""
         return self.lm_head(hidden_BLD)
 
-    def decoder(self):
+    def decoder(self) -> tuple[jax.Array, jax.Array]:
         """The decoder's table [V, D] and bias [V]."""
         return self.lm_decoder(self.embeddings.tok_embeddings)
 
-    def logits(self, hidden_BLD):
+    def logits(self, hidden_BLD: jax.Array) -> jax.Array:
         """Scores over the vocabulary, [B, L, V] float32: the reference; training never makes them whole."""
         table_VD, bias_V = self.decoder()
         compute = jnp.dtype(self.precision.compute)
-        loss = jnp.dtype(self.precision.loss)
         feature_BLD, table_VD = self.head(hidden_BLD), table_VD.astype(compute)
-        logits_BLV = jnp.einsum("bld,vd->blv", feature_BLD, table_VD, preferred_element_type=loss)
-        return logits_BLV + bias_V.astype(loss)[None, None]
+        logits_BLV = jnp.einsum("bld,vd->blv", feature_BLD, table_VD, preferred_element_type=jnp.float32)
+        return logits_BLV + bias_V[None, None]
 
-    def labels(self, hidden_BLD):
+    def labels(self, hidden_BLD: jax.Array) -> jax.Array:
         """Scores of a classifier's labels at every position, [B, L, N] float32, N = num_labels."""
         return self.classifier(self.head(hidden_BLD))
 
@@ -343,7 +342,13 @@ def init_params(model: ModernBert, key: jax.Array) -> dict:
 
 
 def encode(
-    model: ModernBert, params, token_BL, segment_BL, *, mask_mode: str = "bidirectional", keep_layers: bool = False
+    model: ModernBert,
+    params: Any,
+    token_BL: jax.Array,
+    segment_BL: jax.Array,
+    *,
+    mask_mode: str = "bidirectional",
+    keep_layers: bool = False,
 ) -> Encoded:
     """The encoder as a function of its parameters: `ModernBert.__call__`."""
     encoded: Any = model.apply({"params": params}, token_BL, segment_BL, mask_mode=mask_mode, keep_layers=keep_layers)

@@ -77,7 +77,15 @@ class Targets(NamedTuple):
     overflow: jax.Array
 
 
-def draw(objective: Objective, token_BL, segment_BL, row_B, key, vocabulary: Vocabulary) -> Targets:
+@jax.named_scope("draw")
+def draw(
+    objective: Objective,
+    token_BL: jax.Array,
+    segment_BL: jax.Array,
+    row_B: jax.Array,
+    key: jax.Array,
+    vocabulary: Vocabulary,
+) -> Targets:
     """Inputs and targets of one batch. `key` belongs to the optimiser step and `row_B` numbers the rows
     of its global batch, so a row draws the same whichever device or micro-batch it lands in."""
     if objective.kind == "clm":
@@ -140,7 +148,7 @@ def _random_tokens(key, num_tokens: int, vocabulary: Vocabulary) -> jax.Array:
     return jnp.where(random_L == pad, jnp.where(other_L < pad, other_L, other_L + 1), random_L)
 
 
-def select(hidden_BLD, position_BS) -> jax.Array:
+def select(hidden_BLD: jax.Array, position_BS: jax.Array | None) -> jax.Array:
     """Hidden states at the predicting positions, [B, S, D]; all of them when `position_BS` is None."""
     if position_BS is None:
         return hidden_BLD

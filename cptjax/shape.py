@@ -107,14 +107,12 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Precision:
-    """The dtypes of stored parameters, of the operands of products, of the stream of hidden states that every layer
-    adds to, and of logits and loss. A bfloat16 stream is rounded at every layer: the gradient's error grows with
-    it (docs/configs.md)."""
+    """The dtypes of the operands of products, and of the stream of hidden states that every layer adds to. Stored
+    parameters, logits and losses are float32. A bfloat16 stream is rounded at every layer: the gradient's error
+    grows with it (docs/configs.md)."""
 
-    params: Literal["float32"] = "float32"
     compute: Literal["float32", "bfloat16"] = "bfloat16"
     residual: Literal["float32", "bfloat16"] = "float32"
-    loss: Literal["float32"] = "float32"
 
     def products(self) -> AbstractContextManager:
         """The context to trace a step in: float32 products are float32 there, where the device's own default may be

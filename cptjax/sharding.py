@@ -1,7 +1,8 @@
 """Where arrays live: the mesh, one table of rules for parameters, rows of the batch over devices.
 
 Axes of the mesh: `data` copies the parameters, `fsdp` shards them and gathers them when used, `tensor`
-splits heads and feed-forward. GSPMD does the rest (arXiv:2105.04663); no model code knows of it.
+splits heads and feed-forward. GSPMD does the rest (arXiv:2105.04663), but where it would exchange too much: there the
+model and the loss say what each device does with its own rows or heads (`on_own_rows`, `on_own_heads`).
 """
 
 import re
@@ -120,6 +121,13 @@ def device_rows(rows: int) -> int:
     given its own rows already."""
     mesh = jax.sharding.get_abstract_mesh()
     return rows if mesh.empty or set(ROWS) <= set(mesh.manual_axes) else -(-rows // row_devices(mesh))
+
+
+def platform() -> str:
+    """The platform that a program is traced for, such as cpu: that of the mesh in use, whose devices need not be here;
+    jax's default without a mesh."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
 
 
 def own_rows(mesh: jax.sharding.Mesh, rows: int) -> list[int]:

@@ -41,22 +41,38 @@ def init_state(params: Any, tx: optax.GradientTransformationExtraArgs) -> TrainS
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
 
-def predictions(model: ModernBert, objective: Objective, params, targets: Targets, segment_BL):
-    """Features of the predicting positions, the decoder's table and bias: what a loss is made of."""
+def predictions(
+    model: ModernBert, objective: Objective, params: Any, targets: Targets, segment_BL: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Features of the predicting positions [B, S, D], the decoder's table [V, D] and bias [V]: what a loss is made
+    of."""
     variables = {"params": params}
     encoded = encode(model, params, targets.input_BL, segment_BL, mask_mode=objective.mask_mode)
     selected_BSD = select(encoded.hidden_BLD, targets.position_BS)
-    table_VD, bias_V = model.apply(variables, method="decoder")
-    compute = jnp.dtype(model.precision.compute)
-    return model.apply(variables, selected_BSD, method="head"), table_VD.astype(compute), bias_V
+    decoder: Any = model.apply(variables, method="decoder")
+    table_VD, bias_V = decoder
+    feature_BSD: Any = model.apply(variables, selected_BSD, method="head")
+    return feature_BSD, table_VD.astype(jnp.dtype(model.precision.compute)), bias_V
 
 
-def loss_and_counts(params, token_BL, segment_BL, row_B, key, *, model, objective, vocabulary, chunk: int):
+def loss_and_counts(
+    params: Any,
+    token_BL: jax.Array,
+    segment_BL: jax.Array,
+    row_B: jax.Array,
+    key: jax.Array,
+    *,
+    model: ModernBert,
+    objective: Objective,
+    vocabulary: Vocabulary,
+    chunk: int,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Summed loss of some rows, with sums over their tokens: targets, real tokens, chosen positions that
     overflowed the budget, and keys (tokens of the own document, summed over tokens)."""
     targets = draw(objective, token_BL, segment_BL, row_B, key, vocabulary)
     features = predictions(model, objective, params, targets, segment_BL)
-    loss = cross_entropy(*features, targets.target_BS, targets.weight_BS, chunk)
+    with jax.named_scope("loss"):
+        loss: Any = cross_entropy(*features, targets.target_BS, targets.weight_BS, chunk)
     real_BL = segment_BL > 0
     start_BL, end_BL = document_bounds(segment_BL)
     return loss, {
@@ -101,11 +117,12 @@ def train_step(
     grads, sums = summed_gradients(loss_fn, gather_tables(state.params), batch, key, micro_batches)
     targets = jnp.maximum(sums["targets"], 1.0)
     grads = apply_mask(trains, jax.tree.map(lambda g: g / targets, grads))
-    directions, opt_state = tx.update(grads, state.opt_state, state.params, trains=trains)
-    directions = add_decay(directions, state.params, decay)
     rate = rate_fn(state.step)
-    updates = apply_mask(trains, jax.tree.map(lambda d: -rate * d, directions))
-    params = optax.apply_updates(state.params, updates)
+    with jax.named_scope("optimiser"):
+        directions, opt_state = tx.update(grads, state.opt_state, state.params, trains=trains)
+        directions = add_decay(directions, state.params, decay)
+        updates = apply_mask(trains, jax.tree.map(lambda d: -rate * d, directions))
+        params = optax.apply_updates(state.params, updates)
     metrics = {
         **sums,
         "loss": sums["loss"] / targets,
@@ -125,4 +142,5 @@ def eval_step(
     row_B = index * rows + jnp.arange(rows, dtype=jnp.int32)
     targets = draw(objective, batch["token_BL"], batch["segment_BL"], row_B, key, vocabulary)
     features = predictions(model, objective, gather_tables(params), targets, batch["segment_BL"])
-    return measure(*features, targets.target_BS, targets.weight_BS, chunk)
+    with jax.named_scope("loss"):
+        return measure(*features, targets.target_BS, targets.weight_BS, chunk)

@@ -53,8 +53,8 @@ command.errors
 command.line
 files machine.processes machine.devices machine.host machine.hub machine.energy machine.provenance
 masks schedules sharding
-shape ops objectives loss optim
-attention.reference
+shape ops objectives optim
+loss attention.reference
 attention.blockwise attention.splash attention.cudnn
 attention.backends
 attention.check

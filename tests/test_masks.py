@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cptjax import masks
 from cptjax.masks import MaskMode, MaskSpec, dense_mask, picture, positions
 from tests.conftest import packed
 
@@ -22,6 +23,14 @@ TWO_DOCUMENTS = packed(3, 2, total=6)[None]
 )
 def test_picture_of_two_documents_and_padding(spec, expected):
     assert picture(dense_mask(spec, TWO_DOCUMENTS)[0]) == expected.replace(" ", "\n")
+
+
+def test_the_drawing_in_the_docstring_is_what_is_read():
+    # Broken by: one x of the drawing made a dot.
+    specs = [MaskSpec(mode, window) for mode in (MaskMode.BIDIRECTIONAL, MaskMode.CAUSAL) for window in (None, 2)]
+    drawn = [picture(dense_mask(spec, packed(5, 3, total=8)[None])[0]).split("\n") for spec in specs]
+    lines = ["    " + "    ".join(line) for line in zip(*drawn, strict=True)]
+    assert "\n".join(lines) in (masks.__doc__ or "")
 
 
 def test_positions_restart_in_each_document():

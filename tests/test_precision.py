@@ -53,7 +53,7 @@ def programs(config: ModelConfig, precision: Precision, objective) -> Iterator[A
 @pytest.mark.parametrize("objective", [CLM, mlm(0.3)], ids=["clm", "mlm"])
 def test_no_float32_is_rounded_to_less_in_a_product(config, objective):
     """An accelerator's own default is bfloat16 or TF32. In a bfloat16 step only sums have float32 operands."""
-    # Broken by: one of the three `precision=` left out, a stream that is not cast before a product.
+    # Broken by: the `precision=` of ops.total left out, a stream that is not cast before a product.
     for residual in ("float32", "bfloat16"):
         for program in programs(config, Precision(residual=residual), objective):
             in_float32 = [x for x in products(program) if {y.aval.dtype.name for y in x.invars} == {"float32"}]
@@ -64,6 +64,23 @@ def test_no_float32_is_rounded_to_less_in_a_product(config, objective):
 
 
 HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def test_sums_are_no_products_on_accelerators(config, monkeypatch):
+    # Broken by: a sum in the loss or in a norm that is a product with ones whatever the platform.
+    monkeypatch.setattr("cptjax.ops.platform", lambda: "tpu")
+    for program in programs(config, Precision(), CLM):
+        operands = {y.aval.dtype.name for x in products(program) for y in x.invars}
+        assert operands == {"bfloat16"}
+
+
+def test_a_profile_reads_like_the_paper(config):
+    # Broken by: any named_scope left out.
+    update, evaluation = programs(config, Precision(), mlm(0.3))
+    stages = {"embeddings", "layer_0/attn", "blocks/l0/mlp", "final_norm", "head", "loss", "draw"}
+    for program, more in ((update, {"optimiser"}), (evaluation, set())):
+        text = program.pretty_print(name_stack=True)
+        assert {stage for stage in stages | more if stage not in text} == set()
 
 
 # ---- the stream of hidden states

@@ -1,6 +1,8 @@
 """The same numbers on one device and on eight, however the mesh is cut."""
 
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,19 @@ from jax.sharding import PartitionSpec as P
 from cptjax.model import ModernBert, init_params
 from cptjax.objectives import CLM, mlm
 from cptjax.shape import ModelConfig
-from cptjax.sharding import ROWS, RULES, Mesh, device_rows, make_mesh, pin_rows, put, shard_tree, spec_for
+from cptjax.sharding import (
+    AXES,
+    ROWS,
+    RULES,
+    Mesh,
+    device_rows,
+    make_mesh,
+    pin_rows,
+    platform,
+    put,
+    shard_tree,
+    spec_for,
+)
 from cptjax.step import loss_and_counts, summed_gradients
 from tests.conftest import VOCABULARY, packed, random_tokens
 
@@ -98,3 +112,21 @@ def test_the_rows_of_a_device_are_counted_once():
         jax.eval_shape(count, jnp.ones(16))
         jax.eval_shape(jax.shard_map(count, in_specs=P(ROWS), out_specs=P(ROWS)), jnp.ones(16))
     assert seen == [4, 4]
+
+
+@dataclass(frozen=True)
+class Absent:
+    """What a mesh knows of devices that are not here."""
+
+    platform: str
+    device_kind: str = "absent"
+    num_cores: int = 1
+
+
+def test_the_platform_is_that_of_the_mesh_in_use():
+    # Broken by: jax.default_backend() whatever the mesh.
+    assert platform() == "cpu"
+    mesh: Any = jax.sharding.AbstractMesh((4, 2, 1), AXES, abstract_device=Absent("tpu"))
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert platform() == "tpu"
+    assert platform() == "cpu"

@@ -19,7 +19,15 @@ MOST_DOCUMENTS = 64  # of a row that cuDNN handles: for each it keeps a float32 
 KERNELS = {"dot_product_attention_fwd_wrapper"}  # primitives to keep too: cuDNN's gives no names
 
 
-def attend(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL, *, backend: str = "blockwise") -> jax.Array:
+def attend(
+    q_BLHK: jax.Array,
+    k_BLHK: jax.Array,
+    v_BLHK: jax.Array,
+    spec: MaskSpec,
+    segment_BL: jax.Array,
+    *,
+    backend: str = "blockwise",
+) -> jax.Array:
     """Softmax attention, [B, L, H, K]; every token reads the keys `masks.key_interval` gives it.
 
     `backend` is a row of BACKENDS; all rows agree, gradients included. Raises ValueError for others.

@@ -20,7 +20,9 @@ MOST_SCORES = 2**26  # that exist at once on a device: 256 MiB
 MIN_MARGIN = 8  # smaller tiles only add overhead
 
 
-def attend_blockwise(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.Array:
+def attend_blockwise(
+    q_BLHK: jax.Array, k_BLHK: jax.Array, v_BLHK: jax.Array, spec: MaskSpec, segment_BL: jax.Array
+) -> jax.Array:
     """Exact attention without the [L, L] scores, forward or backward.
 
     Windows cost O(L * window): a block of queries meets its own keys and a margin.

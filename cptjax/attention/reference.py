@@ -11,7 +11,9 @@ from cptjax.masks import MaskSpec, dense_mask
 MASKED = -1e30  # finite: exp gives exactly 0, and a maximum over it stays finite
 
 
-def attend_reference(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL) -> jax.Array:
+def attend_reference(
+    q_BLHK: jax.Array, k_BLHK: jax.Array, v_BLHK: jax.Array, spec: MaskSpec, segment_BL: jax.Array
+) -> jax.Array:
     """The definition: all scores at once, O(L^2) memory. Kept for ever."""
     scores_BHLM = jnp.einsum("blhk,bmhk->bhlm", q_BLHK, k_BLHK, preferred_element_type=jnp.float32)
     scores_BHLM = scores_BHLM * q_BLHK.shape[-1] ** -0.5
