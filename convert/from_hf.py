@@ -4,7 +4,6 @@ ModernBERT: arXiv:2412.13663. Only config.json and safetensors are read; no pick
 """
 
 import re
-import reprlib
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,7 +37,6 @@ NEEDED = (
 )
 THETAS = {FULL: "global_rope_theta", SLIDING: "local_rope_theta"}
 OWN = {"head", "causal_window_counts_self"}  # fields that config.json has not
-OBJECTS = ("id2label", "label2id", "rope_parameters", "rope_scaling")
 OURS = {*OWN, *THETAS.values()}  # or says in another way
 WITNESSES = {  # the tensor, and the axis of it, that show a field of config.json
     "vocab_size": (table.TABLE, 0),
@@ -148,8 +146,7 @@ def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
         raw["local_rope_theta"] = raw.get("global_rope_theta", ModelConfig.global_rope_theta)
     said = {name: value for name, value in raw.items() if name not in OWN}
     wrong = bounds.complaints(dict.fromkeys(NEEDED) | said)  # here, for transformers counts up to any number
-    named = {name: raw[name] for name in OBJECTS if raw.get(name) is not None}
-    wrong += [f"{name} is {reprlib.repr(x)}: it must be an object" for name, x in named.items() if type(x) is not dict]
+    wrong += portable.complaints(raw)
     if wrong:
         raise ValueError(f"{where}: {'; '.join(wrong)}")
     if type(pad := raw.get("pad_token_id")) is int and not 0 <= pad < raw["vocab_size"]:

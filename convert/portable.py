@@ -6,12 +6,16 @@ at the ends), differently by version: so tokenizer_config.json names the one cla
 own files only known fields come along, so no path, token or address of its maker does.
 """
 
+import re
+import reprlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import pydantic
 import tokenizers
+from typing_extensions import TypedDict
 
 from convert import table
 from cptjax.data.tokenizer import LISTS, ROLES, load_tokenizer, special_tokens
@@ -30,6 +34,62 @@ ANEW = {
     *("layer_types", "global_attn_every_n_layers"),
     *("rope_parameters", "global_rope_theta", "local_rope_theta", "rope_theta", "rope_scaling"),
 }
+
+
+Id = Annotated[int, pydantic.Field(ge=0)]
+Dtype = Literal["float32", "float16", "bfloat16", "float64"]
+Layer = Literal["full_attention", "sliding_attention"]
+
+
+def _numbered(label_of: dict[str, str]) -> dict[str, str]:
+    if label_of.keys() != {str(i) for i in range(len(label_of))}:
+        raise ValueError(f"its keys must be the numbers from 0 to {len(label_of) - 1}")
+    return label_of
+
+
+class Said(TypedDict, total=False):
+    """What config.json may say beside the numbers of `bounds`, where it says it; transformers tells less of it."""
+
+    id2label: Annotated[dict[str, str], pydantic.AfterValidator(_numbered)] | None
+    label2id: dict[str, Id] | None
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None
+    per_layer_config: None
+    dtype: Dtype | None
+    torch_dtype: Dtype | None
+    layer_types: Annotated[list[Layer], pydantic.Field(min_length=1)] | None
+    rope_parameters: dict[Layer, dict[str, Any]] | None
+    rope_scaling: dict[str, Any] | None
+    pad_token_id: Id | None
+    bos_token_id: Id | None
+    eos_token_id: Id | list[Id] | None
+    cls_token_id: Id | None
+    sep_token_id: Id | None
+    deterministic_flash_attn: bool
+
+
+SAID = pydantic.TypeAdapter(Said)
+
+
+def complaints(raw: dict[str, Any]) -> list[str]:
+    """What is wrong with these fields of a config.json: each, its value and what would be right."""
+    try:
+        SAID.validate_python(raw, strict=True)
+    except pydantic.ValidationError as error:
+        wrong = {_field(one["loc"]): one for one in reversed(error.errors(include_url=False))}
+        return [
+            f"{name} is {reprlib.repr(one['input'])}: {_in_words(one['msg'])}" for name, one in reversed(wrong.items())
+        ]
+    return []
+
+
+def _in_words(said: str) -> str:
+    said = said.removeprefix("Value error, ").replace("Input should be a valid dictionary", "it must be an object")
+    return said.replace("Input should be", "it must be").replace("be None", "be null")
+
+
+def _field(place: tuple[int | str, ...]) -> str:
+    """A field's dotted name; pydantic's names of the kinds that it might have been are left out."""
+    return reprlib.repr(".".join(str(part) for part in place if not re.search(r"constrained-|\[", str(part))))[1:-1]
 
 
 def known_fields(raw: dict[str, Any], kind: Any) -> tuple[dict[str, Any], list[str]]:
