@@ -19,6 +19,7 @@ from cptjax import sharding
 from cptjax.__main__ import main as command_line
 from cptjax.attention.backends import BACKENDS
 from cptjax.attention.reference import attend_reference
+from cptjax.command import errors
 from cptjax.config import Phase, Run, load_config, mlm_twin, override, to_dict
 from cptjax.corpus.prepare import prepare
 from cptjax.data.batches import Data
@@ -256,7 +257,6 @@ def test_a_changed_store_is_refused(store, tmp_path, two_devices):
         ({"device_batch_size": 3}, "global_batch_size 4 is not a multiple of device_batch_size 3"),
         ({"model": ModelConfig(vocab_size=16)}, r"has \d+ ids, the model only 16"),
         ({"model": ModelConfig(vocab_size=320, max_position_embeddings=16)}, "longer than the model's"),
-        ({"model": None, "init": "nowhere"}, "is not a run folder"),
         ({"held_out": "nowhere"}, "nowhere is not a token store"),
     ],
 )
@@ -266,11 +266,21 @@ def test_a_run_that_cannot_work_is_refused_before_it_writes(store, tmp_path, two
     assert not (tmp_path / "run").exists()
 
 
+def test_a_start_that_cannot_be_converted_leaves_nothing(store, tmp_path, two_devices, monkeypatch, capfd):
+    # Broken by: check=True left out of convert_weights.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        train(small_run(store, model=None, init="nowhere"), tmp_path / "run")
+    assert caught.value.returncode == 2 and capfd.readouterr().err.startswith("error: nowhere is no")
+    assert "ended with exit code 2" in errors.describe(caught.value)
+    assert not list((tmp_path / "run").glob("*"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--phase.0.tokens", "5"], "--phase.0.tokens.*--phases.0.tokens"),
-        (["--phases.0.tokens", "many"], "--phases.0.tokens: invalid"),
+        (["--phases.0.tokens", "many"], "--phases.0.tokens: 'many' is no whole number"),
         (["--precision.compute", "float8"], "--precision.compute"),
         (["--phases.0.objective.mask-rate", "0.3"], "masks nothing"),
     ],
@@ -336,7 +346,7 @@ def test_a_refused_first_attempt_leaves_no_model_behind(store, tmp_path, monkeyp
     monkeypatch.setattr(subprocess, "run", convert)
     monkeypatch.setattr("cptjax.run.set_up._check_memory", check)
     run, folder = small_run(store, model=None, init="other"), tmp_path / "run"
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="nowhere is not a token store"):
         train(replace(run, held_out="nowhere"), folder)
     assert not converted
     with pytest.raises(ValueError, match="no room"):
@@ -408,9 +418,9 @@ def test_a_start_without_a_head_gets_a_new_one(store, tmp_path, two_devices, cap
     ("file", "says", "told"),
     [
         ("tokenizer_config", {"pad_token": "[UNK]"}, r"pad_token_id is \d+ and \d+"),
-        ("tokenizer_config", {"mask_token": "[UNK]"}, r"mask_token_id is \d+ and \d+"),
-        ("special_tokens_map", {"mask_token": "[UNK]"}, r"mask_token_id is \d+ and \d+"),
-        ("tokenizer_config", {"additional_special_tokens": ["a"]}, r"special_token_ids is \(.*\) and \(.*\)"),
+        ("tokenizer_config", {"mask_token": "t"}, r"mask_token_id is \d+ and \d+"),
+        ("special_tokens_map", {"mask_token": "t"}, r"mask_token_id is \d+ and \d+"),
+        ("tokenizer_config", {"additional_special_tokens": ["t"]}, r"special_token_ids is \(.*\) and \(.*\)"),
         (
             "tokenizer_config",
             {"added_tokens_decoder": {"SIZE": {"content": "zona"}}},
@@ -439,10 +449,10 @@ def test_stores_and_model_agree_on_each_token_that_decides_a_number(store, tmp_p
         replace(run, data=replace(run.data, stores=shares)),
     ):
         if told is None:
-            set_up(other_run, tmp_path / "run")
+            set_up(open_inputs(other_run, tmp_path / "run"))
             continue
         with pytest.raises(ValueError, match=rf"do not share one tokenizer \({told}\): prepare the text again"):
-            set_up(other_run, tmp_path / "run")
+            set_up(open_inputs(other_run, tmp_path / "run"))
 
 
 def test_a_classifier_is_no_start(store, tmp_path, two_devices):

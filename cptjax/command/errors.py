@@ -129,8 +129,10 @@ def describe(error: BaseException) -> str:
     file = next((f" ({AT_HAND}{path})" for path in _at_hand(error) if path not in said), "")
     if isinstance(error, FORESEEN) and not isinstance(error, UNFORESEEN) and said:
         return one_line(f"{said}{file}")
-    if isinstance(error, subprocess.CalledProcessError):  # by a signal, perhaps the system's, for memory
-        return one_line(f"{' '.join(map(str, error.cmd))} was ended by {signal.Signals(-error.returncode).name}")
+    if isinstance(error, subprocess.CalledProcessError):
+        code = error.returncode  # below 0 of a signal, perhaps the system's, for memory
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return one_line(f"{' '.join(map(str, error.cmd))} {how}")
     return one_line(f"unforeseen {type(error).__name__}{file}: {reason(error)}; {OPTION} shows where")
 
 

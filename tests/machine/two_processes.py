@@ -25,8 +25,9 @@ from cptjax.data.batches import Batches, Data, held_out_batches
 from cptjax.files import locked, write_json
 from cptjax.machine import processes
 from cptjax.objectives import mlm
-from cptjax.optim import make_optimizer
 from cptjax.run import agreement, checkpoint
+from cptjax.run.set_up import open_inputs, set_up
+from cptjax.run.start import start
 from cptjax.schedules import Schedule
 from cptjax.shape import ModelConfig, Precision
 from cptjax.sharding import Mesh
@@ -230,12 +231,13 @@ def view_of(run: Path, name: str) -> Path:
 
 def started(run: Run, folder: Path) -> dict[str, Any]:
     """Where a run starts and what is said of it, with and without `--strict`."""
-    setting, said = train_module.set_up(run, folder), {}
+    inputs, said = open_inputs(run, folder), {}
+    setting = set_up(inputs)
     for strict in ("error", "always"):
         with jax.set_mesh(setting.mesh), warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter(strict, DamageWarning)
             try:
-                state, _, _ = train_module.start(setting, make_optimizer(run.optimizer, 1.0))
+                state, _, _ = start(inputs, setting)
                 said[strict] = [int(state.step), checkpoint.checksums(state.params), *(str(x.message) for x in warned)]
             except ValueError as error:
                 said[strict] = str(error)

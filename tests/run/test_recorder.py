@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from cptjax import train as train_module
 from cptjax.config import Run
 from cptjax.data.batches import Batches
 from cptjax.files import read_json
+from cptjax.objectives import Vocabulary
 from cptjax.run import checkpoint
 from cptjax.run.clock import KINDS
 from cptjax.run.events import read_events
 from cptjax.run.recorder import Recorder, nothing_spent
+from cptjax.run.set_up import without_text
 from cptjax.sharding import make_mesh
 from cptjax.train import train
 from tests.test_train import small_run, store, two_devices  # noqa: F401
@@ -26,9 +29,8 @@ STOPPED_AT = 14  # in the second phase, after the checkpoint of step 12
 def made(run: Run, folder: Path) -> Recorder:
     folder.mkdir(exist_ok=True)
     assert run.model is not None
-    mesh = make_mesh(run.mesh)
-    known: dict[str, Any] = {"attention": {"backend": "x", "reason": "y"}, "kept": {"packing": 1, "departures": []}}
-    return Recorder(run, run.model, folder, mesh, **known, step=0, spent=nothing_spent(run))
+    setting = replace(without_text(run, run.model, make_mesh(run.mesh), Vocabulary(16, None, ())), folder=folder)
+    return Recorder(setting, [], 0, nothing_spent(run))
 
 
 def test_facts_are_a_copy(store, tmp_path, two_devices):  # noqa: F811
@@ -157,10 +159,9 @@ def test_no_log_decides_run_json(store, tmp_path, two_devices, stopped, damage):
 
 
 def test_a_log_that_cannot_be_written_ends_the_run(store, tmp_path, two_devices):  # noqa: F811
-    # Broken by: naming left out of EventLog.write; log.close in abandon.
+    # Broken by: naming left out of EventLog.write; log.close in __exit__.
     run = small_run(store)
     kept = made(run, tmp_path / "run")
     kept._log._file = open("/dev/full", "w", buffering=1)
-    with pytest.raises(OSError, match=r"^cannot write .*events.jsonl: No space left on device$"):
+    with pytest.raises(OSError, match=r"^cannot write .*events.jsonl: No space left on device$"), kept:
         kept.held_out(0, run.phases[0], {"clm": {"loss": 1.0, "accuracy": 0.5}})
-    kept.abandon()
