@@ -54,12 +54,13 @@ def ignores_segments(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL):
 def test_attention_reports_each_backend_under_each_mask(tmp_path, monkeypatch, capsys):
     # Broken by: `continue` without a reason; SPECS[:3]; rows without the window.
     monkeypatch.setitem(BACKENDS, "refusing", refuse)
-    monkeypatch.delitem(BACKENDS, "reference")  # it is the judge, and compiling takes the time of this test
+    measured_ones = {name: row for name, row in BACKENDS.items() if name != "reference"}  # compiling takes time
+    monkeypatch.setattr(attention, "BACKENDS", measured_ones)
     attention.main(None, [64], 2, 1, 8, "float32", 2, tmp_path / "out.json")
     rows = rows_of(tmp_path / "out.json", 2)
-    of = {name: [row for row in rows if row["backend"] == name] for name in BACKENDS}
-    for found in of.values():
-        assert len({(row["mask"], row["window"]) for row in found}) == len(found) == 4
+    of = {name: [row for row in rows if row["backend"] == name] for name in measured_ones}
+    for measured in of.values():
+        assert len({(row["mask"], row["window"]) for row in measured}) == len(measured) == 4
     for row in of["blockwise"]:
         assert row.keys() >= {"tokens", "rows", "heads", "width", "dtype", "error", "temporary_mib"}
         assert row["checked_tokens"] == 64 and row["error"].keys() == {"out", "q", "k", "v"}
