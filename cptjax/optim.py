@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cptjax.sharding import is_stacked
+from cptjax.sharding import is_stacked, parameter_path
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def adam(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraA
 
     def init(params: Any) -> AdamState:
         def no_updates(path, x):
-            stacked = is_stacked("/".join(entry.key for entry in path))
+            stacked = is_stacked(parameter_path(path))
             return jnp.zeros(x.shape[:1] if stacked else (), jnp.int32)
 
         zeros = optax.tree.zeros_like(params)

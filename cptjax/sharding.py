@@ -86,7 +86,8 @@ def is_stacked(path: str) -> bool:
     return path.startswith("blocks/")
 
 
-def _parameter_path(path: tuple[Any, ...]) -> str:
+def parameter_path(path: tuple[Any, ...]) -> str:
+    """A parameter's name in RULES, such as blocks/l0/mlp/Wi, from its place in any tree that holds parameters."""
     return "/".join(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))
 
 
@@ -97,7 +98,7 @@ def shard_tree(mesh: AnyMesh, shapes: Any) -> Any:
     """
 
     def one(path, leaf):
-        name = _parameter_path(path)
+        name = parameter_path(path)
         if not name or jax.tree_util.GetAttrKey("count") in path:
             return NamedSharding(mesh, P())
         spec = spec_for(name, leaf.ndim)
@@ -162,7 +163,7 @@ def pin_parameters(tree: Any) -> Any:
     if jax.sharding.get_abstract_mesh().empty:
         return tree
     return jax.tree_util.tree_map_with_path(
-        lambda path, x: jax.lax.with_sharding_constraint(x, spec_for(_parameter_path(path), x.ndim)), tree
+        lambda path, x: jax.lax.with_sharding_constraint(x, spec_for(parameter_path(path), x.ndim)), tree
     )
 
 
@@ -175,7 +176,7 @@ def gather_tables(params: Any) -> Any:
         return params
 
     def one(path, x):
-        spec = spec_for(_parameter_path(path), x.ndim)
+        spec = spec_for(parameter_path(path), x.ndim)
         return jax.lax.with_sharding_constraint(x, P("tensor", *spec[1:])) if spec[0] == VOCABULARY else x
 
     return jax.tree_util.tree_map_with_path(one, params)

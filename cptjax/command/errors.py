@@ -35,7 +35,7 @@ _SHOWN = contextvars.ContextVar("tracebacks are shown", default=False)
 def run_command(work: Callable[[], int | None], arguments: Sequence[str]) -> int:
     """Do the work of a command and return its exit code: what `work` returns, 0 for None; 2 with one line on stderr
     for whatever it raises; 130 for Ctrl-C, whose message says what to do, and the code of a Stopped; 141, without a
-    word, when nobody reads what is printed (`| head`). SystemExit passes: argparse has spoken."""
+    word, when nobody reads what is printed (`| head`). SystemExit passes: help was printed."""
     _print_anything()
     before = _SHOWN.set(OPTION in arguments)
     try:

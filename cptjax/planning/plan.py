@@ -17,7 +17,7 @@ from cptjax.config import Phase, Run
 from cptjax.machine import host
 from cptjax.machine.devices import DEVICES, GIB, device_facts, peak_flops
 from cptjax.planning import aot
-from cptjax.run.checkpoint import parameter_shapes
+from cptjax.run.checkpoint import parameter_shapes, path_keys
 from cptjax.run.memory import MARGIN, Place, flops_per_token, most_rows, needed, shortage
 from cptjax.run.set_up import micro_batches
 from cptjax.shape import ModelConfig
@@ -102,7 +102,7 @@ def _parameters(config: ModelConfig) -> dict[str, int]:
     """Numbers of the model by part; a tied table is one with the embeddings."""
     parts: dict[str, int] = {"embeddings": 0, "attention": 0, "feed-forward": 0, "norms": 0, "head": 0}
     for path, leaf in jax.tree_util.tree_leaves_with_path(parameter_shapes(config)):
-        names = [entry.key for entry in path]
+        names = path_keys(path)
         kinds = {"attn": "attention", "mlp": "feed-forward", "head": "head", "decoder": "head"}
         part = "norms" if names[-2].endswith("norm") else next((kinds[n] for n in names if n in kinds), "embeddings")
         parts[part] += leaf.size

@@ -196,7 +196,7 @@ def choose_attention(run: Run, config: ModelConfig) -> dict[str, Any]:
 def trains(config: ModelConfig, phase: Phase) -> Any:
     """The freeze mask of a phase. Raises ValueError for a pattern that fits no parameter."""
     names = jax.tree_util.tree_map_with_path(
-        lambda path, _: tuple(parameter_names(config, tuple(entry.key for entry in path))),
+        lambda path, _: tuple(parameter_names(config, checkpoint.path_keys(path))),
         checkpoint.parameter_shapes(config),
     )
     return freeze_mask(names, phase.frozen)
