@@ -57,7 +57,7 @@ from cptjax.data.store import (
     sentences,
     write_shard,
 )
-from cptjax.data.tokenizer import Encoder, tokenizer_folder
+from cptjax.data.tokenizer import Encoder, cautions, tokenizer_folder
 from cptjax.files import (
     TOKENIZER_FILES,
     check_free,
@@ -119,6 +119,8 @@ def prepare(
         say(sentence, stream=sys.stderr)
     folder = tokenizer_folder(tokenizer)
     encoder = Encoder(folder)
+    for sentence in cautions(folder, encoder.tokenizer):
+        say(sentence, stream=sys.stderr)
     evaluation = read_evaluation(cleaning.evaluation) if cleaning.evaluation else None
     job = dataclasses.replace(job, key=_key(job, folder, evaluation))
     with locked(job.work):

@@ -18,7 +18,7 @@ import numpy as np
 from cptjax.corpus.page import COUNTED, page, percent
 from cptjax.data.packing import packing_plan
 from cptjax.data.store import Manifest, Source, Store, sentences
-from cptjax.data.tokenizer import Encoder
+from cptjax.data.tokenizer import Encoder, cautions
 from cptjax.files import parse_json, write_json, written
 
 # Where a researcher should look twice.
@@ -70,6 +70,7 @@ def data_report(store: Path | str, sequence_lengths: Sequence[int] = (1024, 8192
         "dropped": _dropped(opened.path / "dropped.jsonl", manifest),
         "other_files": manifest.dropped.get("other_files", 0),
         "written_specials": manifest.written_specials,
+        "cautions": cautions(opened.path / "tokenizer", encoder.tokenizer),
         "left_out": sentences(opened.files().left_out),
         "same_files": _same_files(opened),
         "fields": {name: _field(values) for name, values in manifest.fields.items()},
@@ -254,6 +255,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
             bool(same),
             f"{sum(map(len, same)):,} files are {len(same):,} by content, such as {' and '.join((same or [[]])[0])}.",
         ),
+        *((True, sentence) for sentence in report["cautions"]),
         (unknown > MOST_UNKNOWN, f"{percent(unknown)} of the tokens are unknown to the tokenizer."),
         (
             report["written_specials"] > 0,

@@ -72,8 +72,9 @@ def tokenizer_folder(path_or_id: Path | str) -> Path:
         folder = fetch(name, TOKENIZER_FILES)
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(
-            f"{path_or_id} holds no tokenizer.json: a folder with the file of the Hugging Face "
-            "`tokenizers` library is needed"
+            f"{path_or_id} holds no tokenizer.json; where transformers 4.57 and sentencepiece are, this makes it: "
+            f'python -c "from transformers import AutoTokenizer as A; '
+            f"A.from_pretrained('{folder}').backend_tokenizer.save('{folder}/tokenizer.json')\""
         )
     return folder
 
@@ -209,6 +210,53 @@ def special_tokens(folder: Path | str, tokenizer: tokenizers.Tokenizer) -> Speci
     added = (*tokenizer.get_added_tokens_decoder().items(), *_added(Path(folder)).items())
     every = {i for i, token in added if token.special} | set(ids(listed)) | {*roles.values()} - {None}
     return SpecialTokens(**roles, all=tuple(sorted(i for i in every if i is not None)))
+
+
+def cautions(folder: Path, tokenizer: tokenizers.Tokenizer) -> list[str]:
+    """A sentence for each sign that the normaliser is not the one that the vocabulary was made with."""
+    path = folder / CONFIG
+    said = read_json(path).get("do_lower_case") if path.is_file() else None
+    lowers, words = _normal(tokenizer, "A") == "a", unreachable_words(tokenizer)
+    does = "makes capitals small" if lowers else "keeps capitals"
+    found = [
+        (
+            type(said) is bool and said != lowers,
+            f"{CONFIG} says do_lower_case {str(said).lower()}, but tokenizer.json {does}; tokenizer.json counts here.",
+        ),
+        (
+            bool(words),
+            f"{len(words):,} words of the vocabulary, such as {min(words, default='')!r}, have capitals or accents "
+            "that the tokenizer takes from every text: no text will have them.",
+        ),
+    ]
+    return [sentence for is_so, sentence in found if is_so]
+
+
+def unreachable_words(tokenizer: tokenizers.Tokenizer) -> list[str]:
+    """Words and pieces of words with capitals or accents that the normaliser takes from every text."""
+    added = tokenizer.get_added_tokens_decoder()
+    ids = (i for i in tokenizer.get_vocab(with_added_tokens=False).values() if i not in added)
+    words = (tokenizer.decode([i], skip_special_tokens=False) for i in ids)
+    return [word for word in words if _is_word(word) and _is_unreachable(tokenizer, word)]
+
+
+def _is_word(text: str) -> bool:
+    # A single letter may be a byte; "[PAD]" and "<s>NOTUSED" may be listed nowhere else.
+    return len(text) > 1 and text[0] not in "[<"
+
+
+def _is_unreachable(tokenizer: tokenizers.Tokenizer, word: str) -> bool:
+    plain = {word.lower(), _without_accents(word)} - {word}
+    return any(_normal(tokenizer, other) == _normal(tokenizer, word) != word for other in plain)
+
+
+def _without_accents(text: str) -> str:
+    letters = (x for x in unicodedata.normalize("NFD", text) if unicodedata.category(x) != "Mn")
+    return unicodedata.normalize("NFC", "".join(letters))
+
+
+def _normal(tokenizer: tokenizers.Tokenizer, text: str) -> str:
+    return tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
 
 
 def text_tokenizer(tokenizer: tokenizers.Tokenizer, special: SpecialTokens) -> tokenizers.Tokenizer:
