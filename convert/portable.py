@@ -177,9 +177,9 @@ PARTS = {
 }  # of tokenizer.json
 
 
-def write_tokenizer(source: Path, out: Path) -> list[str]:
+def write_tokenizer(source: Path, out: Path, model_type: str) -> list[str]:
     """Write the tokenizer of a folder to `out`: tokenizer.json, with every token that other files add, and our
-    tokenizer_config.json. Returns the names of what is left out."""
+    tokenizer_config.json for a model of this type. Returns the names of what is left out."""
     out.mkdir(exist_ok=True)
     tokenizer, raw = load_tokenizer(source), read_json(source / TOKENIZER)
     if raw.keys() <= PARTS and _added(tokenizer) == _added(tokenizers.Tokenizer.from_file(str(source / TOKENIZER))):
@@ -187,7 +187,7 @@ def write_tokenizer(source: Path, out: Path) -> list[str]:
     else:
         tokenizer.save(str(out / TOKENIZER))
     given = read_json(source / SETTINGS) if (source / SETTINGS).is_file() else {}
-    settings = _settings(source, tokenizer, given)
+    settings = _settings(source, tokenizer, given, model_type)
     write_json(out / SETTINGS, settings)
     said = {*settings, *LISTS, "added_tokens_decoder"}
     files = [name for name in TOKENIZER_FILES if (source / name).is_file() and name not in (TOKENIZER, SETTINGS)]
@@ -198,7 +198,7 @@ def _added(tokenizer: tokenizers.Tokenizer) -> list[str]:
     return [repr(entry) for entry in tokenizer.get_added_tokens_decoder().items()]
 
 
-def _settings(source: Path, tokenizer: tokenizers.Tokenizer, given: dict[str, Any]) -> dict[str, Any]:
+def _settings(source: Path, tokenizer: tokenizers.Tokenizer, given: dict[str, Any], model_type: str) -> dict[str, Any]:
     special = special_tokens(source, tokenizer)
     ids = {f"{role}_token": getattr(special, role) for role in ROLES}
     named = {name: tokenizer.id_to_token(i) for name, i in ids.items() if i is not None}
@@ -209,12 +209,20 @@ def _settings(source: Path, tokenizer: tokenizers.Tokenizer, given: dict[str, An
     space = getattr(tokenizer.pre_tokenizer, "add_prefix_space", None)  # version 4 sets it to what is said here
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_input_names": ["input_ids", "attention_mask"],
+        "model_input_names": _inputs(given, model_type),
         **({} if space is None else {"add_prefix_space": space}),
         **kept,
         **named,
         **({LISTS[0]: more} if more else {}),
     }
+
+
+def _inputs(given: dict[str, Any], model_type: str) -> list[str]:
+    """What a model takes of a text. A BERT takes token types too, which tell the texts of a pair apart, unless its
+    source gives none; ModernBERT refuses them, and RoBERTa has one type alone."""
+    names = given.get("model_input_names")
+    typed = model_type == "bert" and not (isinstance(names, list) and "token_type_ids" not in names)
+    return ["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"]
 
 
 PROBE = (

@@ -206,7 +206,8 @@ def write_tokenizer(source: Path, folder: Path) -> list[str]:
     """
     if not (source / portable.TOKENIZER).is_file():
         return []
-    notes = left_out("the tokenizer", portable.write_tokenizer(source, folder))
+    model_type = read_json(folder / "config.json")["model_type"]
+    notes = left_out("the tokenizer", portable.write_tokenizer(source, folder, model_type))
     portable.check_ids(folder)
     if words := portable.old_spellings(folder):
         notes += [f"transformers 4 decodes these as they are listed, 5 as the normaliser leaves them: {words}"]

@@ -64,12 +64,12 @@ def resize_vocab(
         ids = dict(zip(pieces, _places(folder, old, size, len(pieces)), strict=True))
         appended = sum(i >= size for i in ids.values())
         new_size = -(-(size + appended) // MULTIPLE) * MULTIPLE if appended else size
-        left_out = portable.write_tokenizer(folder, partial)
+        raw = read_json(folder / "config.json")
+        left_out = portable.write_tokenizer(folder, partial, raw["model_type"])
         _add_tokens(partial / TOKENIZER, old, ids)
         _verify(old, load_tokenizer(partial), ids)
         for _ in weights.parameters():  # raises where the tensors do not fit the config
             pass
-        raw = read_json(folder / "config.json")
         architecture = from_hf.architecture_of(raw)
         entries = table.entries(weights.config, architecture)
         resized = {table.TIED, *(full_name(entry.hf_name) for entry in entries if entry.letters[0] == "V")}

@@ -35,13 +35,14 @@ def scores(folder: str) -> list | str:
 
 def read(folder: str, texts: list[str]) -> dict:
     """All that this version makes of a folder."""
-    found: dict = {"scores": scores(folder)}
+    found: dict = {"scores": scores(folder)} if os.path.exists(f"{folder}/model.safetensors") else {}
     if os.path.exists(f"{folder}/tokenizer.json"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         found["class"] = type(tokenizer).__name__
         found["ids"] = [tokenizer(text)["input_ids"] for text in texts]
         found["decoded"] = [tokenizer.decode(ids) for ids in found["ids"]]
         found["names"] = tokenizer(texts[0]).keys() and sorted(tokenizer(texts[0]).keys())
+        found["types"] = tokenizer(texts[0], texts[0]).get("token_type_ids")
         found["mask"] = tokenizer.mask_token_id
         found["length"] = tokenizer.model_max_length
     return found

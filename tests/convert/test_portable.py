@@ -18,6 +18,7 @@ from convert.__main__ import main
 from cptjax.data.tokenizer import Encoder, load_tokenizer
 from cptjax.shape import FULL, SLIDING, ModelConfig
 from tests.convert.test_convert import formed, random_params
+from tests.data.test_tokenizer import FAMILIES, named
 
 ROOT = Path(__file__).parents[2]
 OLD = ("4.48", "4.57")  # installed into ROOT/.transformers by tests/transformers-VERSION.txt
@@ -134,6 +135,21 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     return {name: top / name for name in (*shapes, "resized")}
 
 
+@pytest.fixture(scope="module")
+def families(tmp_path_factory) -> dict[str, Path]:
+    """What to-hf writes of other families' tokenizers, by name, each beside its source; no weights."""
+    top = tmp_path_factory.mktemp("families")
+    for name, (make, _, _) in FAMILIES.items():
+        (source := top / "sources" / name).mkdir(parents=True)
+        make().save(str(source / "tokenizer.json"))
+        (source / "tokenizer_config.json").write_text(json.dumps(named(make())))
+        (top / name).mkdir()
+        model_type = "bert" if name.startswith("BERT") else "roberta"
+        (top / name / "config.json").write_text(json.dumps({"model_type": model_type}))
+        to_hf.write_tokenizer(source, top / name)
+    return {name: top / name for name in FAMILIES}
+
+
 def read_by(version: str | None, folders: dict[str, Path]) -> dict:
     """What a version of transformers makes of folders; None: the one that is installed."""
     path = [] if version is None else [str(ROOT / ".transformers" / version)]
@@ -148,13 +164,13 @@ def read_by(version: str | None, folders: dict[str, Path]) -> dict:
 
 
 @pytest.fixture(scope="module")
-def now(folders) -> dict:
+def now(folders, families) -> dict:
     """What the installed transformers reads."""
-    return read_by(None, folders)
+    return read_by(None, folders | families)
 
 
 @pytest.fixture(scope="module", params=[None, *OLD], ids=["installed", *OLD])
-def told(request, folders, now) -> dict:
+def told(request, folders, families, now) -> dict:
     """What each version reads."""
     if request.param is None:
         return now
@@ -162,7 +178,7 @@ def told(request, folders, now) -> dict:
         missing = f".transformers/{request.param} is not there: docs/contributing.md says how to install it"
         assert "OLD_TRANSFORMERS_NEEDED" not in os.environ, missing
         pytest.skip(missing)
-    return read_by(request.param, folders)
+    return read_by(request.param, folders | families)
 
 
 def test_every_version_gives_the_ids_that_the_model_was_trained_with(folders, told):
@@ -178,6 +194,29 @@ def test_every_version_gives_the_ids_that_the_model_was_trained_with(folders, to
         assert [read["ids"][i] for i in plain] == [token_L.tolist() for token_L in trained], name
         assert read["decoded"] == [encoder.tokenizer.decode(x, skip_special_tokens=False) for x in ids], name
         assert (read["names"], read["mask"], read["length"]) == (["attention_mask", "input_ids"], 4, 512), name
+
+
+def test_every_version_reads_the_tokenizers_of_other_families(families, told):
+    # Broken by: "bert" as another type in portable._inputs; token types for all; the tokenizer_class of the source.
+    for name, folder in families.items():
+        read, source = told["read"][name], load_tokenizer(folder.parent / "sources" / name)
+        encoded = [source.encode(text) for text in TEXTS]
+        assert read["ids"] == [text.ids for text in encoded], name
+        assert read["decoded"] == [source.decode(text.ids, skip_special_tokens=False) for text in encoded], name
+        pair = source.encode(TEXTS[0], TEXTS[0])
+        assert read["types"] == (pair.type_ids if name.startswith("BERT") else None), name
+        assert read["mask"] == FAMILIES[name][2][3], name
+
+
+@pytest.mark.parametrize(
+    ("names", "has"), [(["input_ids", "attention_mask"], False), (["input_ids", "token_type_ids"], True), (7, True)]
+)
+def test_a_bert_whose_source_gives_no_token_types_has_none(tmp_path, names, has):
+    # Broken by: model_input_names of the source not looked at.
+    source = write_source(tmp_path / "source", word_piece(lower=False), {"model_input_names": names})
+    portable.write_tokenizer(source, tmp_path / "out", "bert")
+    written = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["model_input_names"]
+    assert ("token_type_ids" in written) == has
 
 
 def test_every_version_gives_the_same_scores_or_none(folders, told, now):
