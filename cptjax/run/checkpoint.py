@@ -270,9 +270,14 @@ def resume(folder: Path, facts: Mapping[str, Any], step: int, target: TrainState
     return TrainState(number, found["params"], found["opt_state"])
 
 
+@partial(jax.jit, static_argnums=0)  # which keeps what it traced
+def _drawn(model: ModernBert) -> Any:
+    return init_params(model, jax.random.key(0))
+
+
 def parameter_shapes(config: ModelConfig) -> Any:
     """Shapes and dtypes of a model's parameters; nothing is allocated."""
-    return jax.eval_shape(lambda: init_params(ModernBert(config), jax.random.key(0)))
+    return _drawn.eval_shape(ModernBert(config))
 
 
 def load_params(folder: Path, step: int | None = None, shardings: Any = None) -> tuple[int, ModelConfig, Any]:
