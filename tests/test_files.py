@@ -202,8 +202,9 @@ WRITERS = [
     (cptjax_main, ["doctor"], "cptjax.planning.doctor.examine"),
     (cptjax_main, ["plan", str(ROOT / "configs" / "tiny.py")], "cptjax.planning.plan.plan"),
     (convert_main, ["parity", "a", "b"], "convert.parity.compare"),
-    (eval_main, ["bench", "step"], "eval.bench.step.main"),
-    (eval_main, ["bench", "convert"], "eval.bench.convert.main"),
+    (eval_main, ["bench", "step"], "eval.bench.step.bench"),
+    (eval_main, ["bench", "compare"], "eval.bench.compare.bench"),
+    (eval_main, ["bench", "convert"], "eval.bench.convert.bench"),
 ]
 
 

@@ -4,7 +4,6 @@ What a user can mend is raised as ValueError, OSError or FloatingPointError, in 
 its type and the file at hand; `--traceback`, an option of every command, shows the rest.
 """
 
-import argparse
 import contextlib
 import contextvars
 import gc
@@ -86,11 +85,6 @@ class DamageWarning(UserWarning, ValueError):
 def warn_of_damage(message: str) -> None:
     """Say in one line what is damaged and how the work goes on."""
     warnings.warn(printable(message), DamageWarning, stacklevel=2)
-
-
-def add_option(parser: argparse.ArgumentParser) -> None:
-    """Let a command take `--traceback`, which `run_command` looks for."""
-    parser.add_argument(OPTION, action="store_true", help="show where in the program an error arose")
 
 
 @contextlib.contextmanager

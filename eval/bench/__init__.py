@@ -2,15 +2,18 @@
 
 import re
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jax
 import numpy as np
+from tyro.constructors import PrimitiveConstructorSpec
 
 from cptjax.command.errors import reason
-from cptjax.files import write_json
+from cptjax.command.line import Options
+from cptjax.files import check_out, write_json
 from cptjax.machine.host import cores
 from cptjax.machine.provenance import git_commit, versions
 from cptjax.shape import ModelConfig
@@ -20,7 +23,71 @@ SIZES = {  # ModernBERT's two (arXiv:2412.13663)
     "large": ModelConfig(hidden_size=1024, intermediate_size=2624, num_hidden_layers=28, num_attention_heads=16),
 }
 WARM_UP = 2  # calls before any is counted
+LARGEST = 2**31 - 1  # side of an array
 Name = TypeVar("Name", bound=Hashable)
+
+
+def several(name: str, read: Callable[[str], Any] = str) -> PrimitiveConstructorSpec:
+    """How an option that takes one word or more is written: `name` stands for each, which `read` makes a value."""
+
+    def values(words: list[str]) -> tuple[Any, ...]:
+        if not words:
+            raise ValueError(f"no {name} is given: name at least one, or leave the option out")
+        return tuple(map(read, words))
+
+    def written(given: Sequence[Any]) -> list[str]:
+        return ["x".join(map(str, each)) if isinstance(each, tuple) else str(each) for each in given]
+
+    return PrimitiveConstructorSpec("*", f"{name} [{name} ...]", values, lambda _: True, written)
+
+
+def written_shapes(names: str) -> PrimitiveConstructorSpec:
+    """Shapes of arrays, each written with an x between its sides: 2x512 where `names` is ROWSxTOKENS."""
+
+    def sides(word: str) -> tuple[int, ...]:
+        numbers = tuple(map(whole_number, word.split("x")))
+        if len(numbers) != names.count("x") + 1:
+            raise ValueError(f"{word!r} is not {names}: so many whole numbers with an x between them")
+        return numbers
+
+    return several(names, sides)
+
+
+def whole_number(text: str) -> int:
+    """A number from 1 on that an array's side may have."""
+    if not 1 <= (number := int(text)) <= LARGEST:
+        raise ValueError(f"{text!r} is no whole number from 1 to {LARGEST}")
+    return number
+
+
+Some = Annotated[
+    int, PrimitiveConstructorSpec(1, "INT", lambda words: whole_number(words[0]), lambda _: True, lambda n: [str(n)])
+]
+Lengths = Annotated[tuple[int, ...], several("INT", whole_number)]
+Names = Annotated[tuple[str, ...], several("NAME")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench(Options):
+    """What every bench takes."""
+
+    out: Path | None = None  # JSON file
+
+    def __call__(self, rest: Sequence[str]) -> None:
+        """Measure, once the file can be written."""
+        check_out(self.out)
+        self.work()
+
+    def work(self) -> None:
+        """Print what is measured and, if asked, write the JSON."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedBench(Bench):
+    """One that takes time by the clock."""
+
+    rounds: Some = 5
 
 
 def conditions(rounds: int) -> dict[str, Any]:

@@ -9,24 +9,26 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tyro.conf import arg
 
 from convert import to_hf
 from cptjax.command.errors import reason
+from cptjax.files import check_out
 from cptjax.machine.host import cores
 from cptjax.objectives import Targets, draw
-from eval.bench import SIZES, check_names, compute_dtype, in_turns, mib_of, record
-from eval.bench.step import OBJECTIVES, RATE, SEED, Case, Step, describe, speed
+from eval.bench import SIZES, Lengths, Some, TimedBench, check_names, compute_dtype, in_turns, mib_of, record
+from eval.bench.step import OBJECTIVES, RATE, SEED, Case, ModelBench, Step, describe, speed
 
 OURS = "cptjax"
 
@@ -177,7 +179,7 @@ def disagreement(found: dict[str, Any], ours: dict[str, Any], tolerance: float) 
     return distances, f"wrong: {said}"
 
 
-def bench(case: Case, peers: list[str], rounds: int) -> dict[str, dict[str, Any]]:
+def bench(case: Case, peers: Sequence[str], rounds: int) -> dict[str, dict[str, Any]]:
     """What a step of each side costs, or the reason why it is not timed, with the sides that then had memory.
 
     Raises ChildProcessError where our side does not even have weights: there is nothing to compare then.
@@ -263,35 +265,34 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main(
-    sizes: list[str],
-    lengths: list[int],
-    rows: int,
-    objectives: list[str],
-    peers: list[str],
-    forward: bool,
-    rounds: int,
-    out: Path | None,
-    plot_file: Path | None,
-) -> None:
-    """Print the table and, if asked, write the JSON and the plot."""
-    check_names("size", sizes, SIZES)
-    check_names("objective", objectives, OBJECTIVES)
-    check_names("peer", peers, PEERS)
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process and ours leave room for the others
-    what = "forward pass" if forward else "training step"
-    print(f"{what} on {jax.devices()[0].device_kind}, {compute_dtype()}, torch {metadata.version('torch')}")
-    heading = f"{'size':7}{'objective':11}{'rows x tokens':14}{'side':9}{'seconds':>16}{'tokens/s':>10}{'ratio':>7}"
-    print(f"{heading}{'MFU':>7}{'peak MiB':>10}{'loss':>9}{'its err':>9}{'grad err':>9}")
-    found = []
-    for size, objective, tokens in ((s, o, x) for s in sizes for o in objectives for x in lengths):
-        # transformers' decoder counts the token itself among the keys of its window: ours must read as many.
-        config = replace(SIZES[size], causal_window_counts_self=objective == "clm")
-        case = Case(config, objective, rows, tokens, forward)
-        for side, row in bench(case, peers, rounds).items():
-            row = {"side": side, **describe(size, case), "torch": metadata.version("torch"), **row}
-            found.append(row)
-            print(line(row), flush=True)
-        record(out, rounds, found)
-        if plot_file is not None:
-            plot(found, plot_file)
+@dataclass(frozen=True, kw_only=True)
+class CompareBench(ModelBench, TimedBench):
+    """A training step, beside PyTorch's."""
+
+    lengths: Lengths = (512, 2048, 8192)  # tokens of a row
+    rows: Some = 1
+    peers: tuple[str, ...] = tuple(PEERS)
+    forward: bool = False  # the forward pass alone, loss included
+    plot_file: Annotated[Path | None, arg(name="plot", metavar="FILE.png")] = None  # speed and memory by length
+
+    def work(self) -> None:
+        """Print the table and, if asked, write the JSON and the plot."""
+        check_names("peer", self.peers, PEERS)
+        check_out(self.plot_file)
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process and ours leave room for the others
+        what = "forward pass" if self.forward else "training step"
+        print(f"{what} on {jax.devices()[0].device_kind}, {compute_dtype()}, torch {metadata.version('torch')}")
+        heading = f"{'size':7}{'objective':11}{'rows x tokens':14}{'side':9}{'seconds':>16}{'tokens/s':>10}{'ratio':>7}"
+        print(f"{heading}{'MFU':>7}{'peak MiB':>10}{'loss':>9}{'its err':>9}{'grad err':>9}")
+        found = []
+        for size, objective, tokens in ((s, o, x) for s in self.sizes for o in self.objectives for x in self.lengths):
+            # transformers' decoder counts the token itself among the keys of its window: ours must read as many.
+            config = replace(SIZES[size], causal_window_counts_self=objective == "clm")
+            case = Case(config, objective, self.rows, tokens, self.forward)
+            for side, row in bench(case, self.peers, self.rounds).items():
+                row = {"side": side, **describe(size, case), "torch": metadata.version("torch"), **row}
+                found.append(row)
+                print(line(row), flush=True)
+            record(self.out, self.rounds, found)
+            if self.plot_file is not None:
+                plot(found, self.plot_file)

@@ -3,9 +3,9 @@
 S tokens, D width, V vocabulary; one row, every token a target.
 """
 
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from cptjax.attention.check import distance
 from cptjax.command.errors import reason
 from cptjax.loss import cross_entropy
 from cptjax.step import chunk_positions
-from eval.bench import compute_dtype, fitted, in_turns, record, timed
+from eval.bench import TimedBench, compute_dtype, fitted, in_turns, record, timed, written_shapes
 
 
 def plain(feature_BSD, table_VD, bias_V, target_BS, weight_BS) -> jax.Array:
@@ -99,16 +99,22 @@ def line(row: dict[str, Any]) -> str:
     return f"{start}{row['median']:10.4f} ±{row['spread']:4.0%}{row['temporary_mib']:10.0f} {errors_}"
 
 
-def main(shapes: list[tuple[int, int, int]], rounds: int, out: Path | None) -> None:
-    """Print the table and, if asked, write the JSON."""
-    print(f"{jax.devices()[0].device_kind}, {compute_dtype()}, with gradients")
-    print(
-        f"{'tokens x words x width':24}{'loss':10}{'seconds':>16}{'temp MiB':>10}"
-        f"{'err value':>11}{'features':>10}{'table':>10}{'bias':>10}"
-    )
-    found = []
-    for shape in shapes:
-        new = bench(shape, compute_dtype(), rounds)
-        print(*map(line, new), sep="\n", flush=True)
-        found += new
-        record(out, rounds, found)
+@dataclass(frozen=True, kw_only=True)
+class LossBench(TimedBench):
+    """The chunked loss, beside the plain one."""
+
+    shapes: Annotated[tuple[tuple[int, int, int], ...], written_shapes("TOKENSxVOCABxWIDTH")] = ((8192, 50368, 768),)
+
+    def work(self) -> None:
+        """Print the table and, if asked, write the JSON."""
+        print(f"{jax.devices()[0].device_kind}, {compute_dtype()}, with gradients")
+        print(
+            f"{'tokens x words x width':24}{'loss':10}{'seconds':>16}{'temp MiB':>10}"
+            f"{'err value':>11}{'features':>10}{'table':>10}{'bias':>10}"
+        )
+        found = []
+        for shape in self.shapes:
+            new = bench(shape, compute_dtype(), self.rounds)
+            print(*map(line, new), sep="\n", flush=True)
+            found += new
+            record(self.out, self.rounds, found)

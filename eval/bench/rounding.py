@@ -3,9 +3,10 @@ beside PyTorch's mixed precision (autocast) of transformers' model, on the same 
 """
 
 import tempfile
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,9 @@ from convert import to_hf
 from cptjax.model import ModernBert, init_params
 from cptjax.shape import Precision
 from cptjax.step import chunk_positions, loss_and_counts
-from eval.bench import SIZES, check_names, record
+from eval.bench import SIZES, record, written_shapes
 from eval.bench.compare import ARCHITECTURES, BATCH, WEIGHTS, write_batch
-from eval.bench.step import OBJECTIVES, SEED, Case, batch_of
+from eval.bench.step import OBJECTIVES, SEED, Case, ModelBench, batch_of
 
 OURS = {
     "cptjax": Precision(),
@@ -84,16 +85,22 @@ def _autocast_error(architecture: str, folder: Path) -> float:
     return float((rounded - exact).norm() / exact.norm())
 
 
-def main(sizes: list[str], shapes: list[tuple[int, int]], objectives: list[str], out: Path | None) -> None:
-    """Print the table and, if asked, write the JSON."""
-    check_names("size", sizes, SIZES)
-    check_names("objective", objectives, OBJECTIVES)
-    print(f"{'size':7}{'objective':11}{'rows x tokens':15}{'side':27}{'gradient error':>14}")
-    found = []
-    for size, objective, (rows, tokens) in ((s, o, x) for s in sizes for o in objectives for x in shapes):
-        case = Case(SIZES[size], objective, rows, tokens)
-        for side, error in bench(case).items():
-            shape = {"objective": objective, "rows": rows, "tokens": tokens}
-            found.append({"side": side, "size": size, **shape, "gradient_error": error})
-            print(f"{size:7}{objective:11}{f'{rows} x {tokens}':15}{side:27}{error:14.2e}", flush=True)
-        record(out, 1, found)
+@dataclass(frozen=True, kw_only=True)
+class RoundingBench(ModelBench):
+    """The error of a bfloat16 gradient, beside PyTorch's autocast."""
+
+    shapes: Annotated[tuple[tuple[int, int], ...], written_shapes("ROWSxTOKENS")] = ((1, 512),)
+
+    def work(self) -> None:
+        """Print the table and, if asked, write the JSON."""
+        print(f"{'size':7}{'objective':11}{'rows x tokens':15}{'side':27}{'gradient error':>14}")
+        found = []
+        for size, objective, (rows, tokens) in (
+            (s, o, x) for s in self.sizes for o in self.objectives for x in self.shapes
+        ):
+            case = Case(SIZES[size], objective, rows, tokens)
+            for side, error in bench(case).items():
+                shape = {"objective": objective, "rows": rows, "tokens": tokens}
+                found.append({"side": side, "size": size, **shape, "gradient_error": error})
+                print(f"{size:7}{objective:11}{f'{rows} x {tokens}':15}{side:27}{error:14.2e}", flush=True)
+            record(self.out, 1, found)

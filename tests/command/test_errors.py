@@ -17,7 +17,6 @@ from convert.to_hf import write_tensors
 from cptjax.command import errors
 from cptjax.command.errors import describe, one_line, reading, run_command, silenced
 from cptjax.corpus import pool
-from eval.__main__ import main as eval_main
 
 ROOT = Path(__file__).parents[2]
 
@@ -218,11 +217,3 @@ def test_an_odd_error_of_a_worker_is_told(tmp_path):
     # Broken by: pool.submit(work, task) (OSError: a worker process died, perhaps for want of memory).
     with pytest.raises(ValueError, match="unforeseen Odd: 1 reason; --traceback shows where"):
         pool.spread(iter, fails_oddly, [[0, 1]], workers=2)
-
-
-@pytest.mark.parametrize("words", [["attention", "--lengths", "9" * 400], ["step", "--shapes", "0x5"]])
-def test_numbers_that_no_array_has_are_refused_by_the_option(words, capsys):
-    # Broken by: type=int (TypeError of numpy's).
-    with pytest.raises(SystemExit):
-        eval_main(["bench", *words])
-    assert f"argument {words[1]}: invalid" in capsys.readouterr().err

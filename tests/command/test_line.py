@@ -9,6 +9,7 @@ import pytest
 
 import convert.__main__
 import cptjax.__main__
+import eval.__main__
 from cptjax.__main__ import COMMANDS, main
 from cptjax.command.line import Options, fill, parse
 from cptjax.corpus.cleaning import Cleaning, Condition
@@ -92,22 +93,28 @@ def test_a_terminal_without_lines_for_boxes_gets_the_same_words(monkeypatch):
 
 @pytest.mark.parametrize(
     ("run", "command"),
-    [(package.main, name) for package in (cptjax.__main__, convert.__main__) for name in package.COMMANDS],
+    [
+        (package.main, name.split())
+        for package in (cptjax.__main__, convert.__main__, eval.__main__)
+        for name in package.COMMANDS
+    ],
 )
 def test_every_command_has_help_and_takes_the_option_that_shows_where(run, command, capsys):
     # Broken by: a place in COMMANDS that does not exist.
     with pytest.raises(SystemExit) as stop:
-        run([command, "--help"])
+        run([*command, "--help"])
     assert stop.value.code == 0 and "--traceback" in capsys.readouterr().out
 
 
-def test_a_list_of_commands_is_there_at_once():
-    # Broken by: `import tyro` or `from cptjax.corpus.command import Prepare` at the top of cptjax/__main__.py.
+@pytest.mark.parametrize("package", [cptjax.__main__, convert.__main__, eval.__main__], ids=lambda x: x.__package__)
+def test_a_list_of_commands_is_there_at_once(package):
+    # Broken by: `import tyro` or `from cptjax.corpus.command import Prepare` at the top of cptjax/__main__.py;
+    # `import eval.bench` in eval/__main__.py.
     code = (
-        "import sys; from cptjax.__main__ import main\n"
+        f"import sys; from {package.__name__} import main\n"
         "try: main(['--help'])\n"
         "finally: print({'jax', 'tyro'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.endswith("set()\n")
-    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+    assert all(f"  {name} " in done.stdout for name in package.COMMANDS)

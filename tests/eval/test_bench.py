@@ -13,9 +13,11 @@ from cptjax.attention import check
 from cptjax.attention.backends import BACKENDS
 from cptjax.attention.reference import attend_reference
 from cptjax.command import errors
+from cptjax.command.line import parse
 from cptjax.masks import MaskMode, MaskSpec
 from cptjax.shape import FULL, ModelConfig
 from eval import bench
+from eval.__main__ import COMMANDS, main
 from eval.bench import attention, compare, loss, step
 
 CONFIG = ModelConfig(
@@ -56,7 +58,7 @@ def test_attention_reports_each_backend_under_each_mask(tmp_path, monkeypatch, c
     monkeypatch.setitem(BACKENDS, "refusing", refuse)
     measured_ones = {name: row for name, row in BACKENDS.items() if name != "reference"}  # compiling takes time
     monkeypatch.setattr(attention, "BACKENDS", measured_ones)
-    attention.main(None, [64], 2, 1, 8, "float32", 2, tmp_path / "out.json")
+    attention.AttentionBench(lengths=(64,), rows=2, heads=1, width=8, rounds=2, out=tmp_path / "out.json").work()
     rows = rows_of(tmp_path / "out.json", 2)
     of = {name: [row for row in rows if row["backend"] == name] for name in measured_ones}
     for measured in of.values():
@@ -107,7 +109,7 @@ def test_packed_rows_hold_what_packing_makes():
 
 def test_loss_reports_both_ways(tmp_path):
     # Broken by: errors() of the plain loss only.
-    loss.main([(40, 50, 8)], 2, tmp_path / "out.json")
+    loss.LossBench(shapes=((40, 50, 8),), rounds=2, out=tmp_path / "out.json").work()
     rows = rows_of(tmp_path / "out.json", 2)
     assert [row["loss"] for row in rows] == ["chunked", "plain"]
     for row in rows:
@@ -127,7 +129,7 @@ def test_a_wrong_loss_is_reported_as_wrong(monkeypatch):
 def test_what_does_not_fit_is_listed_with_its_reason(monkeypatch, capsys):
     # Broken by: no comparison with free memory in fitted().
     monkeypatch.setattr(bench, "_free_mib", lambda: 0.0)
-    loss.main([(40, 50, 8)], 1, None)
+    loss.LossBench(shapes=((40, 50, 8),), rounds=1).work()
     assert capsys.readouterr().out.count("of temporary memory, 0 MiB are free") == 2
 
 
@@ -152,7 +154,8 @@ def test_step_reports_ours_alone(tmp_path, monkeypatch, capsys):
     # Broken by: compiling left out of bench(); a shape that does not run left out.
     monkeypatch.setitem(bench.SIZES, "tiny", CONFIG)
     monkeypatch.setattr(step, "Step", QuickStep)
-    step.main(["tiny"], ["clm"], [(2, 16), (1, 99)], 3, tmp_path / "out.json")
+    shapes = ((2, 16), (1, 99))
+    step.StepBench(sizes=("tiny",), objectives=("clm",), shapes=shapes, rounds=3, out=tmp_path / "out.json").work()
     row, large = rows_of(tmp_path / "out.json", 3)
     said = {"size", "objective", "forward", "rows", "tokens", "dtype"}
     assert row.keys() == said | COMPILED.keys() | TIMES | {"tokens_per_s", "model_tflops_per_s", "mfu"}
@@ -205,7 +208,8 @@ def test_compare_reports_every_side(tmp_path, monkeypatch, capsys):
     compiled, compile_ = [], step.Step.compile
     monkeypatch.setattr(step.Step, "compile", lambda made: compiled.append(compile_(made)))
     out, picture = tmp_path / "out.json", tmp_path / "out.png"
-    compare.main(["tiny"], [24], 2, ["mlm", "clm"], ["absent", "sdpa"], False, 2, out, picture)
+    asked = {"sizes": ("tiny",), "objectives": ("mlm", "clm"), "peers": ("absent", "sdpa")}
+    compare.CompareBench(**asked, lengths=(24,), rows=2, rounds=2, out=out, plot_file=picture).work()
     rows = rows_of(out, 2)
     sides = ["cptjax", "absent", "sdpa"]
     assert [(row["objective"], row["side"]) for row in rows] == [(o, side) for o in ("mlm", "clm") for side in sides]
@@ -226,7 +230,8 @@ def test_compare_takes_the_forward_pass_alone(tmp_path, monkeypatch):
     # Broken by: only_forward left out of their_step, counts left out of _forward; no division by 3 in speed.
     monkeypatch.setattr(compare, "Side", Here)
     monkeypatch.setitem(bench.SIZES, "tiny", replace(CONFIG, initializer_range=0.2))
-    compare.main(["tiny"], [24], 2, ["mlm"], ["sdpa"], True, 1, tmp_path / "out.json", None)
+    asked = {"sizes": ("tiny",), "peers": ("sdpa",), "forward": True}
+    compare.CompareBench(**asked, lengths=(24,), rows=2, rounds=1, out=tmp_path / "out.json").work()
     ours, theirs = rows_of(tmp_path / "out.json", 1)
     assert theirs["loss_error"] < 1e-6 and not {"grad_norm", "grad_norm_error"} & (ours.keys() | theirs.keys())
     case = step.Case(CONFIG, "mlm", 2, 24)
@@ -284,13 +289,36 @@ def test_calls_are_made_in_turns():
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("words", "message"),
     [
-        (lambda: attention.main(["fast"], [64], 1, 1, 8, "float32", 1, None), "no backend is called fast"),
-        (lambda: step.main(["huge"], ["mlm"], [(1, 16)], 1, None), "no size is called huge: there are base, large"),
-        (lambda: compare.main(["base"], [16], 1, ["mlm"], ["keras"], False, 1, None, None), "no peer is called keras"),
+        ("attention --backends fast", "no backend is called fast: there are reference, "),
+        ("step --sizes huge", "no size is called huge: there are base, large"),
+        ("rounding --objectives rtd", "no objective is called rtd: there are mlm, clm"),
+        ("compare --peers keras", "no peer is called keras: there are eager, "),
+        ("attention --lengths", "--lengths: no INT is given: name at least one, or leave the option out"),
+        ("step --shapes", "--shapes: no ROWSxTOKENS is given"),
+        ("step --shapes 2x512x1", "--shapes: '2x512x1' is not ROWSxTOKENS: so many whole numbers with an x between"),
+        ("loss --shapes 0x5x5", "--shapes: '0' is no whole number from 1 to 2147483647"),
+        ("attention --rows é", "--rows: 'é' is no whole number, such as 1000"),
+        ("attention --lengths 512 " + "9" * 400, "is no whole number from 1 to 2147483647"),
     ],
 )
-def test_unknown_names_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+def test_what_no_bench_can_measure_is_refused_in_one_line(words, message, capsys):
+    # Broken by: no check_names; no `if not words`; int for whole_number (TypeError of numpy's); no `if len(numbers)`.
+    assert main(["bench", *words.split()]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.startswith("error: ") and told.err.count("\n") == 1 and message in told.err
+
+
+def test_lists_and_shapes_are_read_as_they_are_written():
+    # Broken by: words[:1] in several; split("X") in shapes.
+    def filled(words: str) -> dict:
+        return vars(parse("eval", COMMANDS, ["bench", *words.split()])[0])
+
+    said = filled("attention --lengths 512 2048 --dtype bfloat16 --backends reference splash")
+    assert (said["lengths"], said["dtype"], said["backends"]) == ((512, 2048), "bfloat16", ("reference", "splash"))
+    assert filled("step --shapes 16x512 4x2048 --sizes base large")["shapes"] == ((16, 512), (4, 2048))
+    assert (
+        filled("compare --peers --plot a.png")["plot_file"].name == "a.png" and not filled("compare --peers")["peers"]
+    )
+    assert filled("loss")["shapes"] == ((8192, 50368, 768),) and filled("loss --rounds 2")["rounds"] == 2
