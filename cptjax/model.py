@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from cptjax.attention.backends import KERNELS, attend
 from cptjax.masks import MaskSpec, positions
 from cptjax.ops import ACTIVATIONS, SAVED, layer_norm, lookup, project, rope_table, rotate
-from cptjax.shape import FULL, SLIDING, ModelConfig, Precision, Remat, layer_plan
+from cptjax.shape import FULL, SLIDING, ModelConfig, Precision, Remat, layer_groups
 
 
 class Encoded(NamedTuple):
@@ -159,7 +159,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, hidden_BLD, segment_BL, rope, mask_mode: str, keep_layers: bool):
         kept = []
-        for place in range(layer_plan(self.config).period):
+        for place in range(layer_groups(self.config).period):
             kind = self.config.layer_types[1 + place]
             layer = Layer(self.config, self.precision, self.backend, self.pin, kind, name=f"l{place}")
             hidden_BLD = layer(hidden_BLD, segment_BL, rope, mask_mode)
@@ -261,21 +261,21 @@ class ModernBert(nn.Module):
 
     def setup(self):
         parts = (self.config, self.precision)
-        plan = layer_plan(self.config)
+        groups = layer_groups(self.config)
         self.embeddings = Embeddings(*parts)
         self.layer_0 = Layer(*parts, self.backend, self.pin, self.config.layer_types[0], first=True)
-        if plan.repeats:
+        if groups.repeats:
             block = _recomputed(Block, self.remat, static_argnums=(4, 5), prevent_cse=False)
             self.blocks = nn.scan(
                 block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
                 in_axes=(nn.broadcast,) * 4,  # pyright: ignore[reportArgumentType]
-                length=plan.repeats,
+                length=groups.repeats,
             )(*parts, self.backend, self.pin)
         layer = _recomputed(Layer, self.remat, static_argnums=(4,))
         self.rest = [
-            layer(*parts, self.backend, self.pin, self.config.layer_types[i], name=f"layer_{i}") for i in plan.rest
+            layer(*parts, self.backend, self.pin, self.config.layer_types[i], name=f"layer_{i}") for i in groups.rest
         ]
         self.final_norm = Norm(*parts, self.precision.compute)
         self.lm_head = Head(*parts, name="head")
@@ -300,7 +300,7 @@ class ModernBert(nn.Module):
         kept = [hidden_BLD[None]]
         hidden_BLD = self.layer_0(hidden_BLD, segment_BL, rope, mask_mode)
         kept.append(hidden_BLD[None])
-        if layer_plan(config).repeats:
+        if layer_groups(config).repeats:
             hidden_BLD, block_RPBLD = self.blocks(hidden_BLD, segment_BL, rope, mask_mode, keep_layers)
             if block_RPBLD is not None:
                 kept.append(block_RPBLD.reshape(-1, *hidden_BLD.shape))

@@ -120,7 +120,7 @@ class Precision:
         return jax.default_matmul_precision("highest") if self.compute == "float32" else nullcontext()
 
 
-class LayerPlan(NamedTuple):
+class LayerGroups(NamedTuple):
     """Layer 0, then `repeats` scanned blocks of `period` layers, then the unrolled rest."""
 
     period: int
@@ -128,21 +128,21 @@ class LayerPlan(NamedTuple):
     rest: tuple[int, ...]
 
 
-def layer_plan(config: ModelConfig) -> LayerPlan:
+def layer_groups(config: ModelConfig) -> LayerGroups:
     """How the layers after layer 0 fold into a scan: the shortest period that repeats, else none."""
     kinds = config.layer_types[1:]
     for period in range(1, len(kinds) // 2 + 1):
         if all(kinds[i] == kinds[i % period] for i in range(len(kinds))):
             repeats = len(kinds) // period
-            return LayerPlan(period, repeats, tuple(range(1 + repeats * period, config.num_hidden_layers)))
-    return LayerPlan(0, 0, tuple(range(1, config.num_hidden_layers)))
+            return LayerGroups(period, repeats, tuple(range(1 + repeats * period, config.num_hidden_layers)))
+    return LayerGroups(0, 0, tuple(range(1, config.num_hidden_layers)))
 
 
 def layer_path(config: ModelConfig, layer: int) -> tuple[tuple[str, ...], int | None]:
     """Where a layer's parameters live: its path, and its index on the stacked axis (None: not stacked)."""
-    plan = layer_plan(config)
-    if 0 < layer <= plan.period * plan.repeats:
-        block, place = divmod(layer - 1, plan.period)
+    groups = layer_groups(config)
+    if 0 < layer <= groups.period * groups.repeats:
+        block, place = divmod(layer - 1, groups.period)
         return ("blocks", f"l{place}"), block
     return (f"layer_{layer}",), None
 
@@ -153,9 +153,9 @@ def parameter_names(config: ModelConfig, path: tuple[str, ...]) -> Iterator[str]
     Freezing patterns and per-layer reports use these names, so that stacking stays an implementation matter.
     """
     if path[0] == "blocks":
-        plan = layer_plan(config)
-        for block in range(plan.repeats):
-            layer = 1 + block * plan.period + int(path[1].removeprefix("l"))
+        groups = layer_groups(config)
+        for block in range(groups.repeats):
+            layer = 1 + block * groups.period + int(path[1].removeprefix("l"))
             yield "/".join(("layers", str(layer), *path[2:]))
     elif path[0].startswith("layer_"):
         yield "/".join(("layers", path[0].removeprefix("layer_"), *path[1:]))

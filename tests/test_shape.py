@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from cptjax.shape import FULL, SLIDING, ModelConfig, layer_path, layer_plan, parameter_names
+from cptjax.shape import FULL, SLIDING, ModelConfig, layer_groups, layer_path, parameter_names
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from cptjax.shape import FULL, SLIDING, ModelConfig, layer_path, layer_plan, par
     ],
 )
 def test_layers_fold_into_scanned_periods(layers, kinds, expected):
-    assert layer_plan(ModelConfig(num_hidden_layers=layers, layer_types=kinds)) == expected
+    assert layer_groups(ModelConfig(num_hidden_layers=layers, layer_types=kinds)) == expected
 
 
 def test_every_layer_parameter_has_its_own_name(config, params):

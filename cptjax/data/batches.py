@@ -17,7 +17,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from cptjax.data.packing import Plan, stored_plan
+from cptjax.data.packing import PackingPlan, stored_plan
 from cptjax.data.store import Store, check_one_tokenizer
 
 WEIGHT_TOTAL = 2**40  # shares become integers of this sum, so that the mixture never drifts
@@ -65,7 +65,7 @@ class _Rows:
 
     def __init__(self, store: Store, sequence_length: int, seed: int):
         self.store, self.sequence_length = store, sequence_length
-        self.plan: Plan = stored_plan(
+        self.plan: PackingPlan = stored_plan(
             store.path / "plans", store.manifest.fingerprint, store.length_N, sequence_length, seed, store.weight_N
         )
         if not len(self.plan):

@@ -24,7 +24,7 @@ MIN_PIECE = 32  # tokens: a cut for the sake of filling leaves no piece shorter 
 
 
 @dataclass(frozen=True)
-class Plan:
+class PackingPlan:
     """Which tokens lie in which row: row r holds spans row_offset[r]:row_offset[r + 1], in order.
 
     Every token of every document is in exactly one span, or in as many as the document has copies.
@@ -41,7 +41,9 @@ class Plan:
         return len(self.row_offset) - 1
 
 
-def packing_plan(length_N: np.ndarray, sequence_length: int, seed: int, weight_N: np.ndarray | None = None) -> Plan:
+def packing_plan(
+    length_N: np.ndarray, sequence_length: int, seed: int, weight_N: np.ndarray | None = None
+) -> PackingPlan:
     """Rows of at most `sequence_length` tokens out of documents of `length_N` tokens.
 
     Documents longer than a row fill rows of their own; their remainders and all others are packed
@@ -73,7 +75,9 @@ def packing_plan(length_N: np.ndarray, sequence_length: int, seed: int, weight_N
     row_offset[1:] = np.bincount(row_S, minlength=num_rows).cumsum()
     order_S = np.argsort(row_S, kind="stable")
     del row_S
-    return Plan(document_S[order_S], start_S[order_S], length_S[order_S], row_offset, length_S.sum(dtype=np.int64))
+    return PackingPlan(
+        document_S[order_S], start_S[order_S], length_S[order_S], row_offset, length_S.sum(dtype=np.int64)
+    )
 
 
 def _copies(weight_N: np.ndarray | None, documents: int, seed: int) -> np.ndarray:
@@ -211,7 +215,7 @@ def stored_plan(
     sequence_length: int,
     seed: int,
     weight_N: np.ndarray | None = None,
-) -> Plan:
+) -> PackingPlan:
     """The plan of the store with this fingerprint, memory-mapped from `folder`; made and kept there if it is not yet.
 
     Opening a kept plan takes no more than reading it: its files are compared with their hashes. Processes may
@@ -233,14 +237,16 @@ def stored_plan(
     return plan
 
 
-def _open_plan(kept: Path) -> Plan | None:
+def _open_plan(kept: Path) -> PackingPlan | None:
     if not (kept / HASHES).exists():  # none yet, or not finished
         return None
     try:
         recorded = read_json(kept / HASHES)
         if changed := [name for name, value in _hashes(kept).items() if recorded.get(name) != value]:
             raise ValueError(f"changed since it was written: {', '.join(changed)}")
-        return Plan(*(np.load(kept / f"{x.name}.npy", mmap_mode="r", allow_pickle=False) for x in fields(Plan)))
+        return PackingPlan(
+            *(np.load(kept / f"{x.name}.npy", mmap_mode="r", allow_pickle=False) for x in fields(PackingPlan))
+        )
     except (OSError, ValueError) as error:
         warn_of_damage(f"packing plan {kept} is damaged ({error}); without it the same is made again")
         return None
@@ -248,12 +254,12 @@ def _open_plan(kept: Path) -> Plan | None:
 
 def _hashes(kept: Path) -> dict[str, str]:
     """The sha256 of a plan's files, and the name that says of what it is a plan."""
-    return {"plan": kept.name, **{x.name: sha256(kept / f"{x.name}.npy") for x in fields(Plan)}}
+    return {"plan": kept.name, **{x.name: sha256(kept / f"{x.name}.npy") for x in fields(PackingPlan)}}
 
 
-def _keep_plan(plan: Plan, kept: Path) -> None:
+def _keep_plan(plan: PackingPlan, kept: Path) -> None:
     kept.mkdir(parents=True, exist_ok=True)
-    for field in fields(Plan):
+    for field in fields(PackingPlan):
         with written(kept / f"{field.name}.npy") as partial:
             np.save(partial, getattr(plan, field.name))
     write_json(kept / HASHES, _hashes(kept))

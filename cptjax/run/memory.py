@@ -15,7 +15,7 @@ from cptjax.machine.devices import GIB
 from cptjax.objectives import mask_budget
 from cptjax.optim import AdamW, make_optimizer
 from cptjax.run.checkpoint import parameter_shapes
-from cptjax.shape import FULL, ModelConfig, layer_plan
+from cptjax.shape import FULL, ModelConfig, layer_groups
 from cptjax.sharding import LANES, AnyMesh, row_devices, shard_tree
 from cptjax.step import chunk_positions, init_state
 
@@ -71,7 +71,7 @@ def _activations(run: Run, config: ModelConfig, place: Place, rows: int) -> tupl
     tensor = place.mesh.shape["tensor"]
     tokens = rows * run.data.sequence_length
     compute, residual = (jnp.dtype(x).itemsize for x in (run.precision.compute, run.precision.residual))
-    width, inner, folded = config.hidden_size, config.intermediate_size, layer_plan(config)
+    width, inner, folded = config.hidden_size, config.intermediate_size, layer_groups(config)
     # q, k, v and what attention gives have the width of a head last, which a TPU fills up to its lanes.
     heads = 4 * width * max(1, LANES // config.head_dim if place.platform == "tpu" else 1)
     # Beside them: what enters the layer and its second half, in the stream's dtype, and both normed; what attention
