@@ -60,7 +60,7 @@ def whole_number(text: str) -> int:
     return number
 
 
-Some = Annotated[
+Count = Annotated[
     int, PrimitiveConstructorSpec(1, "INT", lambda words: whole_number(words[0]), lambda _: True, lambda n: [str(n)])
 ]
 Lengths = Annotated[tuple[int, ...], several("INT", whole_number)]
@@ -87,7 +87,7 @@ class Bench(Options):
 class TimedBench(Bench):
     """One that takes time by the clock."""
 
-    rounds: Some = 5
+    rounds: Count = 5
 
 
 def conditions(rounds: int) -> dict[str, Any]:

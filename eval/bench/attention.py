@@ -17,7 +17,7 @@ from cptjax.attention.check import both, errors, inputs, judge
 from cptjax.command.errors import reason
 from cptjax.machine import host
 from cptjax.masks import MaskMode, MaskSpec
-from eval.bench import Lengths, Names, Some, TimedBench, check_names, fitted, in_turns, record, timed
+from eval.bench import Count, Lengths, Names, TimedBench, check_names, fitted, in_turns, record, timed
 
 WINDOW = 64  # ModernBERT's, on each open side
 SPECS = [MaskSpec(mode, window) for window in (None, WINDOW) for mode in (MaskMode.BIDIRECTIONAL, MaskMode.CAUSAL)]
@@ -94,9 +94,9 @@ class AttentionBench(TimedBench):
 
     backends: Names = ()  # all without it; splash off a TPU only when named, interpreted
     lengths: Lengths = (512, 2048, 8192)  # tokens of a row
-    rows: Some = 1
-    heads: Some = 12
-    width: Some = 64  # of a head
+    rows: Count = 1
+    heads: Count = 12
+    width: Count = 64  # of a head
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def work(self) -> None:

@@ -27,7 +27,7 @@ from cptjax.command.errors import reason
 from cptjax.files import check_out
 from cptjax.machine.host import cores
 from cptjax.objectives import Targets, draw
-from eval.bench import SIZES, Lengths, Some, TimedBench, check_names, compute_dtype, in_turns, mib_of, record
+from eval.bench import SIZES, Count, Lengths, TimedBench, check_names, compute_dtype, in_turns, mib_of, record
 from eval.bench.step import OBJECTIVES, RATE, SEED, Case, ModelBench, Step, describe, speed
 
 OURS = "cptjax"
@@ -270,7 +270,7 @@ class CompareBench(ModelBench, TimedBench):
     """A training step, beside PyTorch's."""
 
     lengths: Lengths = (512, 2048, 8192)  # tokens of a row
-    rows: Some = 1
+    rows: Count = 1
     peers: tuple[str, ...] = tuple(PEERS)
     forward: bool = False  # the forward pass alone, loss included
     plot_file: Annotated[Path | None, arg(name="plot", metavar="FILE.png")] = None  # speed and memory by length
