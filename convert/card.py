@@ -13,8 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from convert import table
-from cptjax.command.escape import code, markdown, printable
-from cptjax.data.store import MOST_NAMES
+from cptjax.command.escape import code, listed, markdown, printable
 
 PAPER = "[arXiv:2605.12438](https://arxiv.org/abs/2605.12438)"
 CITATION = """@misc{touchent2026causallanguagemodelingdetour,
@@ -336,10 +335,9 @@ def _limitations(release: Release, run: Mapping[str, Any], rows: Sequence[Row]) 
     else:
         notes.append("It is an encoder: it represents text and fills masks, it does not generate.")
     if words := release.old_spellings:
-        more = f" and {len(words) - MOST_NAMES:,} more" * (len(words) > MOST_NAMES)
         notes.append(
             f"transformers 4 decodes {len(words):,} added words of the tokenizer as they are listed, 5 as the "
-            f"normaliser leaves them: {', '.join(map(code, words[:MOST_NAMES]))}{more}."
+            f"normaliser leaves them: {listed(list(map(code, words)))}."
         )
     if not any(row["model"] == release.name for row in rows):
         notes.append("Nothing is known of its quality on downstream tasks, nor of how it compares with other models.")

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from convert import portable, table
 from cptjax import bounds
 from cptjax.command.errors import reading
-from cptjax.command.escape import say
+from cptjax.command.escape import listed, say
 from cptjax.data.tokenizer import load_tokenizer
 from cptjax.files import TOKENIZER_FILES, check_inside, copy_tokenizer, new_folder, read_json
 from cptjax.machine import hub
@@ -45,7 +45,7 @@ WITNESSES = {  # the tensor, and the axis of it, that show a field of config.jso
     "num_labels": ("classifier.weight", 0),
 }
 LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
-LISTED = 50  # of the tensors that do not fit
+MOST_PROBLEMS = 50  # of the tensors that do not fit
 EXACT = ("F32", "F16", "BF16")  # safetensors dtypes whose every value is a float32
 
 
@@ -223,8 +223,8 @@ class Weights:
 
     def _refuse(self, problems: list[str]) -> None:
         if problems:
-            more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-            raise ValueError(f"{self._folder} does not fit its config: {'; '.join(problems[:LISTED])}{more}")
+            named = listed(problems, most=MOST_PROBLEMS, between="; ")
+            raise ValueError(f"{self._folder} does not fit its config: {named}")
 
     def parameter(self, path: tuple[str, ...]) -> np.ndarray:
         """One parameter in our layout."""

@@ -7,6 +7,7 @@ import html as escapes
 import re
 import sys
 import unicodedata
+from collections.abc import Sequence
 from typing import TextIO
 
 from tqdm import tqdm
@@ -17,6 +18,7 @@ MARKUP = re.compile(
     r"|^[-+=]"  # a list, or the line below a heading
     r"|\.(?=[^\W\d])"  # www.example.org would become a link
 )
+MOST_LISTED = 10  # that a sentence names
 NUMBERED = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")  # a list
 
 
@@ -37,6 +39,12 @@ def say(text: str, *, stream: TextIO | None = None) -> None:
     """Print lines that steer no terminal, on stdout or `stream`, above a progress bar where there is one."""
     tqdm.write("\n".join(map(printable, text.split("\n"))), file=stream)
     (stream or sys.stdout).flush()
+
+
+def listed(names: Sequence[str], *, most: int = MOST_LISTED, between: str = ", ") -> str:
+    """The first of what a sentence names, and how many more there are. `between` is "; " where commas are in them."""
+    more = len(names) - most
+    return between.join(names[:most]) + (f"{between.strip(', ')} and {more:,} more" if more > 0 else "")
 
 
 def html(text: str, *, keep: str = "") -> str:

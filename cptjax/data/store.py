@@ -25,6 +25,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from cptjax.command.errors import reason
+from cptjax.command.escape import listed
 from cptjax.files import check_inside, folder_hashes, hash_of, read_array, read_json, sha256, typed, write_json, written
 
 STORE_VERSION = 2
@@ -38,7 +39,6 @@ VOCABULARY = (
 MOST_WEIGHT = 1000  # every copy is a round of packing, and learned by heart long before
 SHARD_TOKENS = 2**27  # tokens per shard file before a new one is begun: 256 MiB in two bytes
 
-MOST_NAMES = 10  # that a sentence lists
 WHYS = {
     "kind": "Of other kinds, not read",
     "hidden": "Hidden, temporary or incomplete, passed over where they are not named themselves",
@@ -59,9 +59,8 @@ def sentences(left_out: Sequence[LeftOut]) -> dict[str, str]:
     found = {}
     for why, how in WHYS.items():
         names = [one.name for one in left_out if one.why == why]
-        more = f" and {len(names) - MOST_NAMES:,} more" * (len(names) > MOST_NAMES)
         if names:
-            found[why] = f"{how}: {len(names):,} ({', '.join(names[:MOST_NAMES])}{more})."
+            found[why] = f"{how}: {len(names):,} ({listed(names)})."
     return found
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cptjax.command import errors
+from cptjax.command.escape import listed
 
 MOST_FIELDS = 8  # that are named where processes differ
 
@@ -93,8 +94,7 @@ def compare(facts: Callable[[], Mapping[str, Any]]) -> None:
         if any(value != values[0] for value in values.values()):
             differ.append(_differing(name, values))
     if differ:
-        more = f"; and {len(differ) - MOST_FIELDS} more" if len(differ) > MOST_FIELDS else ""
-        raise ValueError(f"the processes of this run differ: {'; '.join(differ[:MOST_FIELDS])}{more}")
+        raise ValueError(f"the processes of this run differ: {listed(differ, most=MOST_FIELDS, between='; ')}")
 
 
 def gather(value: Any) -> list[Any]:

@@ -31,6 +31,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
 
 from cptjax.command.errors import first_of_group, reason, warn_of_damage
+from cptjax.command.escape import listed
 from cptjax.data.tokenizer import NAMING, Encoder
 from cptjax.files import (
     check_inside,
@@ -237,10 +238,8 @@ def _restore(
         for name in parts:
             then = facts["checksums"][name]
             if damaged := [path for path, sums in now[name].items() if (sums != then.get(path)).any()]:
-                raise DamagedError(
-                    f"checkpoint {where} is damaged: {name}{damaged[0]} and {len(damaged) - 1} more differ from "
-                    "their checksums"
-                )
+                differ = "differ from their checksums" if damaged[1:] else "differs from its checksum"
+                raise DamagedError(f"checkpoint {where} is damaged: {name}{listed(damaged, most=1)} {differ}")
     return found
 
 

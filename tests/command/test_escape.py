@@ -69,6 +69,21 @@ def test_what_is_printed_steers_nothing_and_is_one_line(text):
     assert escape.printable(found) == found
 
 
+@pytest.mark.parametrize(
+    ("names", "how", "right"),
+    [
+        ("ab", {}, "a, b"),
+        ("abc", {"most": 3}, "a, b, c"),
+        ("abcd", {"most": 3}, "a, b, c and 1 more"),
+        ("abcd", {"most": 2, "between": "; "}, "a; b; and 2 more"),
+        ("a" * (1000 + escape.MOST_LISTED), {}, ", ".join("a" * escape.MOST_LISTED) + " and 1,000 more"),
+    ],
+)
+def test_a_list_cut_short_says_how_much_is_left(names, how, right):
+    # Broken by: `more >= 0`, `names[: most + 1]`, or no comma in large numbers.
+    assert escape.listed(names, **how) == right
+
+
 def test_what_is_said_is_lines(capsys):
     # Broken by: printable of the whole text, or none.
     escape.say("a\x1b[2J\r\nb\u202e")

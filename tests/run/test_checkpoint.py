@@ -65,12 +65,12 @@ def test_one_flipped_bit_is_noticed_and_named(start, params):
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(
-        ValueError, match=r"checkpoint .*/0 is damaged: params.* differ from|cannot read checkpoint"
+        ValueError, match=r"checkpoint .*/0 is damaged: params.* differs? from|cannot read checkpoint"
     ) as error:
         checkpoint.load_params(start)
     assert "\n" not in str(error.value)
     _, _, read = checkpoint.open_params(start)
-    with pytest.raises(ValueError, match=r"is damaged: params.* differ from|cannot read checkpoint"):
+    with pytest.raises(ValueError, match=r"is damaged: params.* differs? from|cannot read checkpoint"):
         for path, _ in jax.tree_util.tree_leaves_with_path(params):
             read(checkpoint.path_keys(path))
 
@@ -90,7 +90,7 @@ def test_a_copy_that_one_device_alone_has_otherwise_is_noticed(start, params, mo
     shardings = shard_tree(mesh, params)
     assert equal(checkpoint.load_params(start, shardings=shardings)[2], params)
     monkeypatch.setattr(checkpoint, "_read", differs)
-    with pytest.raises(checkpoint.DamagedError, match=r"params\['decoder'\]\['bias'\] and 0 more differ"):
+    with pytest.raises(checkpoint.DamagedError, match=r"params\['decoder'\]\['bias'\] differs from its checksum$"):
         checkpoint.load_params(start, shardings=shardings)
 
 
