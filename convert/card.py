@@ -182,7 +182,7 @@ def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> li
     known = len(head) if len(phases) == len(run["phases"]) else len(head) - 2  # what was shown, in the whole run
     adam, precision = run["optimizer"], run["precision"]
     clip = "no clipping" if adam["clip_norm"] is None else f"gradients clipped at norm {adam['clip_norm']:g}"
-    versions = ", ".join(markdown(f"{name} {version}") for name, version in run["versions"].items())
+    versions = ", ".join(markdown(f"{name} {version}") for name, version in run["versions"].items() if version)
     detour = [phase["objective"]["kind"] for phase in phases] == ["clm", "mlm"]
     return [
         "## Training",
@@ -214,7 +214,7 @@ def departures(run: Mapping[str, Any], last_step: int) -> list[str]:
     return [
         f"At step {one['step']:,} the run went back to its checkpoint, and on with "
         f"{', '.join(map(code, one['changed'])) or 'the same settings'}; what it had trained beyond was left."
-        for one in run.get("departures", ())
+        for one in run["departures"]
         if one["step"] < last_step
     ]
 
@@ -307,9 +307,7 @@ def _cost(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[s
     energy = f"Energy: {markdown(spent['energy_by'])}."
     if spent["kilowatt_hours"] is not None:
         steps = (
-            f", {spent['step_kilowatt_hours']:.2f} of it in steps"
-            if spent.get("step_kilowatt_hours") is not None
-            else ""
+            f", {spent['step_kilowatt_hours']:.2f} of it in steps" if spent["step_kilowatt_hours"] is not None else ""
         )
         energy = f"Energy: {spent['kilowatt_hours']:.2f} kWh{steps}, by {markdown(spent['energy_by'])}."
     return [

@@ -154,16 +154,20 @@ def certify(folder: Path, run: Path, named: card.Release) -> dict[str, Any]:
 
 
 def read_record(run: Path, step: int) -> dict[str, Any]:
-    """run.json, without what is nobody else's business. Raises ValueError where it does not tell all of this step."""
+    """run.json, without what is nobody else's business, and without fields that no run writes.
+
+    Raises ValueError where it does not tell all of this step.
+    """
     path = run / "run.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing: the run has not ended, so its numbers are not known")
-    record = read_recorded(path)
+    record, unknown = read_recorded(path)
     ends = [phase["last_step"] for phase in record["phases"]]
     if step not in ends:
         raise ValueError(f"{path}: step {step} is no end of a phase (they end at {ends}): its numbers are not known")
-    if found := list(private.places(record)):
-        say(f"warning: left out of the released run.json: {'; '.join(found)}", stream=sys.stderr)
+    strange = [f"{'.'.join(private.without(list(names)))}: not known to this program" for names in unknown]
+    if left_out := [*private.places(record), *strange]:
+        say(f"warning: left out of the released run.json: {'; '.join(left_out)}", stream=sys.stderr)
     return private.without(record)
 
 

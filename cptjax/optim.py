@@ -30,6 +30,14 @@ class AdamW:
     eps: float = 1e-6
     clip_norm: float | None = 1.0  # the paper is silent; ModernBERT's decoupled-AdamW recipe uses 1.0
 
+    def __post_init__(self):
+        if min(self.b1, self.b2) < 0 or max(self.b1, self.b2) >= 1:
+            raise ValueError(f"optimizer b1 {self.b1} and b2 {self.b2} must be at least 0 and below 1")
+        if self.weight_decay < 0 or self.eps <= 0:
+            raise ValueError(f"optimizer weight_decay {self.weight_decay} must be at least 0, eps {self.eps} above it")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"optimizer clip_norm {self.clip_norm} must be above 0, or None")
+
 
 def decays(path: tuple[Any, ...]) -> bool:
     """Norm scales and biases are not decayed; everything else is, the tied embedding too.

@@ -311,18 +311,19 @@ def recorded(folder: Path) -> None:
         "step_joules": 1.0,
     }
     phases = {phase.name: {**sums, "held_out_before": held, "held_out": held} for phase in RUN.phases}
-    spent = {**sums, "device_seconds": 1.0, "metered": True, "phases": phases}
+    spent = {**sums, "device_seconds": 1.0, "metered": True, "evaluated": -1, "phases": phases}
     path = str(folder / "s")
     run = dataclasses.replace(RUN, data=dataclasses.replace(RUN.data, stores=((path, 1.0),)))
     told: dict[str, Any] = {
-        "departures": [{"step": 1, "changed": ["seed"]}],
+        "departures": [{"step": 1, "time": "2026-01-01T00:00:00+00:00", "changed": ["seed"]}],
         "epochs": {path: 1.0},
         "tokens": {path: 9.0},
         "fill": {path: 1.0},
     }
-    found = record.describe_run(run, TINY, folder, spent=spent, energy_by="NVML", attention={}, **told)
-    found["origin"] = {"source": "a/b", "revision": "c"}
-    (folder / "run.json").write_text(json.dumps(found))
+    attention = {"backend": "reference", "reason": "asked for", "errors": {"full": {"values": 0.0}}}
+    ran = record.describe_run(run, TINY, folder, spent=spent, energy_by="NVML", attention=attention, **told)
+    origin = record.Origin("a/b", "c")
+    (folder / "run.json").write_text(json.dumps(dataclasses.asdict(dataclasses.replace(ran, origin=origin))))
     row = {"model": "small", "task": "ner", "kind": "token-classification", "metric": "f1", "value": 0.5, "seed": 0}
     (folder / "rows.jsonl").write_text("".join(json.dumps(row | {"seed": i}) + "\n" for i in range(3)))
     update = {"step": 0, "phase": RUN.phases[0].name, **dict.fromkeys(events.UPDATE, 1.0), "loss": 1.0}

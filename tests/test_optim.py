@@ -42,6 +42,23 @@ def test_phases_follow_one_another():
     assert num_steps(1, 10**9) == 1
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("b1", -0.1, "b1 -0.1 and b2 0.98 must be"),
+        ("b2", 1.0, "b1 0.9 and b2 1.0 must be"),
+        ("weight_decay", -1e-5, "weight_decay -1e-05 must be"),
+        ("eps", 0.0, "eps 0.0 above"),
+        ("clip_norm", -1.0, "clip_norm -1.0 must be"),
+        ("clip_norm", 0.0, "clip_norm 0.0 must be"),
+    ],
+)
+def test_an_optimizer_that_would_climb_or_divide_by_nothing_is_refused(field, value, said):
+    # Broken by: any one comparison of AdamW's left out.
+    with pytest.raises(ValueError, match=f"^optimizer .*{said}"):
+        AdamW(**{field: value})
+
+
 def test_adamw_is_composers():
     """Composer: shrink by (rate / peak) * decay, then Adam with eps outside the root."""
     peak, optimizer = 2e-2, AdamW(weight_decay=1e-1, b1=0.9, b2=0.98, eps=1e-6, clip_norm=None)

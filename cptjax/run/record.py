@@ -1,25 +1,36 @@
 """run.json: what a finished run was, complete enough to write its model card from nothing else.
 
-It names stores by their folder's last name and holds no other path, so it can travel with the model.
+`Record` is all of it, field by field. It names stores by their folder's last name and holds no other path, so it can
+travel with the model.
 """
 
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
+from pydantic import Field
 
 from cptjax.config import Run, Stretch
 from cptjax.data.store import Manifest
 from cptjax.files import read_json, typed
 from cptjax.machine import provenance
+from cptjax.objectives import Objective
+from cptjax.optim import AdamW
 from cptjax.run.checkpoint import ORIGIN, parameter_shapes
 from cptjax.run.clock import KINDS
-from cptjax.shape import ModelConfig
+from cptjax.schedules import Schedule
+from cptjax.shape import ModelConfig, Precision
 
 JOULES_PER_KWH = 3.6e6
+
+# Each number within what its unit allows.
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0, le=1e18)]
+Count = Annotated[int, Field(ge=0, le=10**18)]
+Some = Annotated[int, Field(ge=1, le=10**18)]
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,167 @@ class Origin:
 
     source: str
     revision: str | None
+
+
+@dataclass(frozen=True)
+class Model(ModelConfig):
+    """The shape of a run's model, and its size."""
+
+    parameters: Some = 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The loss, in nats, and the accuracy on held-out text under one objective."""
+
+    loss: Amount
+    accuracy: Share
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a phase was told to do."""
+
+    name: str
+    objective: Objective
+    schedule: Schedule
+    frozen: tuple[str, ...]
+    optimizer_state: Literal["keep", "reset"]
+    steps: Count
+    last_step: Count
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a run or a phase spent: tokens by kind, seconds by the kinds of `clock`, joules."""
+
+    tokens: Amount
+    targets: Amount
+    overflow: Amount  # positions chosen beyond the mask budget
+    seconds: Amount
+    waiting_seconds: Amount
+    evaluation_seconds: Amount
+    saving_seconds: Amount
+    compiling_seconds: Amount
+    joules: Amount
+    step_joules: Amount
+
+
+@dataclass(frozen=True)
+class Results:
+    """Evaluations by the phase whose objective it is: the one at step 0, and the last made in a phase."""
+
+    held_out_before: dict[str, Measured] | None
+    held_out: dict[str, Measured] | None
+
+
+@dataclass(frozen=True)
+class Phase(Results, Sums, Told):
+    """What a phase was told, what it spent, and its evaluations."""
+
+
+@dataclass(frozen=True)
+class Spent(Sums):
+    """The sums of a whole run."""
+
+    device_seconds: Amount  # of steps
+    metered: bool  # whether the energy of all of it was read
+    evaluated: Annotated[int, Field(ge=-1, le=10**18)]  # steps made before the last evaluation
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A token store, and how much of it was shown."""
+
+    name: str
+    share: Annotated[float, Field(ge=1e-12, le=1e18)]  # of any scale: what counts is their ratio
+    share_shown: Share
+    tokens_shown: Amount
+    epochs: Amount
+    packing_fill: Share
+    documents: Count
+    tokens: Count
+    text_bytes: Count
+    dropped: dict[str, Count]  # documents by reason
+    sources: list[str]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The backend of attention, why it, and by how much it erred on this device, by mask."""
+
+    backend: str
+    reason: str
+    errors: dict[str, dict[str, Amount]]
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The seeds of a run's draws."""
+
+    masks_and_weights: int
+    data: int
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A step that the run went back to, when, and the settings that it then changed."""
+
+    step: Count
+    time: str
+    changed: list[str]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Hours in optimiser steps, and in all else by its kind; device hours in steps; energy of all, and of the steps."""
+
+    hours: Amount
+    waiting_hours: Amount
+    evaluation_hours: Amount
+    saving_hours: Amount
+    compiling_hours: Amount
+    device_hours: Amount
+    kilowatt_hours: Amount | None
+    step_kilowatt_hours: Amount | None
+    energy_by: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that run.json holds."""
+
+    name: str
+    origin: Origin | None
+    model: Model
+    phases: list[Phase]
+    data: list[Corpus]
+    sequence_length: Some
+    global_batch_size: Some
+    tokens_per_step: Some
+    optimizer: AdamW
+    precision: Precision
+    attention: Attention
+    seeds: Seeds
+    departures: list[Departure]
+    spent: Spent
+    cost: Cost
+    commit: str | None
+    versions: dict[str, str | None]  # None: not installed
+    python: str
+    device: str
+    devices: Some
+    processes: Some
+
+    def __post_init__(self):
+        names = {phase.name for phase in self.phases}
+        for phase in self.phases:
+            for results in (phase.held_out_before, phase.held_out):
+                if results is not None and (lacking := names - results.keys()):
+                    raise ValueError(f"phases: an evaluation in {phase.name} lacks {', '.join(sorted(lacking))}")
+                if results is not None and (strange := results.keys() - names):
+                    raise ValueError(f"phases: an evaluation in {phase.name} is of no phase: {min(strange)}")
 
 
 def describe_run(
@@ -42,72 +214,62 @@ def describe_run(
     fill: Mapping[str, float],
     energy_by: str,
     attention: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> Record:
     """The content of run.json. `spent` are the run's totals; `epochs`, `tokens` and `fill` are by store folder."""
-    return {
-        "name": run.name,
-        "origin": _origin(folder / ORIGIN),
-        "model": {**asdict(model), "parameters": parameter_count(model)},
-        "phases": [describe_phase(stretch, spent["phases"][stretch.phase.name]) for stretch in run.stretches],
-        "data": [
-            {
-                "name": Path(store).resolve().name,
-                "share": share,
-                "share_shown": tokens[store] / sum(tokens.values()),
-                "tokens_shown": tokens[store],
-                "epochs": epochs[store],
-                "packing_fill": fill[store],
+    return Record(
+        name=run.name,
+        origin=_origin(folder / ORIGIN),
+        model=Model(**asdict(model), parameters=parameter_count(model)),
+        phases=[_phase(stretch, spent["phases"][stretch.phase.name]) for stretch in run.stretches],
+        data=[
+            Corpus(
+                name=Path(store).resolve().name,
+                share=share,
+                share_shown=tokens[store] / sum(tokens.values()),
+                tokens_shown=tokens[store],
+                epochs=epochs[store],
+                packing_fill=fill[store],
                 **_of_manifest(Manifest.read(store)),
-            }
+            )
             for store, share in run.data.shares.items()
         ],
-        "sequence_length": run.data.sequence_length,
-        "global_batch_size": run.data.global_batch_size,
-        "tokens_per_step": run.tokens_per_step,
-        "optimizer": asdict(run.optimizer),
-        "precision": asdict(run.precision),
-        "attention": dict(attention),
-        "seeds": {"masks_and_weights": run.seed, "data": run.data.seed},
-        "departures": list(departures),
-        "spent": {name: value for name, value in spent.items() if name != "phases"},
-        "cost": cost(spent, energy_by),
-        "commit": provenance.git_commit(),
-        "versions": provenance.versions(),
-        "python": platform.python_version(),
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-        "processes": jax.process_count(),
-    }
+        sequence_length=run.data.sequence_length,
+        global_batch_size=run.data.global_batch_size,
+        tokens_per_step=run.tokens_per_step,
+        optimizer=run.optimizer,
+        precision=run.precision,
+        attention=Attention(**attention),
+        seeds=Seeds(masks_and_weights=run.seed, data=run.data.seed),
+        departures=[Departure(**departure) for departure in departures],
+        spent=Spent(**{name: value for name, value in spent.items() if name != "phases"}),
+        cost=_cost(spent, energy_by),
+        commit=provenance.git_commit(),
+        versions=provenance.versions(),
+        python=platform.python_version(),
+        device=jax.devices()[0].device_kind,
+        devices=jax.device_count(),
+        processes=jax.process_count(),
+    )
 
 
-def describe_phase(stretch: Stretch, sums: Mapping[str, Any]) -> dict[str, Any]:
-    """What a phase was told, what it spent, and the evaluations at step 0 and last made in it."""
+def _phase(stretch: Stretch, sums: Mapping[str, Any]) -> Phase:
     phase, first, last = stretch
-    return {
-        "name": phase.name,
-        "objective": asdict(phase.objective),
-        "schedule": asdict(phase.schedule),
-        "frozen": list(phase.frozen),
-        "optimizer_state": phase.optimizer_state,
-        "steps": last - first,
-        "last_step": last,
-        **sums,
-    }
+    told = {name: getattr(phase, name) for name in ("name", "objective", "schedule", "frozen", "optimizer_state")}
+    return Phase(**told, steps=last - first, last_step=last, **sums)
 
 
-def cost(spent: Mapping[str, Any], energy_by: str) -> dict[str, Any]:
-    """Hours in optimiser steps, and in all else by its kind; device hours in steps; energy of all of it, and of the
-    steps, where all of it was read, on one host."""
+def _cost(spent: Mapping[str, Any], energy_by: str) -> Cost:
+    """Energy is told where all of it was read, on one host."""
     whole = spent["metered"] and jax.process_count() == 1
     if energy_by.startswith("NVML") and not whole:
         energy_by = "not measured in all of the run and by all of its processes"
-    return {
+    return Cost(
         **{kind.replace("seconds", "hours"): spent[kind] / 3600 for kind in KINDS},
-        "device_hours": spent["device_seconds"] / 3600,
-        "kilowatt_hours": spent["joules"] / JOULES_PER_KWH if whole else None,
-        "step_kilowatt_hours": spent["step_joules"] / JOULES_PER_KWH if whole else None,
-        "energy_by": energy_by,
-    }
+        device_hours=spent["device_seconds"] / 3600,
+        kilowatt_hours=spent["joules"] / JOULES_PER_KWH if whole else None,
+        step_kilowatt_hours=spent["step_joules"] / JOULES_PER_KWH if whole else None,
+        energy_by=energy_by,
+    )
 
 
 def parameter_count(model: ModelConfig) -> int:
@@ -115,12 +277,12 @@ def parameter_count(model: ModelConfig) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(model)))
 
 
-def _origin(path: Path) -> dict[str, Any] | None:
+def _origin(path: Path) -> Origin | None:
     """A Hub id and its commit, or the last name of a local folder and no commit; None: from random weights."""
     if not path.is_file():
         return None
-    found = typed(Origin, read_json(path), str(path), unknown="ignore")
-    return asdict(found if found.revision is not None else Origin(Path(found.source).name, None))
+    origin = typed(Origin, read_json(path), str(path), unknown="ignore")
+    return origin if origin.revision is not None else Origin(Path(origin.source).name, None)
 
 
 def _of_manifest(manifest: Manifest) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The sums stand in every checkpoint, so a run that goes on knows them whatever be
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 import jax
@@ -19,12 +20,12 @@ from cptjax.files import naming, write_json
 from cptjax.machine import devices, provenance
 from cptjax.machine.energy import EnergyMeter
 from cptjax.run import checkpoint, events
-from cptjax.run.clock import COMPILING, ENERGY, EVALUATION, KINDS, SAVING, STEPS, WAITING, Clock
+from cptjax.run.clock import COMPILING, EVALUATION, KINDS, SAVING, STEPS, WAITING, Clock
 from cptjax.run.memory import flops_per_token
-from cptjax.run.record import describe_run
+from cptjax.run.record import Sums, describe_run
 from cptjax.run.set_up import Setting
 
-COUNTED = ("tokens", "targets", "overflow", *KINDS, *ENERGY)
+COUNTED = tuple(field.name for field in fields(Sums))
 
 
 def nothing_spent(run: Run) -> dict[str, Any]:
@@ -169,7 +170,7 @@ class Recorder:
         self._log.close()
         if not self._first or (self._start == last and (folder / "run.json").is_file()):  # it had ended before
             return
-        found = describe_run(
+        record = describe_run(
             run,
             self._setting.model.config,
             folder,
@@ -182,7 +183,7 @@ class Recorder:
             attention=self._setting.attention,
         )
         with naming(folder / "run.json"):
-            write_json(folder / "run.json", found)
+            write_json(folder / "run.json", asdict(record))
         events.plot(events.read_events(folder / "events.jsonl"), folder / "plot.png")
 
     def __enter__(self) -> "Recorder":

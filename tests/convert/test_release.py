@@ -411,7 +411,7 @@ def told_of(released: Path, **changes) -> str:
             at = at[int(key) if key.isdigit() else key]
         at[int(last) if last.isdigit() else last] = value
     (released.parent / "told.json").write_text(json.dumps(record))
-    record = recorded.read_recorded(released.parent / "told.json")
+    record, _ = recorded.read_recorded(released.parent / "told.json")
     named = card.Release("n", "n", "ModernBertForMaskedLM", "float32", ">=4.48", 8, "mit", None, None, "a [MASK]")
     return card.make_card(named, record, [], json.loads((released / "parity.json").read_text()), "It ran.").content
 
@@ -436,18 +436,77 @@ def test_shares_of_any_scale_are_told_as_shares_of_all(released):
         ("phases__0__held_out__clm__accuracy", 37.5),
         ("phases__0__held_out_before__decay__loss", -0.1),
         ("phases__1__tokens", True),
-        ("phases__1__objective__mask_rate", 30),
-        ("model__vocab_size", 0),
         ("devices", 0),
         ("cost__hours", -1),
         ("phases__0__name", 7),
-        ("optimizer__clip_norm", -1),
+        ("model__parameters", 0),
+        ("attention__errors", {"full": {"values": -1.0}}),
+        ("spent__metered", 1),
     ],
 )
 def test_a_number_that_is_not_of_its_unit_is_not_released(released, path, value):
-    # Broken by: a float for an Amount or a Share, an int for a Count, of recorded.py.
-    with pytest.raises(ValueError, match=rf"told\.json: {path.replace('__', '.')}: Input should be"):
+    # Broken by: a float for an Amount or a Share, an int for a Count, of record.py.
+    with pytest.raises(ValueError, match=rf"told\.json: {path.replace('__', '.')}[\w.]*: Input should be"):
         told_of(released, **{path: value})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("model__vocab_size", 0, "model: vocab_size is 0: it must be"),
+        ("phases__1__objective__mask_rate", 30, "phases.1.objective: an mlm objective needs"),
+        ("optimizer__clip_norm", -1, "optimizer: optimizer clip_norm -1.0 must be"),
+        ("phases__0__held_out__else", {"loss": 1.0, "accuracy": 0.5}, "phases: an evaluation in clm is of no phase"),
+    ],
+)
+def test_what_no_run_could_be_told_is_not_released(released, path, value, said):
+    # Broken by: fields of the record that are not the dataclasses of a run; `strange` left out of Record.
+    with pytest.raises(ValueError, match=rf"told\.json: {said}"):
+        told_of(released, **{path: value})
+
+
+def levels(value: Any, where: str = ""):
+    """The objects of a JSON value whose names are ours, not a user's: with their own name, dotted."""
+    if isinstance(value, dict) and where.split(".")[-1] not in ("versions", "dropped", "errors", "held_out_before"):
+        yield where, value
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        yield from levels(item, f"{where}.{name}".removeprefix("."))
+
+
+def test_all_that_a_run_writes_is_released_and_nothing_else(finished, tmp_path, capsys, certified, monkeypatch):
+    # Broken by: `return written` in read_recorded; a field of run.json that Record has not; unknown names not said.
+    written = json.loads((finished / "run.json").read_text())
+    written["departures"] = [{"step": 4, "time": "2026-01-01", "changed": ["seed"]}]
+    monkeypatch.setattr(recorded, "read_json", lambda _: told)
+    told = written
+    assert recorded.read_recorded(Path("run.json")) == (written, [])
+    told = json.loads(json.dumps(written))
+    there = [(where, level) for where, level in levels(told) if not where.endswith("held_out")]
+    assert len(there) > 20
+    for _, level in there:
+        level["me@here.org"] = {"a": 1}
+    out = tmp_path / "out"
+    assert main(["release", str(finished), str(out), "--license", "mit", "--base-model", "none"]) == 0
+    assert json.loads((out / "run.json").read_text()) == written
+    said = capsys.readouterr().err
+    assert said.count("not known to this program") == len(there) and "me@here" not in said
+    for where, _ in there:
+        assert f"{where}.[removed]: not known".removeprefix(".") in said
+
+
+@pytest.mark.parametrize("path", ["model__norm_eps", "optimizer__b1", "spent__joules", "phases__0__objective__kind"])
+def test_what_a_run_did_not_tell_is_no_default(released, path):
+    # Broken by: the loop over _beyond(known, written) left out.
+    record = json.loads((released / "run.json").read_text())
+    *parents, last = path.split("__")
+    level = record
+    for key in parents:
+        level = level[int(key) if key.isdigit() else key]
+    del level[last]
+    (released.parent / "lacking.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=rf"lacking\.json: {path.replace('__', '.')}: Field required"):
+        recorded.read_recorded(released.parent / "lacking.json")
 
 
 def test_what_may_be_unknown_is_left_out(released):
