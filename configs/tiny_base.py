@@ -10,7 +10,7 @@ from configs import tiny
 from cptjax.config import Phase, Run
 from cptjax.objectives import mlm
 from cptjax.schedules import Schedule
-from cptjax.shape import ModelConfig
+from cptjax.shape import ModernBertConfig
 
 TOKENS = 600_000
 MASK_RATE = 0.30  # ModernBERT's own pretraining
@@ -23,7 +23,7 @@ def get_config() -> Run:
         tiny.get_config(),
         name="tiny_base",
         init=None,
-        model=ModelConfig(
+        model=ModernBertConfig(
             vocab_size=4096,
             hidden_size=128,
             intermediate_size=192,

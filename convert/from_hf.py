@@ -25,7 +25,7 @@ from cptjax.files import TOKENIZER_FILES, check_inside, copy_tokenizer, new_fold
 from cptjax.machine import hub
 from cptjax.run import checkpoint
 from cptjax.run.checkpoint import parameter_shapes, path_keys
-from cptjax.shape import FULL, SLIDING, ModelConfig
+from cptjax.shape import FULL, SLIDING, ModernBertConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NEEDED = (
@@ -36,7 +36,7 @@ NEEDED = (
     "num_attention_heads",
 )
 THETAS = {FULL: "global_rope_theta", SLIDING: "local_rope_theta"}
-OWN = {"head", "causal_window_counts_self"}  # fields that config.json has not
+OWN = {"head", "causal_window_counts_self", "model_type"}  # fields that config.json has not, or of its class
 OURS = {*OWN, *THETAS.values()}  # or says in another way
 WITNESSES = {  # the tensor, and the axis of it, that show a field of config.json
     "vocab_size": (table.TABLE, 0),
@@ -49,7 +49,7 @@ MOST_PROBLEMS = 50  # of the tensors that do not fit
 EXACT = ("F32", "F16", "BF16")  # safetensors dtypes whose every value is a float32
 
 
-def load(source: str | Path, *, revision: str | None = None, shardings: Any = None) -> tuple[ModelConfig, dict]:
+def load(source: str | Path, *, revision: str | None = None, shardings: Any = None) -> tuple[ModernBertConfig, dict]:
     """Shape and float32 parameters of a model, from a folder or a Hub id.
 
     Numpy arrays; with `shardings`, a tree like the parameters, each goes to its devices as soon as it is
@@ -68,7 +68,7 @@ def load(source: str | Path, *, revision: str | None = None, shardings: Any = No
 
 def convert_folder(
     source: str | Path, out: Path, *, revision: str | None = None, overwrite: bool = False
-) -> ModelConfig:
+) -> ModernBertConfig:
     """Write the run folder whose step 0 is this model. Raises as `load` and `new_folder` do, and
     ValueError where the tokenizer has ids that the model has not."""
     with new_folder(Path(out), markers=(checkpoint.MODEL,), overwrite=overwrite) as partial:
@@ -83,7 +83,7 @@ def convert_folder(
     return weights.config
 
 
-def read_shape(source: str | Path, *, revision: str | None = None) -> ModelConfig:
+def read_shape(source: str | Path, *, revision: str | None = None) -> ModernBertConfig:
     """The shape of a Hugging Face folder or Hub id, whose weights are not read. Raises as `load` does."""
     folder = find(source, revision=revision, weights=False)
     return read_config(read_json(folder / "config.json"), where=f"{source}/config.json")
@@ -134,7 +134,7 @@ def config_class(architecture: str) -> Any:
     return ModernBertConfig if encoder else ModernBertDecoderConfig
 
 
-def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
+def read_config(raw: dict, *, where: str = "config.json") -> ModernBertConfig:
     """The model's shape from a config.json of transformers 4 or 5.
 
     Raises ValueError, starting with `where`, for what is missing or has no counterpart here.
@@ -143,8 +143,9 @@ def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
     architecture = architecture_of(raw, where=where)
     raw = portable.without_none(raw)
     if "local_rope_theta" in raw and raw["local_rope_theta"] is None:  # transformers 4: as global
-        raw["local_rope_theta"] = raw.get("global_rope_theta", ModelConfig.global_rope_theta)
-    said = {name: value for name, value in raw.items() if name not in OWN}
+        raw["local_rope_theta"] = raw.get("global_rope_theta", ModernBertConfig.global_rope_theta)
+    ours = {field.name for field in fields(ModernBertConfig)} - OWN | bounds.ELSEWHERE
+    said = {name: value for name, value in raw.items() if name in ours}
     wrong = bounds.complaints(dict.fromkeys(NEEDED) | said)  # here, for transformers counts up to any number
     wrong += portable.complaints(raw)
     if wrong:
@@ -165,13 +166,13 @@ def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
     if dropouts := [f"{k} {v}" for k, v in raw.items() if k.endswith("_dropout") and v]:
         say(f"warning: cptjax trains without dropout; {where} has {dropouts}", stream=sys.stderr)
     form = table.ARCHITECTURES[architecture]
-    same = [field.name for field in fields(ModelConfig) if field.name not in OURS and hasattr(normal, field.name)]
+    same = [field.name for field in fields(ModernBertConfig) if field.name not in OURS and hasattr(normal, field.name)]
     values: dict[str, Any] = {name: getattr(normal, name) for name in same} | thetas
     values |= {"layer_types": tuple(normal.layer_types), "head": form.head}
     values["num_labels"] = normal.num_labels if form.head == "classifier" else 0
     values["causal_window_counts_self"] = form.model_type == table.DECODER
     try:
-        config = ModelConfig(**values)
+        config = ModernBertConfig(**values)
         portable.check_one_model(raw, config, architecture)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
@@ -193,7 +194,7 @@ class Weights:
     Raises ValueError, before there is any array, naming all that the files' headers show to be wrong.
     """
 
-    def __init__(self, folder: Path, config: ModelConfig, architecture: str):
+    def __init__(self, folder: Path, config: ModernBertConfig, architecture: str):
         self.config, self._folder = config, folder
         listed = [(name, stored) for file in weight_files(folder) for name, stored in _header(file)]
         found = dict(listed)

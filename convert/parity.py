@@ -25,9 +25,10 @@ from convert.to_hf import choose
 from cptjax import heads
 from cptjax.command.errors import reading
 from cptjax.command.escape import say
+from cptjax.families import encoder
 from cptjax.files import check_out, read_json, sha256, write_json
 from cptjax.machine import provenance
-from cptjax.model import ModernBert, encode
+from cptjax.model import Encoder, encode
 from cptjax.ops import ACTIVATIONS
 from cptjax.run import checkpoint
 from cptjax.shape import SLIDING, ModelConfig, Precision
@@ -232,7 +233,7 @@ def judge(side: Side, architecture: str, dtype: str) -> Model:
 
 def ours(config: ModelConfig, params: Any, architecture: str, *, dtype: Any, backend: str = "blockwise") -> Model:
     """This project's model; in float32 with full-precision matrix products on every device."""
-    model = ModernBert(config, Precision(compute=dtype), backend=backend)
+    model = encoder(config, Precision(compute=dtype), backend=backend)
     params = jax.device_put(params)
     mask_mode = table.ARCHITECTURES[architecture].mask_mode
 
@@ -256,13 +257,13 @@ def ours(config: ModelConfig, params: Any, architecture: str, *, dtype: Any, bac
 
 
 @partial(jax.jit, static_argnums=0, static_argnames="mask_mode")
-def _encode(model: ModernBert, params, token_BL, segment_BL, *, mask_mode: str):
+def _encode(model: Encoder, params, token_BL, segment_BL, *, mask_mode: str):
     encoded = encode(model, params, token_BL, segment_BL, mask_mode=mask_mode, keep_layers=True)
     assert encoded.layers_NBLD is not None, "keep_layers keeps them"
     return jnp.concatenate([encoded.layers_NBLD, encoded.hidden_BLD[None].astype(encoded.layers_NBLD.dtype)])
 
 
-def _logits(model: ModernBert, params, hidden_BLD):
+def _logits(model: Encoder, params, hidden_BLD):
     return model.apply({"params": params}, hidden_BLD, method="logits")
 
 

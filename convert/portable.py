@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from convert import table
 from cptjax.data.tokenizer import LISTS, ROLES, load_tokenizer, special_tokens
 from cptjax.files import TOKENIZER_FILES, read_json, write_json
-from cptjax.shape import FULL, SLIDING, ModelConfig
+from cptjax.shape import FULL, SLIDING, ModernBertConfig
 
 REQUIRES = "requires_transformers"  # config.json's field for `versions`, for people: no version reads it
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
@@ -110,14 +110,14 @@ def _fits(name: str, value: Any, usual: Any) -> bool:
     return type(value) is type(usual) or (type(value) in numbers and type(usual) in numbers)
 
 
-def period(config: ModelConfig) -> int | None:
+def period(config: ModernBertConfig) -> int | None:
     """The n for which layer i is global when i % n == 0, all that version 4 can say of layers; None: there is none."""
     full = [i for i, kind in enumerate(config.layer_types) if kind == FULL]
     n = full[1] if len(full) > 1 else config.num_hidden_layers
     return n if full == list(range(0, config.num_hidden_layers, n)) else None
 
 
-def versions(config: ModelConfig, architecture: str) -> str:
+def versions(config: ModernBertConfig, architecture: str) -> str:
     """The versions of transformers that have the model class and give this model the same numbers, as pip has it."""
     two_bases = config.global_rope_theta != config.local_rope_theta and SLIDING in config.layer_types
     if table.ARCHITECTURES[architecture].model_type == table.DECODER:
@@ -128,7 +128,7 @@ def versions(config: ModelConfig, architecture: str) -> str:
     return f"{first},!=4.54.*" if two_bases else first  # 4.54 turns all layers by one base
 
 
-def fields_of_4(config: ModelConfig, architecture: str) -> dict[str, Any]:
+def fields_of_4(config: ModernBertConfig, architecture: str) -> dict[str, Any]:
     """config.json's fields that version 4 reads where version 5 has others. They are None where version 4 cannot say
     it: it then stops, instead of building another model."""
     fields = {
@@ -146,7 +146,7 @@ def without_none(raw: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in raw.items() if value is not None or not (of_5 and name in ANEW)}
 
 
-def check_one_model(raw: dict[str, Any], config: ModelConfig, architecture: str) -> None:
+def check_one_model(raw: dict[str, Any], config: ModernBertConfig, architecture: str) -> None:
     """Raise ValueError where version 4 would read another model from a config.json than `config`, which 5 reads."""
     said = {name: raw[name] for name in ("global_rope_theta", "local_rope_theta") if raw.get(name) is not None}
     wrong = [name for name, value in said.items() if value != getattr(config, name)]

@@ -23,6 +23,7 @@ from cptjax.data.tokenizer import load_tokenizer, special_tokens
 from cptjax.files import check_free, new_folder, parse_json, read_json, write_json
 from cptjax.machine import hub
 from cptjax.run import checkpoint
+from cptjax.shape import ModernBertConfig
 
 EXAMPLES = {"en": "The patient was given {} and went home.", "fr": "Le patient a reçu {} avant de rentrer."}
 MARKERS = (SINGLE, INDEX)
@@ -144,7 +145,8 @@ def certify(folder: Path, run: Path, named: card.Release) -> dict[str, Any]:
     They must where the files are rounded, and where transformers' decoder reads one key less than the run
     did: then texts within the window have to agree with the run, and all others with the same files.
     """
-    local = checkpoint.read_model(run).causal_window_counts_self
+    config = checkpoint.read_model(run)
+    local = not isinstance(config, ModernBertConfig) or config.causal_window_counts_self
     if named.dtype == "float32" and (local or not named.is_decoder):
         report = parity.compare(folder, run, step=named.step)
         return report | {"a": named.name, "b": run.name, "compared_with": "the model as it was trained"}

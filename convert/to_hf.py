@@ -21,7 +21,7 @@ from cptjax.data.tokenizer import load_tokenizer, special_tokens
 from cptjax.files import new_folder, read_json, write_json
 from cptjax.run import checkpoint
 from cptjax.run.checkpoint import ReadParameter
-from cptjax.shape import ModelConfig
+from cptjax.shape import ModelConfig, ModernBertConfig
 
 SHARD_SIZE = "5GB"  # of a file, at most; more makes shards and an index
 NAMES = {"lm": "ModernBertForMaskedLM", "none": "ModernBertModel"}  # of a model that no source names
@@ -189,6 +189,7 @@ def write_config(
         found = kind.from_dict(ids | kept | ours | {"architectures": [architecture], "dtype": dtype})
     except Exception as error:  # transformers raises many types for a bad config, such as a decoder without bos
         raise ValueError(f"transformers refuses the config of a {architecture}: {error}") from error
+    assert isinstance(config, ModernBertConfig)
     whole = found.to_diff_dict() | portable.fields_of_4(config, architecture)
     write_json(folder / "config.json", private.without(whole))  # labels are words of its maker
     return left_out("the config", [*unknown, *private.places(whole)])

@@ -14,18 +14,22 @@ NUMBERS: dict[str, tuple[float, float]] = {  # least and most; whole where they 
     "intermediate_size": (1, 2**18),
     "num_hidden_layers": (1, LAYERS),
     "num_attention_heads": (1, 2**12),
-    "global_attn_every_n_layers": (1, LAYERS),  # this and the next are transformers' alone
+    "global_attn_every_n_layers": (1, LAYERS),
     "sliding_window": (1, 2**29),
     "local_attention": (2, 2**30),  # a position and a window together are an int32
     "max_position_embeddings": (1, 2**30),
     "num_labels": (0, 2**16),
+    "type_vocab_size": (1, 2**16),
+    "pad_token_id": (0, 2**24),
     "global_rope_theta": (1e-3, 1e15),
     "local_rope_theta": (1e-3, 1e15),
     "norm_eps": (1e-30, 1.0),
+    "layer_norm_eps": (1e-30, 1.0),
     "initializer_range": (0.0, 100.0),
     "initializer_cutoff_factor": (1e-3, 100.0),
 }
-REALS = [name for name, (least, _) in NUMBERS.items() if type(least) is float]
+ELSEWHERE = {"global_attn_every_n_layers", "sliding_window"}  # fields of transformers' configs, not of ours
+REALS = {name for name, (least, _) in NUMBERS.items() if type(least) is float}
 BOOLEANS = (
     "norm_bias",
     "attention_bias",
@@ -34,11 +38,11 @@ BOOLEANS = (
     "decoder_bias",
     "tie_word_embeddings",
     "causal_window_counts_self",
+    "pooler",
 )
 CHOICES: dict[str, tuple[str | bool, ...]] = {
-    "hidden_activation": ("gelu", "relu", "silu"),
-    "classifier_activation": ("gelu", "relu", "silu"),
-    "head": ("lm", "classifier", "none"),  # the heads of shape.ModelConfig
+    **dict.fromkeys(("hidden_activation", "classifier_activation", "hidden_act"), ("gelu", "relu", "silu")),
+    "head": ("lm", "classifier", "none"),  # the heads of shape.EncoderConfig
     "classifier_pooling": ("mean", "cls"),
     **dict.fromkeys(BOOLEANS, (False, True)),
 }

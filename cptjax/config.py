@@ -79,9 +79,9 @@ class Run:
     keep_checkpoints: int = 2  # the last ones; ends of phases are always kept
     mesh: Mesh = field(default_factory=Mesh)
     device_batch_size: int = 8  # rows per device at a time; the global batch is reached by accumulation
-    causal_window_counts_self: bool = False  # 64 keys in causal local layers, not 65: see ModelConfig
+    causal_window_counts_self: bool = False  # 64 keys in causal local layers, not 65: see ModernBertConfig
     attention: Literal["auto", "reference", "blockwise", "splash", "cudnn"] = "auto"  # a row of attention.BACKENDS
-    remat: Remat = "none"  # what of the activations is recomputed: less memory, more arithmetic; see ModernBert
+    remat: Remat = "none"  # what of the activations is recomputed: less memory, more arithmetic; see Encoder
 
     def __post_init__(self):
         check_backend(self.attention, "auto")

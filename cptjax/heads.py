@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cptjax.model import ModernBert
+from cptjax.model import Encoder
 
 
 def pool(hidden_BLD: jax.Array, segment_BL: jax.Array, pooling: str) -> jax.Array:
@@ -22,7 +22,7 @@ def pool(hidden_BLD: jax.Array, segment_BL: jax.Array, pooling: str) -> jax.Arra
     return mean_BD.astype(hidden_BLD.dtype)
 
 
-def text_scores(model: ModernBert, params: Any, hidden_BLD: jax.Array, segment_BL: jax.Array) -> jax.Array:
+def text_scores(model: Encoder, params: Any, hidden_BLD: jax.Array, segment_BL: jax.Array) -> jax.Array:
     """Scores of each text's labels, [B, N] float32; as transformers' ModernBertForSequenceClassification.
 
     `hidden_BLD` is what `encode` returns for rows that hold one text each (segment 1, then padding 0).
@@ -31,7 +31,7 @@ def text_scores(model: ModernBert, params: Any, hidden_BLD: jax.Array, segment_B
     return token_scores(model, params, pooled_BD[:, None])[:, 0]
 
 
-def token_scores(model: ModernBert, params: Any, hidden_BLD: jax.Array) -> jax.Array:
+def token_scores(model: Encoder, params: Any, hidden_BLD: jax.Array) -> jax.Array:
     """Scores of each token's labels, [B, L, N] float32; as transformers' ModernBertForTokenClassification.
 
     Two labels are the beginning and the end of an answer, as in ModernBertForQuestionAnswering.

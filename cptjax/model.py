@@ -1,4 +1,5 @@
-"""ModernBERT as a pure function of a plain parameter dict, reading causally or bidirectionally.
+"""ModernBERT as a pure function of a plain parameter dict, reading causally or bidirectionally, and what all families
+of encoders share with it (`Encoder`).
 
 Architecture only: arXiv:2412.13663, and transformers' modeling_modernbert.py for the exact order of
 operations. Layer 0 stands alone (it has no attn_norm); the layers after it repeat with a period
@@ -9,10 +10,9 @@ B rows, L tokens per row, N tokens of all rows, D width, H heads, K head width, 
 In layers_NBLD, N counts the kept layers; in scores of a classifier, its labels.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,21 +21,21 @@ import jax.numpy as jnp
 from cptjax.attention.backends import KERNELS, attend
 from cptjax.masks import MaskSpec, positions
 from cptjax.ops import ACTIVATIONS, SAVED, layer_norm, lookup, project, rope_table, rotate
-from cptjax.shape import FULL, SLIDING, ModelConfig, Precision, Remat, layer_groups
+from cptjax.shape import FULL, SLIDING, ModelConfig, ModernBertConfig, Precision, Remat, layer_groups
 
 
 class Encoded(NamedTuple):
-    """What the encoder returns: hidden states after final_norm and, on request, every layer's output.
+    """What the encoder returns: hidden states after the last norm and, on request, every layer's output.
 
-    layers_NBLD holds the embedding output, then each layer's output before final_norm, in the dtype of the
-    residual stream: N = num_hidden_layers + 1.
+    layers_NBLD holds the embedding output, then each layer's output (before final_norm, where there is one), in the
+    dtype of the residual stream: N = num_hidden_layers + 1.
     """
 
     hidden_BLD: jax.Array
     layers_NBLD: jax.Array | None
 
 
-def _truncated_normal(config: ModelConfig, std: float):
+def truncated_normal(config: ModelConfig, std: float):
     """Normal of this std cut at +-cutoff stds, not rescaled (transformers' ModernBERT initialisation)."""
     cutoff = config.initializer_cutoff_factor
 
@@ -45,13 +45,14 @@ def _truncated_normal(config: ModelConfig, std: float):
     return init
 
 
-def _init_in(config: ModelConfig):
-    return _truncated_normal(config, config.initializer_range)
+def init_in(config: ModelConfig):
+    """The initialisation of what reads the hidden states."""
+    return truncated_normal(config, config.initializer_range)
 
 
-def _init_out(config: ModelConfig):
-    """Megatron's smaller init for what writes into the residual stream."""
-    return _truncated_normal(config, config.initializer_range / math.sqrt(2.0 * config.num_hidden_layers))
+def init_out(config: ModelConfig):
+    """The initialisation of what writes hidden states."""
+    return truncated_normal(config, config.output_range)
 
 
 class Norm(nn.Module):
@@ -72,7 +73,7 @@ class Norm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention with rotary positions; whether local or global is decided by the spec it is given."""
+    """Self-attention, with rotary positions where it is given their table; the spec says what a query reads."""
 
     config: ModelConfig
     precision: Precision
@@ -82,14 +83,16 @@ class Attention(nn.Module):
     def __call__(self, x_BLD, segment_BL, rope, spec: MaskSpec):
         config, compute = self.config, jnp.dtype(self.precision.compute)
         shape_HK = (config.num_attention_heads, config.head_dim)
-        w_qkv = self.param("Wqkv", _init_in(config), (3, *shape_HK, config.hidden_size))
-        w_out = self.param("Wo", _init_out(config), (config.hidden_size, *shape_HK))
+        w_qkv = self.param("Wqkv", init_in(config), (3, *shape_HK, config.hidden_size))
+        w_out = self.param("Wo", init_out(config), (config.hidden_size, *shape_HK))
         qkv = project(x_BLD.reshape(-1, config.hidden_size).astype(compute), w_qkv.astype(compute))
         if config.attention_bias:
             bias_CHK = self.param("Wqkv_bias", nn.initializers.zeros, (3, *shape_HK)).astype(compute)
             qkv = [x_NHK + bias_HK[None] for x_NHK, bias_HK in zip(qkv, bias_CHK, strict=True)]
         q_BLHK, k_BLHK, v_BLHK = (x_NHK.reshape(*x_BLD.shape[:2], *shape_HK) for x_NHK in qkv)
-        mixed_BLHK = attend(rotate(q_BLHK, rope), rotate(k_BLHK, rope), v_BLHK, spec, segment_BL, backend=self.backend)
+        if rope is not None:
+            q_BLHK, k_BLHK = rotate(q_BLHK, rope), rotate(k_BLHK, rope)
+        mixed_BLHK = attend(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL, backend=self.backend)
         mixed_NHK = mixed_BLHK.reshape(-1, *shape_HK)
         out_ND = jnp.einsum("nhk,dhk->nd", mixed_NHK, w_out.astype(compute))
         if config.attention_bias:
@@ -99,7 +102,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """GeGLU: the activation is on the first half (arXiv:2002.05202)."""
+    """The feed-forward: an activation, times a gate where the family has one (GeGLU, arXiv:2002.05202)."""
 
     config: ModelConfig
     precision: Precision
@@ -107,15 +110,17 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x_BLD):
         config, compute = self.config, jnp.dtype(self.precision.compute)
-        shape_GFD = (2, config.intermediate_size, config.hidden_size)
-        w_in = self.param("Wi", _init_in(config), shape_GFD)
-        w_out = self.param("Wo", _init_out(config), (config.hidden_size, config.intermediate_size))
-        first_NF, gate_NF = project(x_BLD.reshape(-1, config.hidden_size), w_in.astype(compute))
+        shape_GFD = (1 + config.gated, config.intermediate_size, config.hidden_size)
+        w_in = self.param("Wi", init_in(config), shape_GFD)
+        w_out = self.param("Wo", init_out(config), (config.hidden_size, config.intermediate_size))
+        inner = project(x_BLD.reshape(-1, config.hidden_size), w_in.astype(compute))
         if config.mlp_bias:
             bias_GF = self.param("Wi_bias", nn.initializers.zeros, shape_GFD[:2]).astype(compute)
-            first_NF, gate_NF = first_NF + bias_GF[:1], gate_NF + bias_GF[1:]
-        gated_NF = ACTIVATIONS[config.hidden_activation](first_NF) * gate_NF
-        out_ND = jnp.einsum("nf,df->nd", gated_NF, w_out.astype(compute))
+            inner = [x_NF + bias_F[None] for x_NF, bias_F in zip(inner, bias_GF, strict=True)]
+        inner_NF = ACTIVATIONS[config.hidden_activation](inner[0])
+        if config.gated:
+            inner_NF *= inner[1]
+        out_ND = jnp.einsum("nf,df->nd", inner_NF, w_out.astype(compute))
         if config.mlp_bias:
             bias_D = self.param("Wo_bias", nn.initializers.zeros, (config.hidden_size,))
             out_ND += bias_D.astype(compute)[None]
@@ -151,6 +156,7 @@ class Layer(nn.Module):
 class Block(nn.Module):
     """One period of layers, the unit of the scan; returns the outputs of its layers when they are kept."""
 
+    layer: Callable[..., nn.Module]
     config: ModelConfig
     precision: Precision
     backend: str
@@ -159,9 +165,10 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, hidden_BLD, segment_BL, rope, mask_mode: str, keep_layers: bool):
         kept = []
-        for place in range(layer_groups(self.config).period):
-            kind = self.config.layer_types[1 + place]
-            layer = Layer(self.config, self.precision, self.backend, self.pin, kind, name=f"l{place}")
+        groups = layer_groups(self.config)
+        for place in range(groups.period):
+            kind = self.config.layer_types[len(groups.first) + place]
+            layer = self.layer(self.config, self.precision, self.backend, self.pin, kind, name=f"l{place}")
             hidden_BLD = layer(hidden_BLD, segment_BL, rope, mask_mode)
             kept.append(hidden_BLD)
         return hidden_BLD, jnp.stack(kept) if keep_layers else None
@@ -170,12 +177,12 @@ class Block(nn.Module):
 class Embeddings(nn.Module):
     """Token embeddings and their norm; no positions (rotary instead) and no token types."""
 
-    config: ModelConfig
+    config: ModernBertConfig
     precision: Precision
 
     def setup(self):
         shape = (self.config.vocab_size, self.config.hidden_size)
-        self.tok_embeddings = self.param("tok_embeddings", _init_in(self.config), shape)
+        self.tok_embeddings = self.param("tok_embeddings", init_in(self.config), shape)
         self.norm = Norm(self.config, self.precision, self.precision.residual)
 
     def __call__(self, token_BL):
@@ -191,7 +198,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, hidden_BLD):
         config, compute = self.config, jnp.dtype(self.precision.compute)
-        dense = self.param("dense", _init_out(config), (config.hidden_size,) * 2)
+        dense = self.param("dense", init_out(config), (config.hidden_size,) * 2)
         out_BLD = jnp.einsum("bld,ed->ble", hidden_BLD, dense.astype(compute))
         if config.classifier_bias:
             bias_D = self.param("dense_bias", nn.initializers.zeros, (config.hidden_size,))
@@ -211,7 +218,7 @@ class Decoder(nn.Module):
         config = self.config
         table_VD = tok_embeddings_VD
         if not config.tie_word_embeddings:
-            table_VD = self.param("weight", _init_out(config), (config.vocab_size, config.hidden_size))
+            table_VD = self.param("weight", init_out(config), (config.vocab_size, config.hidden_size))
         bias_V = jnp.zeros((config.vocab_size,))
         if config.decoder_bias:
             bias_V = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
@@ -219,7 +226,7 @@ class Decoder(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Scores of the labels from the head's features, any axes before the last: [..., N], N = num_labels."""
+    """Scores of the labels from features, any axes before the last: [..., N], N = num_labels."""
 
     config: ModelConfig
     precision: Precision
@@ -227,7 +234,7 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, feature_BLD):
         config = self.config
-        init = _truncated_normal(config, config.hidden_size**-0.5)
+        init = truncated_normal(config, config.hidden_size**-0.5)
         weight_ND = self.param("weight", init, (config.num_labels, config.hidden_size))
         bias_N = self.param("bias", nn.initializers.zeros, (config.num_labels,))
         weight_ND = weight_ND.astype(feature_BLD.dtype)
@@ -236,7 +243,7 @@ class Classifier(nn.Module):
 
 
 def _recomputed(module: type[nn.Module], remat: Remat, **options) -> Any:
-    """The module as `ModernBert` says of `remat`."""
+    """The module as `Encoder` says of `remat`."""
     if remat == "none":
         return module
     keep = jax.checkpoint_policies
@@ -245,12 +252,14 @@ def _recomputed(module: type[nn.Module], remat: Remat, **options) -> Any:
     return nn.remat(module, policy=with_kernels if remat == "dots" else None, **options)
 
 
-class ModernBert(nn.Module):
-    """The encoder and what stands on it: `init` and `apply` are the whole interface.
+class Encoder(nn.Module):
+    """An encoder and what stands on it: `init` and `apply` are the whole interface.
 
     What the backward pass needs of the layers after the first is kept (`remat` none), or recomputed block by block:
     all of it (block), or all but the products with weights and what attention gives (dots). `pin` is applied to the
     hidden states entering every layer (a mesh's place to fix their sharding).
+
+    A family names its `layer`, and says in `embed`, `rotary` and `finish` what comes before and after the layers.
     """
 
     config: ModelConfig
@@ -259,11 +268,13 @@ class ModernBert(nn.Module):
     remat: Remat = "none"
     pin: Callable = _same
 
+    layer: ClassVar[type[nn.Module]]
+
     def setup(self):
-        parts = (self.config, self.precision)
-        groups = layer_groups(self.config)
-        self.embeddings = Embeddings(*parts)
-        self.layer_0 = Layer(*parts, self.backend, self.pin, self.config.layer_types[0], first=True)
+        parts, groups = (self.config, self.precision), layer_groups(self.config)
+        inside = (*parts, self.backend, self.pin)
+        kinds = self.config.layer_types
+        self.first = [self.layer(*inside, kinds[i], first=True, name=f"layer_{i}") for i in groups.first]
         if groups.repeats:
             block = _recomputed(Block, self.remat, static_argnums=(4, 5), prevent_cse=False)
             self.blocks = nn.scan(
@@ -272,12 +283,9 @@ class ModernBert(nn.Module):
                 split_rngs={"params": True},
                 in_axes=(nn.broadcast,) * 4,  # pyright: ignore[reportArgumentType]
                 length=groups.repeats,
-            )(*parts, self.backend, self.pin)
-        layer = _recomputed(Layer, self.remat, static_argnums=(4,))
-        self.rest = [
-            layer(*parts, self.backend, self.pin, self.config.layer_types[i], name=f"layer_{i}") for i in groups.rest
-        ]
-        self.final_norm = Norm(*parts, self.precision.compute)
+            )(self.layer, *inside)
+        layer = _recomputed(self.layer, self.remat, static_argnums=(4,))
+        self.rest = [layer(*inside, kinds[i], name=f"layer_{i}") for i in groups.rest]
         self.lm_head = Head(*parts, name="head")
         self.lm_decoder = Decoder(*parts, name="decoder")
         self.classifier = Classifier(*parts)
@@ -287,27 +295,39 @@ class ModernBert(nn.Module):
         token_BL: jax.Array,
         segment_BL: jax.Array,
         *,
+        token_type_BL: jax.Array | None = None,
         mask_mode: str = "bidirectional",
         keep_layers: bool = False,
     ) -> Encoded:
         """Encode packed rows. `segment_BL` numbers the documents of a row, 0 for padding; tokens see only
-        their own document, and positions restart in each."""
-        config = self.config
+        their own document, and positions restart in each. Token types are 0 where none are given."""
         position_BL = positions(segment_BL)
-        thetas = {FULL: config.global_rope_theta, SLIDING: config.local_rope_theta}
-        rope = {kind: rope_table(position_BL, theta, config.head_dim) for kind, theta in thetas.items()}
-        hidden_BLD = self.embeddings(token_BL)
+        hidden_BLD = self.embed(token_BL, position_BL, token_type_BL)
+        rope = self.rotary(position_BL)
         kept = [hidden_BLD[None]]
-        hidden_BLD = self.layer_0(hidden_BLD, segment_BL, rope, mask_mode)
-        kept.append(hidden_BLD[None])
-        if layer_groups(config).repeats:
+        for layer in self.first:
+            hidden_BLD = layer(hidden_BLD, segment_BL, rope, mask_mode)
+            kept.append(hidden_BLD[None])
+        if layer_groups(self.config).repeats:
             hidden_BLD, block_RPBLD = self.blocks(hidden_BLD, segment_BL, rope, mask_mode, keep_layers)
             if block_RPBLD is not None:
                 kept.append(block_RPBLD.reshape(-1, *hidden_BLD.shape))
         for layer in self.rest:
             hidden_BLD = layer(hidden_BLD, segment_BL, rope, mask_mode)
             kept.append(hidden_BLD[None])
-        return Encoded(self.final_norm(hidden_BLD), jnp.concatenate(kept) if keep_layers else None)
+        return Encoded(self.finish(hidden_BLD), jnp.concatenate(kept) if keep_layers else None)
+
+    def embed(self, token_BL: jax.Array, position_BL: jax.Array, token_type_BL: jax.Array | None) -> jax.Array:
+        """The hidden states that enter the first layer, [B, L, D]."""
+        raise NotImplementedError
+
+    def rotary(self, position_BL: jax.Array) -> dict[str, Any]:
+        """The rotary table of each kind of layer, None where positions are in the embeddings."""
+        return {FULL: None}
+
+    def finish(self, hidden_BLD: jax.Array) -> jax.Array:
+        """What the encoder returns, from the last layer's output."""
+        return hidden_BLD
 
     def head(self, hidden_BLD: jax.Array) -> jax.Array:
         """Features that the decoder turns into logits, [B, L, D]."""
@@ -335,21 +355,57 @@ class ModernBert(nn.Module):
         return {"lm": self.logits, "classifier": self.labels, "none": _same}[self.config.head](hidden_BLD)
 
 
-def init_params(model: ModernBert, key: jax.Array) -> dict:
+class ModernBert(Encoder):
+    """Pre-norm layers with rotary positions, most of them local, and a last norm (arXiv:2412.13663)."""
+
+    config: ModernBertConfig
+    layer = Layer
+
+    def setup(self):
+        super().setup()
+        self.embeddings = Embeddings(self.config, self.precision)
+        self.final_norm = Norm(self.config, self.precision, self.precision.compute)
+
+    def embed(self, token_BL, position_BL, token_type_BL):
+        """Token embeddings, [B, L, D]. Raises ValueError for token types."""
+        if token_type_BL is not None:
+            raise ValueError("ModernBERT has no token types: leave token_type_BL out")
+        return self.embeddings(token_BL)
+
+    def rotary(self, position_BL):
+        """A table for global layers and one for local ones."""
+        thetas = {FULL: self.config.global_rope_theta, SLIDING: self.config.local_rope_theta}
+        return {kind: rope_table(position_BL, theta, self.config.head_dim) for kind, theta in thetas.items()}
+
+    def finish(self, hidden_BLD):
+        """Through the last norm."""
+        return self.final_norm(hidden_BLD)
+
+
+def init_params(model: Encoder, key: jax.Array) -> dict:
     """Random parameters as a plain nested dict."""
     token_BL = jnp.zeros((1, 8), jnp.int32)
     return dict(model.init(key, token_BL, jnp.ones_like(token_BL), method="everything")["params"])
 
 
 def encode(
-    model: ModernBert,
+    model: Encoder,
     params: Any,
     token_BL: jax.Array,
     segment_BL: jax.Array,
     *,
+    token_type_BL: jax.Array | None = None,
     mask_mode: str = "bidirectional",
     keep_layers: bool = False,
 ) -> Encoded:
-    """The encoder as a function of its parameters: `ModernBert.__call__`."""
-    encoded: Any = model.apply({"params": params}, token_BL, segment_BL, mask_mode=mask_mode, keep_layers=keep_layers)
+    """The encoder as a function of its parameters: `Encoder.__call__`. Raises ValueError for rows or token types that
+    its tables do not hold."""
+    encoded: Any = model.apply(
+        {"params": params},
+        token_BL,
+        segment_BL,
+        token_type_BL=token_type_BL,
+        mask_mode=mask_mode,
+        keep_layers=keep_layers,
+    )
     return encoded

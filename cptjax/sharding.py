@@ -21,19 +21,21 @@ AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # a batch row goes to one device of these axes
 VOCABULARY = ("tensor", "fsdp")  # what is split along the vocabulary
 
-# (path pattern, spec). Weights: width D over fsdp, heads or feed-forward F over tensor. The embedding
-# table is split along its vocabulary only: a lookup from a table split along D makes XLA copy it whole.
+# How a table with a row per word, position or token type is split: the first of these whose devices divide it. Along
+# its width last, for a lookup from a table split so makes XLA copy it whole.
+TABLE = (P(VOCABULARY), P("tensor", "fsdp"), P(None, VOCABULARY), P())
+
+# (path pattern, spec). Weights: width D over fsdp, heads or feed-forward F over tensor. Tables: as TABLE says.
 RULES: tuple[tuple[str, P], ...] = (
-    (r"embeddings/tok_embeddings|decoder/weight", P(VOCABULARY, None)),
-    (r"decoder/bias", P(VOCABULARY)),
+    (r"embeddings/\w+_embeddings|decoder/(weight|bias)", P(VOCABULARY)),
     (r"attn/Wqkv", P(None, "tensor", None, "fsdp")),
     (r"attn/Wqkv_bias", P(None, "tensor", None)),
     (r"attn/Wo", P("fsdp", "tensor", None)),
     (r"mlp/Wi", P(None, "tensor", "fsdp")),
     (r"mlp/Wi_bias", P(None, "tensor")),
     (r"mlp/Wo", P("fsdp", "tensor")),
-    (r"head/dense", P(None, "fsdp")),
-    (r"(attn/Wo|mlp/Wo|head/dense)_bias|classifier/(weight|bias)", P()),
+    (r"(head|pooler)/dense", P(None, "fsdp")),
+    (r"(attn/Wo|mlp/Wo|head/dense|pooler/dense)_bias|classifier/(weight|bias)", P()),
     (r"(\w*norm)/(scale|bias)", P()),
 )
 
@@ -69,16 +71,40 @@ def make_mesh(shape: Mesh, devices: list | None = None) -> jax.sharding.Mesh:
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def spec_for(path: str, ndim: int) -> P:
-    """The one rule a parameter matches, after a layer axis where it is stacked.
+def spec_for(path: str, shape: Sequence[int], mesh: AnyMesh) -> P:
+    """How a parameter of this shape is split over the mesh: the one rule it matches, after a layer axis where it is
+    stacked.
 
-    Raises ValueError when no rule or more than one matches.
+    Raises ValueError when no rule or more than one matches, and for a dimension that its mesh axes do not divide.
     """
-    found = [spec for pattern, spec in RULES if re.fullmatch(rf"(.*/)?({pattern})", path)]
-    if len(found) != 1:
-        raise ValueError(f"parameter {path} matches {len(found)} sharding rules, it must match exactly one")
+    rule = _rule(path)
+    if VOCABULARY in rule:
+        return _table_spec(shape, mesh)
     stacked = (None,) if is_stacked(path) else ()
-    return P(*stacked, *found[0], *(None,) * (ndim - len(stacked) - len(found[0])))
+    spec = P(*stacked, *rule, *(None,) * (len(shape) - len(stacked) - len(rule)))
+    if undivided := _undivided(spec, shape, mesh):
+        raise ValueError(f"{path}: dimension {{}} is not a multiple of the {{}} devices of {{}}".format(*undivided[0]))
+    return spec
+
+
+def _rule(path: str) -> P:
+    matching = [spec for pattern, spec in RULES if re.fullmatch(rf"(.*/)?({pattern})", path)]
+    if len(matching) != 1:
+        raise ValueError(f"parameter {path} matches {len(matching)} sharding rules, it must match exactly one")
+    return matching[0]
+
+
+def _table_spec(shape: Sequence[int], mesh: AnyMesh) -> P:
+    """How a table [V, D], what it is made of along its words [V], or one number, is split."""
+    specs = (P(*spec[: len(shape)], *(None,) * (len(shape) - len(spec))) for spec in TABLE)
+    return next(spec for spec in specs if not _undivided(spec, shape, mesh))
+
+
+def _undivided(spec: P, shape: Sequence[int], mesh: AnyMesh) -> list[tuple[int, int, tuple[str, ...]]]:
+    """The dimensions that their devices do not divide: size, number of devices and their axes."""
+    axes = [(entry,) if isinstance(entry, str) else entry or () for entry in spec]
+    parts = [int(np.prod([mesh.shape[axis] for axis in names])) for names in axes]
+    return [each for each in zip(shape, parts, axes, strict=True) if each[0] % each[1]]
 
 
 def is_stacked(path: str) -> bool:
@@ -101,13 +127,7 @@ def shard_tree(mesh: AnyMesh, shapes: Any) -> Any:
         name = parameter_path(path)
         if not name or jax.tree_util.GetAttrKey("count") in path:
             return NamedSharding(mesh, P())
-        spec = spec_for(name, leaf.ndim)
-        for size, axes in zip(leaf.shape, spec, strict=True):
-            names = (axes,) if isinstance(axes, str) else axes or ()
-            parts = int(np.prod([mesh.shape[axis] for axis in names]))
-            if size % parts:
-                raise ValueError(f"{name}: dimension {size} is not a multiple of the {parts} devices of {names}")
-        return NamedSharding(mesh, spec)
+        return NamedSharding(mesh, spec_for(name, leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(one, shapes)
 
@@ -160,26 +180,30 @@ def pin_rows(x: jax.Array) -> jax.Array:
 
 def pin_parameters(tree: Any) -> Any:
     """Keep a tree of parameters, or of their gradients, sharded by the rules under the current mesh, if any."""
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return tree
     return jax.tree_util.tree_map_with_path(
-        lambda path, x: jax.lax.with_sharding_constraint(x, spec_for(parameter_path(path), x.ndim)), tree
+        lambda path, x: jax.lax.with_sharding_constraint(x, spec_for(parameter_path(path), x.shape, mesh)), tree
     )
 
 
 def gather_tables(params: Any) -> Any:
-    """The parameters with what is split along the vocabulary whole on every device of the fsdp axis.
+    """The parameters with tables whole on every device of the fsdp axis, and split over `tensor` along words only.
 
     Once a step: in every micro-batch the gathering would cost as much as that of many layers.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return params
 
-    def one(path, x):
-        spec = spec_for(parameter_path(path), x.ndim)
-        return jax.lax.with_sharding_constraint(x, P("tensor", *spec[1:])) if spec[0] == VOCABULARY else x
+    def gathered(path, x):
+        if VOCABULARY not in _rule(parameter_path(path)):
+            return x
+        words = _table_spec(x.shape, mesh)[0]
+        return jax.lax.with_sharding_constraint(x, P("tensor" if words else None))
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree_util.tree_map_with_path(gathered, params)
 
 
 def on_own_rows(function: Callable, split: Sequence[bool]) -> Callable:
@@ -190,7 +214,8 @@ def on_own_rows(function: Callable, split: Sequence[bool]) -> Callable:
     up over the devices once, and comes back split as the tables are. Without a mesh, `function` itself: left to
     itself the partitioner adds up in every turn of a loop, and gathers the sums again.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return function
 
     def local(*arrays):
@@ -205,7 +230,7 @@ def on_own_rows(function: Callable, split: Sequence[bool]) -> Callable:
 
     # Outside, by the partitioner: inside it would gather what `tensor` splits, for that axis is not manual there.
     def add_up(x):
-        return jax.lax.with_sharding_constraint(x.sum(0), P(VOCABULARY) if x.ndim > 1 else P())
+        return jax.lax.with_sharding_constraint(x.sum(0), _table_spec(x.shape[1:], mesh))
 
     return joined
 

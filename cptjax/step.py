@@ -12,7 +12,7 @@ import optax
 
 from cptjax.loss import LossSums, cross_entropy, measure
 from cptjax.masks import document_bounds
-from cptjax.model import ModernBert, encode
+from cptjax.model import Encoder, encode
 from cptjax.objectives import Objective, Targets, Vocabulary, draw, select
 from cptjax.optim import add_decay, apply_mask
 from cptjax.sharding import LANES, gather_tables, pin_parameters
@@ -42,7 +42,7 @@ def init_state(params: Any, tx: optax.GradientTransformationExtraArgs) -> TrainS
 
 
 def predictions(
-    model: ModernBert, objective: Objective, params: Any, targets: Targets, segment_BL: jax.Array
+    model: Encoder, objective: Objective, params: Any, targets: Targets, segment_BL: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Features of the predicting positions [B, S, D], the decoder's table [V, D] and bias [V]: what a loss is made
     of."""
@@ -62,7 +62,7 @@ def loss_and_counts(
     row_B: jax.Array,
     key: jax.Array,
     *,
-    model: ModernBert,
+    model: Encoder,
     objective: Objective,
     vocabulary: Vocabulary,
     chunk: int,

@@ -4,6 +4,7 @@ import os
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 # Most of the time goes into compiling small programs, here and in the processes that tests start.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
@@ -22,9 +23,9 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
-from cptjax.model import ModernBert, init_params  # noqa: E402
+from cptjax.model import Encoder, ModernBert, init_params  # noqa: E402
 from cptjax.objectives import Vocabulary  # noqa: E402
-from cptjax.shape import ModelConfig, Precision  # noqa: E402
+from cptjax.shape import ModelConfig, ModernBertConfig, Precision  # noqa: E402
 
 # What takes longest begins first, so that all workers end together.
 LONGEST = (
@@ -76,7 +77,7 @@ def as_a_user_would():
 @pytest.fixture(scope="session")
 def config() -> ModelConfig:
     """Layer 0, two scanned blocks and one unrolled layer; windows of 8 tokens on each side."""
-    return ModelConfig(
+    return ModernBertConfig(
         vocab_size=128,
         hidden_size=32,
         intermediate_size=48,
@@ -94,6 +95,10 @@ def model(config) -> ModernBert:
 
 @pytest.fixture(scope="session")
 def params(model):
+    return moved(model)
+
+
+def moved(model: Encoder) -> Any:
     """Random parameters with norms and biases moved off their initial values."""
     drawn = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
     leaves, tree = jax.tree.flatten(drawn)

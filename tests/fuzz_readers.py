@@ -26,11 +26,11 @@ from cptjax.machine import processes
 from cptjax.run import checkpoint, events, record
 from cptjax.run.checkpoint import parameter_shapes
 from cptjax.run.clock import KINDS
-from cptjax.shape import ModelConfig
+from cptjax.shape import ModernBertConfig
 from tests.fixtures_text import make_store, make_tokenizer
 from tests.fuzz import Reader, damaged_array, damaged_bytes, damaged_lines, damaged_tensors, either
 
-TINY = ModelConfig(vocab_size=320, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
+TINY = ModernBertConfig(vocab_size=320, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
 TEXTS = [
     "the heart is a muscle that moves the blood through the body as long as it beats",
     "blood vessels",

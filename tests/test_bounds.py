@@ -12,11 +12,17 @@ from safetensors.numpy import load_file, save_file
 from convert import from_hf, table, to_hf
 from convert.__main__ import main
 from cptjax import bounds, ops
+from cptjax.families import NETWORKS
 from cptjax.run import checkpoint
-from cptjax.shape import ModelConfig
+from cptjax.shape import ModernBertConfig
 from tests.convert.test_convert import TINY, V4, edit_config, formed, random_params
 
-FIELDS = [field.name for field in dataclasses.fields(ModelConfig) if field.name != "layer_types"]
+FIELDS = [
+    (shape, field.name)
+    for shape in NETWORKS
+    for field in dataclasses.fields(shape)
+    if field.name not in ("layer_types", "model_type")
+]
 WRONG = (-5, 10**30, math.nan, math.inf, "x" * 10**6, None, [1] * 10**5, {"a": 1}, 2.5)
 CLASSIFIER = "ModernBertForSequenceClassification"
 
@@ -24,23 +30,26 @@ CLASSIFIER = "ModernBertForSequenceClassification"
 def test_every_field_of_a_model_has_a_bound():
     # Broken by: norm_eps taken out of NUMBERS.
     known = bounds.NUMBERS.keys() | bounds.CHOICES.keys()
-    assert {*FIELDS} <= known and known - {*FIELDS} == {"global_attn_every_n_layers", "sliding_window"}
-    assert {*bounds.CHOICES["hidden_activation"]} == {*bounds.CHOICES["classifier_activation"]} == {*ops.ACTIVATIONS}
-    assert bounds.complaints(vars(ModelConfig())) == []
+    names = {name for _, name in FIELDS}
+    assert names <= known and known - names == bounds.ELSEWHERE
+    for name in ("hidden_activation", "classifier_activation", "hidden_act"):
+        assert {*bounds.CHOICES[name]} == {*ops.ACTIVATIONS}
+    for shape in NETWORKS:
+        assert bounds.complaints(vars(shape())) == []
 
 
-@pytest.mark.parametrize("name", FIELDS)
-def test_a_wrong_value_is_named_with_its_field_and_what_would_be_right(name):
+@pytest.mark.parametrize(("shape", "name"), FIELDS)
+def test_a_wrong_value_is_named_with_its_field_and_what_would_be_right(shape, name):
     # Broken by: `type(value) in` left out of _number, a least or most of None, or repr for reprlib.repr.
     real = name in bounds.NUMBERS and type(bounds.NUMBERS[name][0]) is float
     for value in WRONG if not real else (x for x in WRONG if x != 2.5):
         with pytest.raises(ValueError, match=rf"^{name} is .*: it must be (a whole number|a number|one of) ") as caught:
-            ModelConfig(**{name: value})
+            shape(**{name: value})
         assert len(str(caught.value)) < 300
     for boolean in (True, False):  # which Python takes for whole numbers
         if name in bounds.NUMBERS:
             with pytest.raises(ValueError, match=f"^{name} is {boolean}"):
-                ModelConfig(**{name: boolean})
+                shape(**{name: boolean})
 
 
 @pytest.mark.parametrize(
@@ -57,7 +66,7 @@ def test_a_wrong_value_is_named_with_its_field_and_what_would_be_right(name):
 def test_fields_that_do_not_go_together(fields, message):
     # Broken by: < 1 for the windows, or no check of the type of layer_types.
     with pytest.raises(ValueError, match=message):
-        ModelConfig(**fields)
+        ModernBertConfig(**fields)
 
 
 @pytest.mark.parametrize(
@@ -119,13 +128,13 @@ def test_more_than_the_weights_hold_is_refused_from_their_headers(
 
 def test_whole_numbers_for_real_ones_are_made_real():
     # Broken by: float() left out: jax refuses 10**12, an int beyond int32.
-    config = ModelConfig(global_rope_theta=10**12, norm_eps=1)
+    config = ModernBertConfig(global_rope_theta=10**12, norm_eps=1)
     assert type(config.global_rope_theta) is type(config.norm_eps) is float and config.global_rope_theta == 1e12
     checkpoint.parameter_shapes(dataclasses.replace(TINY, global_rope_theta=10**12))
 
 
 def test_model_json_is_bounded_too(tmp_path):
-    # Broken by: ModelConfig(**values) without the words of where it came from.
+    # Broken by: ModernBertConfig(**values) without the words of where it came from.
     path = tmp_path / checkpoint.MODEL
     good = dataclasses.asdict(TINY)
     for changes, message in (

@@ -23,7 +23,7 @@ from cptjax.objectives import CLM, draw, mlm
 from cptjax.optim import AdamW
 from cptjax.run.set_up import open_inputs, set_up
 from cptjax.schedules import Schedule
-from cptjax.shape import ModelConfig, Precision
+from cptjax.shape import ModernBertConfig, Precision
 from cptjax.sharding import Mesh
 from cptjax.train import train
 from tests.fixtures_text import WORDS, make_store, make_tokenizer
@@ -49,7 +49,7 @@ def a_run(folder: Path) -> Run:
             Phase("clm", CLM, CAUSAL * size, causal, frozen=("layers/0/",)),
             Phase("decay", mlm(0.3), DECAY * size, decay),
         ),
-        model=ModelConfig(
+        model=ModernBertConfig(
             vocab_size=320,
             hidden_size=32,
             intermediate_size=48,

@@ -8,14 +8,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cptjax.families import encoder
 from cptjax.masks import MaskMode
 from cptjax.model import Layer, ModernBert, encode, init_params
 from cptjax.ops import layer_norm, rope_table
 from cptjax.planning import hlo
-from cptjax.shape import FULL, SLIDING, ModelConfig, Precision
-from tests.conftest import as_a_user_would, packed, random_tokens
+from cptjax.shape import FULL, SLIDING, BertConfig, ModernBertConfig, Precision
+from tests.conftest import as_a_user_would, moved, packed, random_tokens
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+SHAPE = {"vocab_size": 128, "hidden_size": 32, "num_attention_heads": 4, "initializer_range": 0.2}
+FAMILIES = {
+    "modernbert": ModernBertConfig(**SHAPE, intermediate_size=48, num_hidden_layers=8, local_attention=16),
+    "bert": BertConfig(**SHAPE, intermediate_size=64, num_hidden_layers=3, pooler=True),
+    "roberta": BertConfig(**SHAPE, intermediate_size=64, num_hidden_layers=1, model_type="roberta", type_vocab_size=1),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request):
+    return encoder(FAMILIES[request.param], Precision(compute="float32"))
+
+
+@pytest.fixture(scope="module")
+def params(model):
+    return moved(model)
 
 
 @partial(jax.jit, static_argnames=("model", "mask_mode"))
@@ -115,8 +133,8 @@ def test_rematerialisation_recomputes_what_it_says(config):
     assert least < middle < most
 
 
-def test_kept_layers_end_in_the_hidden_state(model, params, config):
-    token_BL = random_tokens(1, 20)
+def test_kept_layers_end_in_the_hidden_state(model, params):
+    token_BL, config = random_tokens(1, 20), model.config
 
     @partial(jax.jit, static_argnums=0)
     def apply(keep):
@@ -125,12 +143,14 @@ def test_kept_layers_end_in_the_hidden_state(model, params, config):
     kept = apply(True)
     assert kept.layers_NBLD.shape == (config.num_hidden_layers + 1, 1, 20, config.hidden_size)
     assert apply(False).layers_NBLD is None
-    last = layer_norm(kept.layers_NBLD[-1, 0], params["final_norm"]["scale"], config.norm_eps)
+    last = kept.layers_NBLD[-1, 0]
+    if "final_norm" in params:
+        last = layer_norm(last, params["final_norm"]["scale"], config.norm_eps)
     np.testing.assert_allclose(last, kept.hidden_BLD[0], atol=1e-6)
 
 
 def test_initialisation_is_truncated_and_smaller_into_the_residual():
-    config = ModelConfig(
+    config = ModernBertConfig(
         vocab_size=512, hidden_size=64, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4
     )
     params = jax.jit(init_params, static_argnums=0)(ModernBert(config), jax.random.key(0))
@@ -138,3 +158,28 @@ def test_initialisation_is_truncated_and_smaller_into_the_residual():
     assert abs(wide).max() <= 2 * config.initializer_range
     assert float(narrow.std() / wide.std()) == pytest.approx((2 * config.num_hidden_layers) ** -0.5, rel=0.1)
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_rows_and_token_types_beyond_the_tables_are_refused(name):
+    config = FAMILIES[name]
+    model, longest = encoder(config), 512 - (name == "roberta")
+    params = moved(model)
+    token_BL = jnp.zeros((1, longest + 1), jnp.int32)
+    with pytest.raises(ValueError, match=f"a row has {longest + 1} tokens: this model has positions for {longest}"):
+        encode(model, params, token_BL, token_BL + 1)
+    short_BL = token_BL[:, :8]
+    with pytest.raises(ValueError, match=rf"token types go up to 2: this model has {config.type_vocab_size},"):
+        encode(model, params, short_BL, short_BL + 1, token_type_BL=short_BL + 2)
+
+
+def test_token_types_are_added_and_modernbert_has_none():
+    model = encoder(FAMILIES["bert"], Precision(compute="float32"))
+    params = moved(model)
+    token_BL = random_tokens(1, 12)
+    out = partial(encode, model, params, token_BL, token_BL * 0 + 1)
+    assert np.array_equal(out().hidden_BLD, out(token_type_BL=token_BL * 0).hidden_BLD)
+    assert not np.array_equal(out().hidden_BLD, out(token_type_BL=token_BL * 0 + 1).hidden_BLD)
+    modern = encoder(FAMILIES["modernbert"])
+    with pytest.raises(ValueError, match="ModernBERT has no token types"):
+        encode(modern, moved(modern), token_BL, token_BL * 0 + 1, token_type_BL=token_BL * 0)

@@ -13,7 +13,7 @@ from cptjax import heads
 from cptjax.model import ModernBert, encode
 from cptjax.objectives import CLM, mlm
 from cptjax.optim import AdamW, make_optimizer
-from cptjax.shape import ModelConfig, Precision
+from cptjax.shape import ModelConfig, ModernBertConfig, Precision
 from cptjax.step import eval_step, init_state, loss_and_counts, train_step
 from eval.bench import rounding
 from eval.bench.step import Case
@@ -107,6 +107,6 @@ def test_the_bfloat16_gradient_of_28_layers_is_as_near_as_autocasts():
     # Broken by: residual="bfloat16" as the default, the activation in bfloat16.
     pytest.importorskip("torch")
     shape = {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 28, "num_attention_heads": 2}
-    found = rounding.bench(Case(ModelConfig(vocab_size=1024, **shape), "mlm", 2, 128))
+    found = rounding.bench(Case(ModernBertConfig(vocab_size=1024, **shape), "mlm", 2, 128))
     assert found["cptjax"] <= 6e-3 and found["cptjax"] <= 1.1 * found[rounding.AUTOCAST]
     assert found["cptjax, residual bfloat16"] > 1.4 * found["cptjax"]

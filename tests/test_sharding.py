@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from cptjax.families import encoder
 from cptjax.model import ModernBert, init_params
 from cptjax.objectives import CLM, mlm
-from cptjax.shape import ModelConfig
+from cptjax.shape import BertConfig, ModernBertConfig, Precision
 from cptjax.sharding import (
     AXES,
     ROWS,
@@ -27,7 +28,7 @@ from cptjax.sharding import (
     spec_for,
 )
 from cptjax.step import loss_and_counts, summed_gradients
-from tests.conftest import VOCABULARY, packed, random_tokens
+from tests.conftest import VOCABULARY, moved, packed, random_tokens
 
 
 def gradients(model, params, objective, mesh, micro_batches):
@@ -46,17 +47,34 @@ def gradients(model, params, objective, mesh, micro_batches):
         return step(placed, put(batch, mesh, 16), jax.random.key(0)), placed
 
 
-@pytest.fixture(scope="module")
-def alone(model, params):
-    mesh = make_mesh(Mesh(1, 1, 1), jax.devices()[:1])
-    return {o: gradients(model, params, o, mesh, 1)[0] for o in (CLM, mlm(0.3))}
+ODD = BertConfig(  # of whose tables the devices divide no words, or those of one axis
+    vocab_size=122,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    max_position_embeddings=66,
+    type_vocab_size=1,
+    pad_token_id=1,
+    model_type="roberta",
+    pooler=True,
+    initializer_range=0.2,
+)
 
 
-@pytest.mark.parametrize("objective", [CLM, mlm(0.3)], ids=lambda o: o.kind)
+@pytest.fixture(scope="module", params=[("modernbert", CLM), ("modernbert", mlm(0.3)), ("roberta", mlm(0.3))], ids=str)
+def alone(request, config):
+    """A model, its parameters, an objective, and the gradients and sums of one device."""
+    family, objective = request.param
+    model = encoder(config if family == "modernbert" else ODD, Precision(compute="float32"))
+    mesh, params = make_mesh(Mesh(1, 1, 1), jax.devices()[:1]), moved(model)
+    return model, params, objective, gradients(model, params, objective, mesh, 1)[0]
+
+
 @pytest.mark.parametrize(("shape", "micro_batches"), [((8, 1, 1), 2), ((1, 8, 1), 1), ((2, 2, 2), 4)], ids=str)
-def test_loss_and_gradients_equal_one_device(model, params, alone, objective, shape, micro_batches):
+def test_loss_and_gradients_equal_one_device(alone, shape, micro_batches):
+    model, params, objective, (expected, expected_sums) = alone
     (grads, sums), placed = gradients(model, params, objective, make_mesh(Mesh(*shape)), micro_batches)
-    expected, expected_sums = alone[objective]
     for name, value in expected_sums.items():
         assert float(sums[name]) == pytest.approx(float(value), rel=1e-5)
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(expected), strict=True):
@@ -68,19 +86,21 @@ def test_loss_and_gradients_equal_one_device(model, params, alone, objective, sh
 
 @pytest.mark.parametrize("biases", [False, True])
 def test_every_parameter_matches_exactly_one_rule(biases):
+    mesh = make_mesh(Mesh(1, 4, 2))
     flags = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), biases)
-    config = ModelConfig(vocab_size=64, num_hidden_layers=9, tie_word_embeddings=not biases, **flags)
+    config = ModernBertConfig(vocab_size=64, num_hidden_layers=9, tie_word_embeddings=not biases, **flags)
     shapes = jax.eval_shape(lambda: init_params(ModernBert(config), jax.random.key(0)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        assert len(spec_for("/".join(entry.key for entry in path), leaf.ndim)) == leaf.ndim
+        assert len(spec_for("/".join(entry.key for entry in path), leaf.shape, mesh)) == leaf.ndim
 
 
 def test_unknown_and_doubly_matched_parameters_are_refused(monkeypatch):
-    with pytest.raises(ValueError, match="pooler/dense matches 0 sharding rules"):
-        spec_for("pooler/dense", 2)
+    mesh = make_mesh(Mesh(1, 8, 1))
+    with pytest.raises(ValueError, match="pooler/other matches 0 sharding rules"):
+        spec_for("pooler/other", (8, 8), mesh)
     monkeypatch.setattr("cptjax.sharding.RULES", (*RULES, ("mlp/W.", P())))
     with pytest.raises(ValueError, match="mlp/Wi matches 2 sharding rules"):
-        spec_for("layer_0/mlp/Wi", 3)
+        spec_for("layer_0/mlp/Wi", (2, 8, 8), mesh)
 
 
 def test_mesh_that_does_not_fit_the_devices_is_refused():
@@ -95,8 +115,23 @@ def test_mesh_that_does_not_fit_the_devices_is_refused():
 
 def test_dimension_that_does_not_divide_is_named():
     mesh = make_mesh(Mesh(1, 8, 1))
-    with pytest.raises(ValueError, match="decoder/bias: dimension 33 is not a multiple of the 8 devices"):
-        shard_tree(mesh, {"decoder": {"bias": jax.ShapeDtypeStruct((33,), jnp.float32)}})
+    with pytest.raises(ValueError, match="head/dense: dimension 33 is not a multiple of the 8 devices"):
+        shard_tree(mesh, {"head": {"dense": jax.ShapeDtypeStruct((33, 33), jnp.float32)}})
+
+
+@pytest.mark.parametrize(
+    ("words", "spec"),
+    [
+        (64, P(("tensor", "fsdp"), None)),
+        (30522, P("tensor", "fsdp")),
+        (50265, P(None, ("tensor", "fsdp"))),
+    ],
+)
+def test_a_table_is_split_along_its_width_where_the_devices_do_not_divide_its_words(words, spec):
+    mesh = make_mesh(Mesh(1, 4, 2))
+    assert spec_for("embeddings/tok_embeddings", (words, 64), mesh) == spec
+    assert spec_for("decoder/bias", (words,), mesh) == P(spec[0])
+    assert spec_for("embeddings/tok_embeddings", (words, 33), mesh) == (spec if words == 64 else P(None, None))
 
 
 def test_the_rows_of_a_device_are_counted_once():

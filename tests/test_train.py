@@ -33,7 +33,7 @@ from cptjax.run.clock import Clock
 from cptjax.run.events import read_events
 from cptjax.run.set_up import choose_attention, open_inputs, set_up
 from cptjax.schedules import Schedule
-from cptjax.shape import FULL, SLIDING, ModelConfig, Precision
+from cptjax.shape import FULL, SLIDING, ModernBertConfig, Precision
 from cptjax.sharding import Mesh
 from cptjax.step import TrainState
 from cptjax.train import train
@@ -64,7 +64,7 @@ def small_run(store: Path, **changes) -> Run:
             Phase("clm", CLM, tokens, Schedule(1e-2, warmup_tokens=tokens // 5)),
             Phase("decay", mlm(0.3), tokens, Schedule(1e-2, shape="one_minus_sqrt")),
         ),
-        model=ModelConfig(
+        model=ModernBertConfig(
             vocab_size=320, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
         ),
         precision=Precision(compute="float32"),
@@ -255,8 +255,8 @@ def test_a_changed_store_is_refused(store, tmp_path, two_devices):
     [
         ({"mesh": Mesh(3, 1, 1)}, "needs 3 devices, but there are 2"),
         ({"device_batch_size": 3}, "global_batch_size 4 is not a multiple of device_batch_size 3"),
-        ({"model": ModelConfig(vocab_size=16)}, r"has \d+ ids, the model only 16"),
-        ({"model": ModelConfig(vocab_size=320, max_position_embeddings=16)}, "longer than the model's"),
+        ({"model": ModernBertConfig(vocab_size=16)}, r"has \d+ ids, the model only 16"),
+        ({"model": ModernBertConfig(vocab_size=320, max_position_embeddings=16)}, "longer than the model's"),
         ({"held_out": "nowhere"}, "nowhere is not a token store"),
     ],
 )

@@ -25,8 +25,9 @@ from cptjax.corpus.sources import Reading, read_documents
 from cptjax.data.store import Store
 from cptjax.data.tokenizer import load_tokenizer
 from cptjax.demo import grammar
+from cptjax.families import encoder
 from cptjax.files import write_json
-from cptjax.model import ModernBert, encode
+from cptjax.model import encode
 from cptjax.run import checkpoint
 from cptjax.run.events import read_events
 from cptjax.shape import Precision
@@ -208,7 +209,7 @@ def fill_mask(folder: Path, texts: Sequence[str]) -> list[list[str]]:
     tokenizer = load_tokenizer(folder / checkpoint.TOKENIZER)
     mask = tokenizer.token_to_id(SPECIAL["mask_token"])
     _, config, params = checkpoint.load_params(folder)
-    model = ModernBert(config, Precision(compute="float32"))
+    model = encoder(config, Precision(compute="float32"))
 
     @jax.jit
     def logits(token_BL):

@@ -40,16 +40,17 @@ DEVICES = {
 
 
 def flops_per_token(
-    *, hidden_size: int, intermediate_size: int, vocab_size: int, keys: Sequence[float], predicted: float
+    *, hidden_size: int, intermediate_size: int, gated: bool, vocab_size: int, keys: Sequence[float], predicted: float
 ) -> dict[str, float]:
     """Model FLOPs of one training step per token, forward and backward (3 x forward, 2 per multiply-add), by part.
 
     `keys` is the mean number of keys a query reads, per layer; `predicted` the share of tokens that pass
-    the head. Recomputation is not counted: 6 L (4 d^2 + 3 d f) + 6 p (d^2 + d V) + 12 d sum(keys).
+    the head. Recomputation is not counted: 6 L (4 d^2 + 3 d f) + 6 p (d^2 + d V) + 12 d sum(keys), and 2 d f
+    instead of 3 where the feed-forward is not gated.
     """
     d, f = hidden_size, intermediate_size
     return {
-        "weights": 6.0 * len(keys) * (4 * d * d + 3 * d * f),
+        "weights": 6.0 * len(keys) * (4 * d * d + (2 + gated) * d * f),
         "attention": 12.0 * d * sum(keys),
         "head": 6.0 * predicted * (d * d + d * vocab_size),
     }

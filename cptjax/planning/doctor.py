@@ -23,9 +23,9 @@ from cptjax.machine.devices import GIB
 from cptjax.machine.energy import EnergyMeter
 from cptjax.machine.host import cores
 from cptjax.masks import MaskMode
-from cptjax.shape import FULL, SLIDING, ModelConfig
+from cptjax.shape import FULL, SLIDING, ModernBertConfig
 
-SHAPE = ModelConfig()  # attention is tried in the shape of ModernBERT-base
+SHAPE = ModernBertConfig()  # attention is tried in the shape of ModernBERT-base
 CPU, ACCELERATOR = {"tokens": 1024, "width": 2048}, {"tokens": 8192, "width": 8192}  # of what is timed
 CALLS = 3  # the fastest counts
 

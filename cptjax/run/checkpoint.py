@@ -33,6 +33,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSt
 from cptjax.command.errors import first_of_group, reason, warn_of_damage
 from cptjax.command.escape import listed
 from cptjax.data.tokenizer import NAMING, Encoder
+from cptjax.families import SHAPES, encoder
 from cptjax.files import (
     check_inside,
     folder_hashes,
@@ -43,8 +44,8 @@ from cptjax.files import (
     written,
 )
 from cptjax.machine import processes
-from cptjax.model import ModernBert, init_params
-from cptjax.shape import ModelConfig
+from cptjax.model import init_params
+from cptjax.shape import ModelConfig, ModernBertConfig
 from cptjax.step import TrainState
 
 ReadParameter = Callable[[tuple[str, ...]], np.ndarray]  # of a path such as ("final_norm", "scale")
@@ -270,13 +271,13 @@ def resume(folder: Path, facts: Mapping[str, Any], step: int, target: TrainState
 
 
 @partial(jax.jit, static_argnums=0)  # which keeps what it traced
-def _drawn(model: ModernBert) -> Any:
-    return init_params(model, jax.random.key(0))
+def _drawn(config: ModelConfig) -> Any:
+    return init_params(encoder(config), jax.random.key(0))
 
 
 def parameter_shapes(config: ModelConfig) -> Any:
     """Shapes and dtypes of a model's parameters; nothing is allocated."""
-    return _drawn.eval_shape(ModernBert(config))
+    return _drawn.eval_shape(config)
 
 
 def load_params(folder: Path, step: int | None = None, shardings: Any = None) -> tuple[int, ModelConfig, Any]:
@@ -369,12 +370,14 @@ def _own_files(folder: Path) -> dict[str, str]:
 
 def model_config(values: dict[str, Any], *, where: str) -> ModelConfig:
     """The ModelConfig whose fields came from JSON. Raises ValueError, starting with `where`, for what is none."""
-    if unknown := sorted(values.keys() - {one.name for one in fields(ModelConfig)}):
+    shape = SHAPES.get(values.get("model_type", ModernBertConfig.model_type))
+    if shape is None:
+        raise ValueError(f"{where}: model_type is {values['model_type']!r}, it must be one of {', '.join(SHAPES)}")
+    if unknown := sorted(values.keys() - {field.name for field in fields(shape)}):
         raise ValueError(f"{where} has fields of no model: {reprlib.repr(unknown)}")
-    kinds: Any = values.get("layer_types", [])
-    layer_types: Any = {"layer_types": tuple(kinds) if isinstance(kinds, list) else kinds}
+    given: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
     try:
-        return ModelConfig(**values | layer_types)
+        return shape(**given)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 

@@ -72,13 +72,15 @@ def _activations(run: Run, config: ModelConfig, place: Place, rows: int) -> tupl
     tokens = rows * run.data.sequence_length
     compute, residual = (jnp.dtype(x).itemsize for x in (run.precision.compute, run.precision.residual))
     width, inner, folded = config.hidden_size, config.intermediate_size, layer_groups(config)
+    halves = 1 + config.gated
     # q, k, v and what attention gives have the width of a head last, which a TPU fills up to its lanes.
     heads = 4 * width * max(1, LANES // config.head_dim if place.platform == "tpu" else 1)
     # Beside them: what enters the layer and its second half, in the stream's dtype, and both normed; what attention
-    # gives, as an operand; of the feed-forward both halves, the first one activated, and their product.
+    # gives, as an operand; of the feed-forward what enters its activation and what comes out of it; where it has a
+    # gate, that and the product too.
     stream = tokens * residual * width
-    layer = 2 * stream + tokens * compute * (2 * width + (heads + width + 4 * inner) // tensor)
-    dots = tokens * compute * (2 * width + (heads + 2 * inner) // tensor)
+    layer = 2 * stream + tokens * compute * (2 * width + (heads + width + 2 * halves * inner) // tensor)
+    dots = tokens * compute * (2 * width + (heads + halves * inner) // tensor)
     block = folded.period * layer
     blocks = folded.repeats + len(folded.rest)
     length, of_heads = run.data.sequence_length, rows * config.num_attention_heads // tensor * FLOAT
@@ -105,6 +107,7 @@ def flops_per_token(config: ModelConfig, mask_mode: str, document: float, predic
     return devices.flops_per_token(
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
+        gated=config.gated,
         vocab_size=config.vocab_size,
         keys=config.mean_keys(mask_mode, document),
         predicted=predicted,

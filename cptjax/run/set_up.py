@@ -16,13 +16,14 @@ from cptjax.attention.check import verify
 from cptjax.config import Phase, Run, to_dict
 from cptjax.data.packing import PACKING_VERSION
 from cptjax.data.store import Manifest, Store, check_one_tokenizer
+from cptjax.families import encoder
 from cptjax.machine import host
-from cptjax.model import ModernBert
+from cptjax.model import Encoder
 from cptjax.objectives import Vocabulary
 from cptjax.optim import freeze_mask, make_optimizer
 from cptjax.run import agreement, checkpoint, memory
 from cptjax.run.resume import Resumption, check_inputs_unchanged, find_resumption
-from cptjax.shape import ModelConfig, parameter_names
+from cptjax.shape import ModelConfig, ModernBertConfig, parameter_names
 from cptjax.step import chunk_positions
 
 
@@ -64,7 +65,7 @@ class Setting:
     run: Run
     folder: Path
     mesh: jax.sharding.Mesh
-    model: ModernBert
+    model: Encoder
     vocabulary: Vocabulary
     tx: optax.GradientTransformationExtraArgs  # of all phases
     decides: dict[str, Any]  # all that decides its numbers, as the facts of a checkpoint hold it
@@ -86,7 +87,7 @@ def without_text(run: Run, config: ModelConfig, mesh: jax.sharding.Mesh, vocabul
     device = mesh.devices.flat[0]
     case = run.attention_case(config, device.platform, host.capability(device))
     backend, reason = choose(case, run.attention)
-    model = ModernBert(config, run.precision, backend, run.remat, sharding.pin_rows)
+    model = encoder(config, run.precision, backend, run.remat, sharding.pin_rows)
     attention = {"backend": backend, "reason": reason}
     return Setting(run, Path(), mesh, model, vocabulary, make_optimizer(run.optimizer), {}, attention)
 
@@ -100,15 +101,11 @@ def set_up(inputs: Inputs) -> Setting:
     run, mesh, manifests = inputs.run, inputs.mesh, inputs.manifests
     started = bool(inputs.resumption.candidates)
     config = checkpoint.read_model(inputs.start) if started or run.model is None else run.model
-    if config.head == "classifier":
-        raise ValueError(f"{run.init} is a fine-tuned classifier: start from the encoder it was made from")
-    config = replace(
-        config, head="lm", causal_window_counts_self=config.causal_window_counts_self or run.causal_window_counts_self
-    )
-    if run.data.sequence_length > config.max_position_embeddings:
+    config = _to_train(run, config)
+    if run.data.sequence_length > config.longest_document:
         raise ValueError(
-            f"data.sequence_length {run.data.sequence_length} is longer than the model's "
-            f"max_position_embeddings {config.max_position_embeddings}"
+            f"data.sequence_length {run.data.sequence_length} is longer than the model's {config.longest_document} "
+            "positions"
         )
     _check_vocabulary(run, config, manifests, inputs.start if started or run.init else None)
     manifest = next(iter(manifests.values()))
@@ -126,9 +123,21 @@ def set_up(inputs: Inputs) -> Setting:
     }
     for step, facts in inputs.resumption.candidates.items():
         check_inputs_unchanged(inputs.folder, step, facts, decides)
-    model = ModernBert(config, run.precision, attention["backend"], run.remat, sharding.pin_rows)
+    model = encoder(config, run.precision, attention["backend"], run.remat, sharding.pin_rows)
     vocabulary = Vocabulary(manifest.vocab_size, *ids)
     return Setting(run, inputs.folder, mesh, model, vocabulary, make_optimizer(run.optimizer), decides, attention)
+
+
+def _to_train(run: Run, config: ModelConfig) -> ModelConfig:
+    """The shape that training gives a model: with the language-model head, and windows as the run has them."""
+    if config.head == "classifier":
+        raise ValueError(f"{run.init} is a fine-tuned classifier: start from the encoder it was made from")
+    config = replace(config, head="lm")
+    if not run.causal_window_counts_self:
+        return config
+    if not isinstance(config, ModernBertConfig):
+        raise ValueError(f"causal_window_counts_self is about local layers: a {config.model_type} has none")
+    return replace(config, causal_window_counts_self=True)
 
 
 def micro_batches(run: Run, mesh: sharding.AnyMesh) -> int:
@@ -199,7 +208,8 @@ def trains(config: ModelConfig, phase: Phase) -> Any:
         lambda path, _: tuple(parameter_names(config, checkpoint.path_keys(path))),
         checkpoint.parameter_shapes(config),
     )
-    return freeze_mask(names, phase.frozen)
+    pooler = ("pooler/",) if "pooler" in names else ()  # no objective here reaches it
+    return freeze_mask(names, phase.frozen + pooler)
 
 
 def shared(inputs: Inputs, setting: Setting) -> dict[str, Any]:

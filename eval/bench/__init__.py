@@ -16,11 +16,11 @@ from cptjax.command.line import Options
 from cptjax.files import check_out, write_json
 from cptjax.machine.host import cores
 from cptjax.machine.provenance import git_commit, versions
-from cptjax.shape import ModelConfig
+from cptjax.shape import ModernBertConfig
 
 SIZES = {  # ModernBERT's two (arXiv:2412.13663)
-    "base": ModelConfig(),
-    "large": ModelConfig(hidden_size=1024, intermediate_size=2624, num_hidden_layers=28, num_attention_heads=16),
+    "base": ModernBertConfig(),
+    "large": ModernBertConfig(hidden_size=1024, intermediate_size=2624, num_hidden_layers=28, num_attention_heads=16),
 }
 WARM_UP = 2  # calls before any is counted
 LARGEST = 2**31 - 1  # side of an array

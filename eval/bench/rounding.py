@@ -14,7 +14,8 @@ import numpy as np
 import optax
 
 from convert import to_hf
-from cptjax.model import ModernBert, init_params
+from cptjax.families import encoder
+from cptjax.model import init_params
 from cptjax.shape import Precision
 from cptjax.step import chunk_positions, loss_and_counts
 from eval.bench import SIZES, record, written_shapes
@@ -30,7 +31,7 @@ AUTOCAST = "torch autocast"
 
 def bench(case: Case) -> dict[str, float]:
     """By side, the norm of its bfloat16 gradient's distance from its own float32 one, by the norm of the latter."""
-    params = jax.jit(init_params, static_argnums=0)(ModernBert(case.config), jax.random.key(SEED))
+    params = jax.jit(init_params, static_argnums=0)(encoder(case.config), jax.random.key(SEED))
     batch = batch_of(case)
     exact = our_gradient(case, Precision(compute="float32"), params, batch)
     found = {}
@@ -50,7 +51,7 @@ def our_gradient(case: Case, precision: Precision, params: Any, batch: dict[str,
     """The gradient of the mean loss of the first step."""
     loss = partial(
         loss_and_counts,
-        model=ModernBert(case.config, precision),
+        model=encoder(case.config, precision),
         objective=OBJECTIVES[case.objective],
         vocabulary=case.vocabulary,
         chunk=chunk_positions(case.rows, case.config.vocab_size),

@@ -17,7 +17,7 @@ from cptjax.attention.backends import attend
 from cptjax.attention.reference import attend_reference
 from cptjax.masks import MaskMode, MaskSpec
 from cptjax.model import ModernBert, encode, init_params
-from cptjax.shape import ModelConfig, Precision
+from cptjax.shape import ModernBertConfig, Precision
 from cptjax.sharding import Mesh, make_mesh
 from tests.conftest import as_a_user_would, packed
 
@@ -117,7 +117,7 @@ def test_the_kernel_is_asked_for_packed_documents(cuda, spec, mask):
 @pytest.mark.parametrize(("remat", "calls"), [("none", 2), ("dots", 2), ("block", 3)])
 def test_dots_keeps_what_the_kernel_gave(cuda, remat, calls):
     # Broken by: KERNELS left out of the policy, which calls the kernel forward again in the backward pass.
-    config = ModelConfig(128, 32, 48, num_hidden_layers=7, num_attention_heads=4)
+    config = ModernBertConfig(128, 32, 48, num_hidden_layers=7, num_attention_heads=4)
     model = ModernBert(config, Precision(), "cudnn", remat)
     shapes = jax.eval_shape(partial(init_params, ModernBert(config, Precision())), jax.random.key(0))
     token_BL = jax.ShapeDtypeStruct((1, 64), jnp.int32)

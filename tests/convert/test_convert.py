@@ -24,11 +24,11 @@ from convert import from_hf, portable, table, to_hf
 from convert.__main__ import main
 from cptjax.run import checkpoint
 from cptjax.run.checkpoint import parameter_shapes
-from cptjax.shape import FULL, SLIDING, ModelConfig
+from cptjax.shape import FULL, SLIDING, ModelConfig, ModernBertConfig
 from cptjax.sharding import Mesh, make_mesh, shard_tree
 
 ROOT = Path(__file__).parents[2]
-TINY = ModelConfig(
+TINY = ModernBertConfig(
     vocab_size=40,
     hidden_size=16,
     intermediate_size=24,
@@ -533,7 +533,7 @@ def test_bad_tensors_are_all_named_at_once(tiny, tmp_path, capsys, changes, expe
             "vocab_size is 'x': it must be a whole number from 1 to 16,777,216; hidden_size is None: it must",
         ),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0: it must be a whole number from 1 to 1,024"),
-        ({"num_attention_heads": 3}, "hidden_size 16 must be num_attention_heads 3"),
+        ({"num_attention_heads": 3}, "hidden_size 16 must be a multiple of num_attention_heads 3"),
         ({"hidden_activation": "gelu_new"}, "hidden_activation is 'gelu_new': it must be one of 'gelu'"),
         ({"layer_types": [FULL]}, "must be equal to the number of `layer_types`"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "only rope_type 'default'"),

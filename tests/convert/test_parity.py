@@ -20,7 +20,7 @@ from cptjax import model as model_file
 from cptjax import ops
 from cptjax.model import ModernBert
 from cptjax.run.checkpoint import parameter_shapes
-from cptjax.shape import FULL, SLIDING, ModelConfig, Precision
+from cptjax.shape import FULL, SLIDING, ModernBertConfig, Precision
 
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "vocab_size": 500}
 SHAPES = {
@@ -170,7 +170,7 @@ def _reshape(**changes):
         def read_config(raw, **where):
             config = right(raw, **where)
             values = {name: change(config) for name, change in changes.items()}
-            return ModelConfig(**(vars(config) | values))
+            return ModernBertConfig(**(vars(config) | values))
 
         monkeypatch.setattr(from_hf, "read_config", read_config)
 
@@ -382,7 +382,7 @@ def test_a_judge_leaves_mixed_precision_as_it_found_it(tiny):
 
 
 def test_models_of_unlike_shapes_are_refused(tiny, tmp_path, capsys):
-    config = ModelConfig(**(vars(from_hf.load(tiny)[0]) | {"vocab_size": 501}))
+    config = ModernBertConfig(**(vars(from_hf.load(tiny)[0]) | {"vocab_size": 501}))
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), parameter_shapes(config))
     to_hf.save(config, params, tmp_path / "b")
     assert main(["parity", str(tiny), str(tmp_path / "b")]) == 2

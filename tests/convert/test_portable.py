@@ -16,13 +16,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from convert import from_hf, portable, table, to_hf
 from convert.__main__ import main
 from cptjax.data.tokenizer import Encoder, load_tokenizer
-from cptjax.shape import FULL, SLIDING, ModelConfig
+from cptjax.shape import FULL, SLIDING, ModernBertConfig
 from tests.convert.test_convert import formed, random_params
 from tests.data.test_tokenizer import FAMILIES, named
 
 ROOT = Path(__file__).parents[2]
 OLD = ("4.48", "4.57")  # installed into ROOT/.transformers by tests/transformers-VERSION.txt
-SHAPE = ModelConfig(
+SHAPE = ModernBertConfig(
     vocab_size=288,
     hidden_size=16,
     intermediate_size=24,

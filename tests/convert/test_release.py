@@ -26,7 +26,7 @@ from cptjax.model import ModernBert, init_params
 from cptjax.objectives import CLM, mlm
 from cptjax.run import checkpoint
 from cptjax.schedules import Schedule
-from cptjax.shape import ModelConfig, Precision
+from cptjax.shape import ModernBertConfig, Precision
 from cptjax.train import train
 from tests.fixtures_text import make_tokenizer
 
@@ -50,7 +50,7 @@ def finished(tmp_path_factory) -> Path:
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     make_tokenizer(folder / "tokenizer")
     prepare([folder / "text.jsonl"], folder / "tokenizer", folder / "letters", held_out=0.2)
-    config = ModelConfig(
+    config = ModernBertConfig(
         vocab_size=320, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
     )
     params = init_params(ModernBert(config), jax.random.key(0))

@@ -22,14 +22,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from convert import from_hf, table, to_hf, vocab
 from convert.__main__ import main
 from cptjax.model import ModernBert, encode
-from cptjax.shape import ModelConfig, Precision
+from cptjax.shape import ModelConfig, ModernBertConfig, Precision
 from tests.conftest import packed
 from tests.convert.test_convert import MASKED, formed, random_params
 
 REAL = Path(__file__).parents[3] / "shared/tokenizers/modernbert/tokenizer.json"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LAST = 318  # the first id that no token of BYTES has
-CONFIG = ModelConfig(
+CONFIG = ModernBertConfig(
     vocab_size=320,  # two gaps; a multiple of 64, as the table that it grows to
     hidden_size=16,
     intermediate_size=24,

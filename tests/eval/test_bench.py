@@ -15,12 +15,12 @@ from cptjax.attention.reference import attend_reference
 from cptjax.command import errors
 from cptjax.command.line import parse
 from cptjax.masks import MaskMode, MaskSpec
-from cptjax.shape import FULL, ModelConfig
+from cptjax.shape import FULL, ModernBertConfig
 from eval import bench
 from eval.__main__ import COMMANDS, main
 from eval.bench import attention, compare, loss, step
 
-CONFIG = ModelConfig(
+CONFIG = ModernBertConfig(
     vocab_size=64,
     hidden_size=16,
     intermediate_size=24,
@@ -173,7 +173,12 @@ def test_flops_count_the_keys_that_are_read(objective, monkeypatch):
     whole, local = (40, 2 * window + 1) if objective == "mlm" else (20, window + 1)
     keys = [whole if kind == FULL else min(whole, local) for kind in CONFIG.layer_types]
     flops = step.devices.flops_per_token(
-        hidden_size=16, intermediate_size=24, vocab_size=64, keys=keys, predicted={"mlm": 0.15, "clm": 1}[objective]
+        hidden_size=16,
+        intermediate_size=24,
+        gated=True,
+        vocab_size=64,
+        keys=keys,
+        predicted={"mlm": 0.15, "clm": 1}[objective],
     )
     found = step.speed(case, 2.0)
     assert found["tokens_per_s"] == 60

@@ -10,7 +10,7 @@ def test_flops_by_hand():
     products = 4 * 12 + 4 * 4 + 4 * 12 + 6 * 4  # qkv, out, both halves, down: multiply-adds a token
     scores = 2 * 10 * 4  # q k and p v
     head = 0.5 * (4 * 4 + 4 * 20)
-    found = flops_per_token(hidden_size=4, intermediate_size=6, vocab_size=20, keys=[10], predicted=0.5)
+    found = flops_per_token(hidden_size=4, intermediate_size=6, gated=True, vocab_size=20, keys=[10], predicted=0.5)
     assert found == {"weights": 6 * products, "attention": 6 * scores, "head": 6 * head}
 
 

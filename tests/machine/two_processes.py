@@ -29,7 +29,7 @@ from cptjax.run import agreement, checkpoint
 from cptjax.run.set_up import open_inputs, set_up
 from cptjax.run.start import start
 from cptjax.schedules import Schedule
-from cptjax.shape import ModelConfig, Precision
+from cptjax.shape import ModernBertConfig, Precision
 from cptjax.sharding import Mesh
 from cptjax.train import train
 
@@ -50,7 +50,7 @@ def small_run(store: Path) -> Run:
         name="small",
         data=Data(((str(store), 1.0),), LENGTH, ROWS),
         phases=(Phase("mlm", mlm(0.3), STEPS * ROWS * LENGTH, Schedule(1e-2)),),
-        model=ModelConfig(
+        model=ModernBertConfig(
             vocab_size=320, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=4
         ),
         precision=Precision(compute="float32"),

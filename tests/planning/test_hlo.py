@@ -12,7 +12,7 @@ import pytest
 from cptjax.model import ModernBert, init_params
 from cptjax.objectives import CLM, Vocabulary, mlm
 from cptjax.planning import hlo
-from cptjax.shape import FULL, SLIDING, ModelConfig, Precision
+from cptjax.shape import FULL, SLIDING, ModelConfig, ModernBertConfig, Precision
 from cptjax.step import chunk_positions, loss_and_counts
 from tests.conftest import as_a_user_would
 
@@ -124,7 +124,7 @@ def test_what_is_not_readable_is_not_guessed():
 # ---- what must not be in a step
 
 TOKENS, WORDS = 1152, 2304  # no other size of the model, nor a multiple of one that could be split off
-LOCAL = ModelConfig(
+LOCAL = ModernBertConfig(
     vocab_size=WORDS,
     hidden_size=32,
     intermediate_size=48,

@@ -22,11 +22,11 @@ from cptjax.run import memory
 from cptjax.run.checkpoint import parameter_shapes
 from cptjax.run.memory import GIB
 from cptjax.schedules import Schedule
-from cptjax.shape import ModelConfig
+from cptjax.shape import ModernBertConfig
 from cptjax.step import init_state
 from tests.conftest import as_a_user_would
 
-SHAPE = ModelConfig(
+SHAPE = ModernBertConfig(
     vocab_size=640, hidden_size=32, intermediate_size=48, num_hidden_layers=7, num_attention_heads=2, local_attention=16
 )
 

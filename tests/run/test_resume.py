@@ -21,7 +21,7 @@ from cptjax.run import checkpoint
 from cptjax.run.set_up import open_inputs, set_up
 from cptjax.run.start import start
 from cptjax.schedules import Schedule
-from cptjax.shape import ModelConfig, Precision
+from cptjax.shape import ModernBertConfig, Precision
 from cptjax.sharding import Mesh
 from cptjax.train import train
 from tests.fixtures_text import WORDS, make_store, make_tokenizer
@@ -55,7 +55,7 @@ def made(tmp_path_factory) -> tuple[Run, Path]:
             Phase("clm", CLM, 4 * 4 * 32, Schedule(1e-2)),
             Phase("decay", mlm(0.3), 4 * 4 * 32, Schedule(1e-2, shape="one_minus_sqrt")),
         ),
-        model=ModelConfig(
+        model=ModernBertConfig(
             vocab_size=Manifest.read(store).vocab_size,
             hidden_size=16,
             intermediate_size=24,
