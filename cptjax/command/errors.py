@@ -181,10 +181,12 @@ def _nobody_speaks_unasked(with_tracebacks: bool) -> Iterator[None]:
     threading.excepthook = tell
     if not with_tracebacks:
         sys.unraisablehook = lambda _: None
+    gc.freeze()  # or the collection below would look through every module there is
     try:
         yield
     finally:
         gc.collect()  # what the error of a command held is thrown away now, not after the hook is gone
+        gc.unfreeze()
         threading.excepthook, sys.unraisablehook = before
 
 
