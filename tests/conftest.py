@@ -1,5 +1,6 @@
 """Eight CPU devices for every test, and the small things tests share."""
 
+import gc
 import os
 from contextlib import contextmanager
 from importlib import metadata
@@ -12,6 +13,8 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 if metadata.version("jaxlib").startswith("0.10."):  # a later one ends the process, for it has no such flag
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+gc.set_threshold(50_000, 50, 50)  # looking for garbage while programs are traced took a tenth of the CPU time
 
 import jax  # noqa: E402
 

@@ -85,6 +85,15 @@ def two_devices(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda *_: devices)
 
 
+@pytest.fixture(scope="module")
+def finished(store, tmp_path_factory) -> Path:
+    """The folder of a run that went to its end. What changes it takes a copy."""
+    devices = jax.devices()[:2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: devices)
+        return train(small_run(store), tmp_path_factory.mktemp("runs") / "finished")
+
+
 def events(folder: Path) -> list[dict]:
     timing = ("seconds", "_per_s")
     found = read_events(folder / "events.jsonl")
@@ -131,8 +140,8 @@ def test_killed_runs_go_on_bit_for_bit(store, tmp_path):
     assert again.returncode == 0 and events(killed) == events(tmp_path / "calm"), "a finished run changed"
 
 
-def test_a_run_writes_everything_it_promises(store, tmp_path, two_devices):
-    folder = train(small_run(store), tmp_path / "run")
+def test_a_run_writes_everything_it_promises(store, finished, two_devices):
+    folder = finished
     steps = [event for event in events(folder) if "loss" in event]
     assert [event["step"] for event in steps] == list(range(20))
     assert [event["phase"] for event in steps] == ["clm"] * 10 + ["decay"] * 10
@@ -160,7 +169,7 @@ def test_a_run_writes_everything_it_promises(store, tmp_path, two_devices):
     assert (data["name"], data["share"], data["documents"]) == ("store", 1.0, Manifest.read(store).documents)
     assert data["share_shown"] == 1 and data["tokens_shown"] == pytest.approx(data["epochs"] * data["tokens"])
     assert data["epochs"] > 0 and 0.9 < data["packing_fill"] <= 1
-    assert str(tmp_path) not in json.dumps(facts)  # it travels with the model
+    assert str(folder.parent) not in json.dumps(facts)  # it travels with the model
     assert json.loads((folder / "config.json").read_text()) == to_dict(small_run(store))
     assert (folder / "plot.png").stat().st_size > 10_000
     assert any((folder / "tensorboard").iterdir())
@@ -171,15 +180,14 @@ def test_a_run_writes_everything_it_promises(store, tmp_path, two_devices):
     assert (folder / "run.json").stat().st_mtime_ns == before
 
 
-def test_a_run_after_a_run_names_that_run_as_its_start(store, tmp_path, two_devices):
+def test_a_run_after_a_run_names_that_run_as_its_start(store, finished, tmp_path, two_devices):
     """Not what the first one started from: its data and cost would be hidden."""
-    first = train(small_run(store), tmp_path / "first")
-    second = train(small_run(store, model=None, init=str(first)), tmp_path / "second")
-    assert read_json(second / "run.json")["origin"] == {"source": "first", "revision": None}
+    second = train(small_run(store, model=None, init=str(finished)), tmp_path / "second")
+    assert read_json(second / "run.json")["origin"] == {"source": "finished", "revision": None}
 
 
 def test_frozen_layers_do_not_move(store, tmp_path, two_devices):
-    run = small_run(store)
+    run = small_run(store, held_out=None)
     frozen = replace(run.phases[1], frozen=("layers/1/", "embeddings/tok"))
     folder = train(replace(run, phases=(run.phases[0], frozen)), tmp_path / "run")
     before, after = (checkpoint.load_params(folder, step)[2] for step in (10, 20))
@@ -237,17 +245,16 @@ def test_a_changed_config_is_refused_by_field(store, tmp_path, two_devices, chan
         train(override(run, words), folder)
 
 
-def test_elastic_fields_may_change(store, tmp_path, two_devices):
-    folder = train(small_run(store), tmp_path / "run")
+def test_elastic_fields_may_change(store, finished, tmp_path, two_devices):
+    folder = shutil.copytree(finished, tmp_path / "run")
     moved = tmp_path / "moved"
     moved.symlink_to(store)
     train(small_run(moved, checkpoint_every=7, device_batch_size=1), folder)
 
 
-def test_a_changed_store_is_refused(store, tmp_path, two_devices):
-    folder = train(small_run(store, held_out=None), tmp_path / "run")
+def test_a_changed_store_is_refused(store, finished, two_devices):
     with pytest.raises(ValueError, match="held_out changed since step 20"):
-        train(small_run(store / "held_out", held_out=None), folder)
+        train(small_run(store / "held_out", held_out=str(store / "held_out")), finished)
 
 
 @pytest.mark.parametrize(
@@ -328,16 +335,15 @@ def test_programs_are_kept_between_runs_on_accelerators(tmp_path, monkeypatch):
         jax.config.update(setting, before)
 
 
-def test_a_refused_first_attempt_leaves_no_model_behind(store, tmp_path, monkeypatch, two_devices):
+def test_a_refused_first_attempt_leaves_no_model_behind(store, finished, tmp_path, monkeypatch, two_devices):
     """Until a run has written its folder, what it is to start from is converted again; then it is settled."""
     # Broken by: converting only where workdir/init is absent, which kept the first attempt's model; converting before
     # the inputs are opened; `begun` left out of convert_weights.
-    source = train(small_run(store), tmp_path / "source")
     converted, mistakes = [], [ValueError("no room")]
 
     def convert(command, **_):
         converted.append(command[2:])
-        shutil.copytree(source, command[5], dirs_exist_ok=True)
+        shutil.copytree(finished, command[5], dirs_exist_ok=True)
 
     def check(*_):
         if mistakes:
@@ -372,11 +378,11 @@ def test_every_phase_is_checked_before_the_first_step(store, tmp_path, two_devic
         refused(replace(run, phases=phases), tmp_path / "run", words)
 
 
-def test_a_started_run_keeps_its_own_model(store, tmp_path, two_devices):
+def test_a_started_run_keeps_its_own_model(store, finished, tmp_path, two_devices):
     """Its source may be converted again or deleted: the run goes on as it began."""
     # Broken by: set_up reading the model from run.init although the run has started.
-    source = train(small_run(store), tmp_path / "source")
-    run = small_run(store, model=None, init=str(source))
+    source = shutil.copytree(finished, tmp_path / "source")
+    run = small_run(store, model=None, init=str(source), held_out=None)
     folder = train(run, tmp_path / "run")
     before = (folder / "model.json").read_text()
     (source / "model.json").write_text(before.replace("10000.0", "5000.0"))
@@ -386,20 +392,19 @@ def test_a_started_run_keeps_its_own_model(store, tmp_path, two_devices):
     train(run, folder)
 
 
-def test_a_start_without_a_head_gets_a_new_one(store, tmp_path, two_devices, capsys):
+def test_a_start_without_a_head_gets_a_new_one(store, finished, tmp_path, two_devices, capsys):
     """Such as a sentence encoder; its own weights are kept, and the run is told to count as a decoder does.
 
     Its folder holds a tokenizer.json alone.
     """
     # Broken by: params() in the place of loaded in `start`, and a run that ignores causal_window_counts_self.
-    lm = train(small_run(store), tmp_path / "lm")
-    _, config, params = checkpoint.load_params(lm)
+    _, config, params = checkpoint.load_params(finished)
     params = {name: value for name, value in params.items() if name not in ("head", "decoder")}
     config = replace(config, head="none")
     to_hf.save(config, params, tmp_path / "hf")
     shutil.copy(store / "tokenizer" / "tokenizer.json", tmp_path / "hf")
     from_hf.convert_folder(tmp_path / "hf", tmp_path / "start")
-    run = small_run(store, model=None, init=str(tmp_path / "start"), causal_window_counts_self=True)
+    run = small_run(store, model=None, init=str(tmp_path / "start"), causal_window_counts_self=True, held_out=None)
     run = replace(run, phases=(replace(run.phases[0], frozen=("embeddings/", "layers/0/")), run.phases[1]))
     capsys.readouterr()
     folder = train(run, tmp_path / "run")
@@ -471,7 +476,7 @@ def test_stores_that_change_places_are_refused(store, tmp_path, two_devices):
     (tmp_path / "more.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     prepare([tmp_path / "more.jsonl"], store / "tokenizer", other)
     shares = ((str(store), 0.7), (str(other), 0.3))
-    run = small_run(store)
+    run = small_run(store, held_out=None)
     folder = train(replace(run, data=replace(run.data, stores=shares)), tmp_path / "run")
     swapped = ((str(other), 0.7), (str(store), 0.3))
     with pytest.raises(ValueError, match="changed since"):
