@@ -212,10 +212,10 @@ def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> li
 def departures(run: Mapping[str, Any], last_step: int) -> list[str]:
     """A sentence for each time that the run went back to an earlier step and took another course."""
     return [
-        f"At step {one['step']:,} the run went back to its checkpoint, and on with "
-        f"{', '.join(map(code, one['changed'])) or 'the same settings'}; what it had trained beyond was left."
-        for one in run["departures"]
-        if one["step"] < last_step
+        f"At step {departure['step']:,} the run went back to its checkpoint, and on with "
+        f"{', '.join(map(code, departure['changed'])) or 'the same settings'}; what it had trained beyond was left."
+        for departure in run["departures"]
+        if departure["step"] < last_step
     ]
 
 
@@ -240,7 +240,7 @@ def _phase(phase: Mapping[str, Any]) -> str:
 
 
 def _evaluation(release: Release, phases: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
-    found = ["## Evaluation"]
+    sections = ["## Evaluation"]
     moments = [("before", phases[0]["held_out_before"])] if phases else []
     moments += [(f"after {markdown(phase['name'])}", phase["held_out"]) for phase in phases]
     if moments and all(values for _, values in moments):
@@ -253,29 +253,29 @@ def _evaluation(release: Release, phases: Sequence[Mapping[str, Any]], rows: Seq
             for phase in phases
         ]
         head = [f"{what}, {when}" for what in ("loss", "accuracy") for when, _ in moments]
-        found += [
+        sections += [
             "On held-out text of the training corpora (loss in nats per predicted token):",
             _table(("Objective", *head), held_out),
         ]
-    return [*found, *(_tasks(release, rows) if rows else ["No downstream task was evaluated."])]
+    return [*sections, *(_tasks(release, rows) if rows else ["No downstream task was evaluated."])]
 
 
 def _tasks(release: Release, rows: Sequence[Row]) -> list[str]:
     cells = by_task(rows)
     tasks = list(dict.fromkeys((task, metric) for _, task, _, metric in cells))
     models = sorted({model for model, *_ in cells}, key=lambda model: model != release.name)
-    found = []
+    lines = []
     for model in models:
         scores = {(task, metric): values for (name, task, _, metric), values in cells.items() if name == model}
         shown = [cell(scores[task]) if task in scores else "-" for task in tasks]
         means = [statistics.mean(values) for values in scores.values()]
         average = f"{percent(statistics.mean(means)):.1f}" if len(means) == len(tasks) else "-"
         named = markdown(model)
-        found.append((f"**{named}**" if model == release.name else named, *shown, average))
+        lines.append((f"**{named}**" if model == release.name else named, *shown, average))
     head = ("Model", *(markdown(f"{task} ({metric})") for task, metric in tasks), "Average")
     return [
         "On downstream tasks, in percent: mean and standard deviation over seeds, their number in brackets.",
-        _table(head, found),
+        _table(head, lines),
     ]
 
 
@@ -354,10 +354,10 @@ def _closing(release: Release) -> list[str]:
 
 def by_task(rows: Iterable[Row]) -> dict[tuple[str, str, str, str], list[float]]:
     """Values over seeds by (model, task, kind, metric), in the order of the rows."""
-    found: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
+    groups: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
     for row in rows:
-        found[row["model"], row["task"], row["kind"], row["metric"]].append(row["value"])
-    return found
+        groups[row["model"], row["task"], row["kind"], row["metric"]].append(row["value"])
+    return groups
 
 
 def cell(values: Sequence[float]) -> str:

@@ -59,11 +59,11 @@ def load(source: str | Path, *, revision: str | None = None, shardings: Any = No
     weights = open_weights(find(source, revision=revision))
     leaves, tree = jax.tree.flatten(parameter_shapes(weights.config))
     places = [None] * len(leaves) if shardings is None else jax.tree.leaves(shardings)
-    found = [
+    arrays = [
         array if place is None else jax.make_array_from_callback(array.shape, place, array.__getitem__)
         for (_, array), place in zip(weights.parameters(), places, strict=True)
     ]
-    return weights.config, jax.tree.unflatten(tree, found)
+    return weights.config, jax.tree.unflatten(tree, arrays)
 
 
 def convert_folder(
@@ -100,16 +100,16 @@ def find(source: str | Path, *, revision: str | None = None, weights: bool = Tru
         check_inside(Path(source))
         return Path(source)
     patterns = ["*.safetensors", INDEX, "config.json", *TOKENIZER_FILES] if weights else ["config.json"]
-    found = hub.fetch(str(source), patterns, revision)
-    if weights and not any(found.glob("*.safetensors")):
+    fetched = hub.fetch(str(source), patterns, revision)
+    if weights and not any(fetched.glob("*.safetensors")):
         import huggingface_hub
 
         names: list[str] = []
         with suppress(Exception):  # no network, in the words of whichever library: what the Hub holds stays unknown
             names = huggingface_hub.list_repo_files(str(source), revision=revision)
         _refuse_pickles(str(source), names)
-    check_inside(found)
-    return found
+    check_inside(fetched)
+    return fetched
 
 
 def architecture_of(raw: dict, *, where: str = "config.json") -> str:
@@ -197,27 +197,27 @@ class Weights:
     def __init__(self, folder: Path, config: ModernBertConfig, architecture: str):
         self.config, self._folder = config, folder
         listed = [(name, stored) for file in weight_files(folder) for name, stored in _header(file)]
-        found = dict(listed)
+        tensors = dict(listed)
         self._tied: list[Stored] = []  # both places of a table that is stored twice
-        if config.tie_word_embeddings and table.TIED in found:
-            alias = found.pop(table.TIED)  # alone where safetensors' save_model wrote the file
-            if found.setdefault(table.TABLE, alias) is not alias:
-                self._tied = [alias, found[table.TABLE]]
+        if config.tie_word_embeddings and table.TIED in tensors:
+            alias = tensors.pop(table.TIED)  # alone where safetensors' save_model wrote the file
+            if tensors.setdefault(table.TABLE, alias) is not alias:
+                self._tied = [alias, tensors[table.TABLE]]
         if unlike := [
             f"{field} is {getattr(config, field)}, the weights hold {size}"
-            for field, size in _sizes(found).items()
+            for field, size in _sizes(tensors).items()
             if getattr(config, field) not in (0, size)
         ]:
             raise ValueError(f"{folder / 'config.json'}: {'; '.join(unlike)}")
         wanted = {full_name(entry.hf_name): entry for entry in table.entries(config, architecture)}
         problems = [f"twice: {name}" for name, times in Counter(name for name, _ in listed).items() if times > 1]
         problems += [
-            problem for name, stored in found.items() if (problem := _mismatch(name, wanted.get(name), stored))
+            problem for name, stored in tensors.items() if (problem := _mismatch(name, wanted.get(name), stored))
         ]
-        problems += [f"missing: {entry.hf_name}" for name, entry in wanted.items() if name not in found]
+        problems += [f"missing: {entry.hf_name}" for name, entry in wanted.items() if name not in tensors]
         self._refuse(problems)
         self._pieces: dict[tuple[str, ...], list[tuple[table.Entry, Stored]]] = defaultdict(list)
-        for name, stored in found.items():
+        for name, stored in tensors.items():
             self._pieces[wanted[name].path].append((wanted[name], stored))
         shapes = jax.tree_util.tree_leaves_with_path(parameter_shapes(config))
         self._shapes = {path_keys(path): x.shape for path, x in shapes}
@@ -275,14 +275,14 @@ def _header(file: Path) -> Iterator[tuple[str, Stored]]:
             yield full_name(key), Stored(file, key, tuple(tensor.get_shape()), tensor.get_dtype())
 
 
-def _sizes(found: Mapping[str, Stored]) -> dict[str, int]:
+def _sizes(tensors: Mapping[str, Stored]) -> dict[str, int]:
     """Fields of the config as the tensors show them."""
     sizes = {
-        field: found[name].shape[axis]
+        field: tensors[name].shape[axis]
         for field, (name, axis) in WITNESSES.items()
-        if name in found and len(found[name].shape) == 2
+        if name in tensors and len(tensors[name].shape) == 2
     }
-    layers = [1 + int(match[1]) for match in map(LAYER.match, found) if match]
+    layers = [1 + int(match[1]) for match in map(LAYER.match, tensors) if match]
     return sizes | ({"num_hidden_layers": max(layers)} if layers else {})
 
 

@@ -189,13 +189,13 @@ def differences(first: Model, second: Model, case: Case, measure: Callable[[Pair
     real = case.segment_BL > 0
     a_NBLD, b_NBLD = (model.outputs(case.token_BL, case.segment_BL) for model in (first, second))
     layers = [f"layer_{i}" for i in range(len(a_NBLD) - 2)]
-    found = {
+    largest = {
         name: measure([(a_BLD[real], b_BLD[real])])
         for name, a_BLD, b_BLD in zip(("embeddings", *layers, "final_norm"), a_NBLD, b_NBLD, strict=True)
     }
     a, b = (x.scores(case.token_BL, case.segment_BL, y[-1]) for x, y in ((first, a_NBLD), (second, b_NBLD)))
     scores = measure(zip(a, b, strict=True))
-    return found if np.isneginf(scores) else found | {"scores": scores}
+    return largest if np.isneginf(scores) else largest | {"scores": scores}
 
 
 def largest(pairs: Pairs) -> float:

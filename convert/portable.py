@@ -75,9 +75,10 @@ def complaints(raw: dict[str, Any]) -> list[str]:
     try:
         SAID.validate_python(raw, strict=True)
     except pydantic.ValidationError as error:
-        wrong = {_field(one["loc"]): one for one in reversed(error.errors(include_url=False))}
+        wrong = {_field(problem["loc"]): problem for problem in reversed(error.errors(include_url=False))}
         return [
-            f"{name} is {reprlib.repr(one['input'])}: {_in_words(one['msg'])}" for name, one in reversed(wrong.items())
+            f"{name} is {reprlib.repr(problem['input'])}: {_in_words(problem['msg'])}"
+            for name, problem in reversed(wrong.items())
         ]
     return []
 
@@ -257,9 +258,11 @@ def check_ids(folder: Path) -> None:
     except Exception as error:  # transformers raises many types
         raise ValueError(f"transformers does not read the tokenizer: {' '.join(str(error).split())}") from error
     for text in _probes(ours):
-        ids, found = ours.encode(text).ids, theirs(text, verbose=False)["input_ids"]
-        if ids != found:
-            raise ValueError(f"transformers does not give {text[:60]!r} the ids of tokenizer.json: {found} for {ids}")
+        ids, their_ids = ours.encode(text).ids, theirs(text, verbose=False)["input_ids"]
+        if ids != their_ids:
+            raise ValueError(
+                f"transformers does not give {text[:60]!r} the ids of tokenizer.json: {their_ids} for {ids}"
+            )
         written = ours.decode(ids, skip_special_tokens=False)
         read = theirs.decode(ids, clean_up_tokenization_spaces=False)
         if written != read:

@@ -191,7 +191,7 @@ def name_base(record: dict[str, Any], told: str | None) -> str | None:
 
 def read_rows(path: Path, name: str) -> list[dict[str, Any]]:
     """The evaluation's rows, no more of each than a row has. Raises ValueError for all that is wrong with them."""
-    found: dict[tuple, dict[str, Any]] = {}
+    kept: dict[tuple, dict[str, Any]] = {}
     wrong = []
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
@@ -212,15 +212,15 @@ def read_rows(path: Path, name: str) -> list[dict[str, Any]]:
             wrong.append(f"line {number}: names are texts, seed a whole number, value a share from 0 to 1")
         elif kinds := [kind for text in texts for kind in private.kinds_in(text)]:
             wrong.append(f"line {number} holds a {kinds[0]}, which must not be released")
-        elif which in found:
+        elif which in kept:
             wrong.append(f"line {number} repeats another row's model, task, metric and seed")
         else:
-            found[which] = row
-    if not any(row["model"] == name for row in found.values()):
+            kept[which] = row
+    if not any(row["model"] == name for row in kept.values()):
         wrong.append(f"no row is of a model called {name}: give --name")
     if wrong:
         raise ValueError(f"{path}: {', '.join(wrong)}")
-    return list(found.values())
+    return list(kept.values())
 
 
 def choose_example(told: str | None, language: str | None, folder: Path, architecture: str) -> str:

@@ -137,9 +137,9 @@ def entries(config: ModelConfig, architecture: str) -> list[Entry]:
     form = ARCHITECTURES[architecture]
     assert form.head == config.head, f"{architecture} of a model whose head is {config.head!r}"
     rows = (*EMBEDDINGS, *QKV[form.model_type], *LAYERS, *FINAL, *HEADS[config.head])
-    found = [entry for row in rows if _present(row, config) for entry in _of_row(row, config)]
-    found.sort(key=lambda entry: entry.path)  # stable: a stacked parameter's layers stay in order
-    return [replace(entry, hf_name=_name(entry.hf_name, form)) for entry in found]
+    present = [entry for row in rows if _present(row, config) for entry in _of_row(row, config)]
+    present.sort(key=lambda entry: entry.path)  # stable: a stacked parameter's layers stay in order
+    return [replace(entry, hf_name=_name(entry.hf_name, form)) for entry in present]
 
 
 def _name(name: str, form: Architecture) -> str:
@@ -178,9 +178,9 @@ def _of_row(row: Row, config: ModelConfig) -> list[Entry]:
 
     if "{i}" not in row.hf_name:
         return [entry(row.hf_name, path, part)]
-    found = []
+    made = []
     for layer in range(1 if path[0] == "attn_norm" else 0, config.num_hidden_layers):
         folder, place = layer_path(config, layer)
         stacked = () if place is None else (place,)
-        found.append(entry(row.hf_name.format(i=layer), (*folder, *path), stacked + part))
-    return found
+        made.append(entry(row.hf_name.format(i=layer), (*folder, *path), stacked + part))
+    return made

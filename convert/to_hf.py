@@ -69,10 +69,10 @@ def save(
 
 
 def _at(params: dict, path: tuple[str, ...]) -> np.ndarray:
-    found: Any = params
+    branch: Any = params
     for key in path:
-        found = found[key]
-    return np.asarray(found)
+        branch = branch[key]
+    return np.asarray(branch)
 
 
 def convert_checkpoint(
@@ -186,11 +186,11 @@ def write_config(
     }
     ids = special_token_ids(tokenizer)
     try:
-        found = kind.from_dict(ids | kept | ours | {"architectures": [architecture], "dtype": dtype})
+        written = kind.from_dict(ids | kept | ours | {"architectures": [architecture], "dtype": dtype})
     except Exception as error:  # transformers raises many types for a bad config, such as a decoder without bos
         raise ValueError(f"transformers refuses the config of a {architecture}: {error}") from error
     assert isinstance(config, ModernBertConfig)
-    whole = found.to_diff_dict() | portable.fields_of_4(config, architecture)
+    whole = written.to_diff_dict() | portable.fields_of_4(config, architecture)
     write_json(folder / "config.json", private.without(whole))  # labels are words of its maker
     return left_out("the config", [*unknown, *private.places(whole)])
 

@@ -197,8 +197,8 @@ def _verify(old: Tokenizer, new: Tokenizer, ids: dict[str, int]) -> None:
     """Raise ValueError unless each new token is read as its id, and is written back, and the others kept theirs."""
 
     def read(text: str, start: int, end: int) -> list[int]:
-        found = new.encode(text, add_special_tokens=False)
-        return [i for i, (a, b) in zip(found.ids, found.offsets, strict=True) if a < end and b > start]
+        encoding = new.encode(text, add_special_tokens=False)
+        return [i for i, (a, b) in zip(encoding.ids, encoding.offsets, strict=True) if a < end and b > start]
 
     def good(token: str, i: int) -> bool:
         alone = new.encode(token, add_special_tokens=False).ids

@@ -174,12 +174,12 @@ def _check_types(value: Any, path: str) -> None:
     if not is_dataclass(value):
         return
     hints = get_type_hints(type(value))
-    for one in fields(value):
-        item, dotted = getattr(value, one.name), f"{path}.{one.name}".removeprefix(".")
+    for declared in fields(value):
+        item, dotted = getattr(value, declared.name), f"{path}.{declared.name}".removeprefix(".")
         try:
-            typeguard.check_type(item, hints[one.name], collection_check_strategy=EVERY_ITEM)
+            typeguard.check_type(item, hints[declared.name], collection_check_strategy=EVERY_ITEM)
         except typeguard.TypeCheckError:
-            raise TypeError(f"{dotted} is {item!r}, it must be {hints[one.name]}") from None
+            raise TypeError(f"{dotted} is {item!r}, it must be {hints[declared.name]}") from None
         _check_types(item, dotted)
 
 
@@ -204,7 +204,7 @@ def incompatible_fields(
     before: dict[str, Any], now: dict[str, Any], free: Collection[str] = ELASTIC, path: str = ""
 ) -> list[str]:
     """What keeps a run from going on under another config: `field: old -> new`, one entry each; `free` may differ."""
-    found = []
+    differences = []
     for name in sorted(before.keys() | now.keys()):
         old, new, dotted = before.get(name), now.get(name), f"{path}{name}"
         if old == new or any(fnmatch.fnmatch(dotted, pattern) for pattern in free):
@@ -212,7 +212,7 @@ def incompatible_fields(
         if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
             old, new = ({str(i): x for i, x in enumerate(items)} for items in (old, new))
         if isinstance(old, dict) and isinstance(new, dict):
-            found += incompatible_fields(old, new, free, f"{dotted}.")
+            differences += incompatible_fields(old, new, free, f"{dotted}.")
         else:
-            found.append(f"{dotted}: {old} -> {new}")
-    return found
+            differences.append(f"{dotted}: {old} -> {new}")
+    return differences

@@ -169,31 +169,31 @@ def read_json(path: Path) -> dict[str, Any]:
 def parse_json(data: bytes, where: str) -> dict[str, Any]:
     """The JSON object in some bytes. Raises ValueError, which begins with `where`, as `read_json` does."""
     try:
-        found = json.loads(
+        value = json.loads(
             data.decode(),
             object_pairs_hook=_object,
             parse_int=_whole,
             parse_float=_finite,
             parse_constant=_finite,
         )
-        _check_depth(found)
+        _check_depth(value)
         if b"\\ud" in data.lower():
-            json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair cannot be written anywhere
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be written anywhere
     except RecursionError:
         raise ValueError(f"{where} is not JSON of at most {MOST_DEEP} levels") from None
     except ValueError as error:
         raise ValueError(f"{where} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{where} must hold a JSON object, not a {type(found).__name__}")
-    return found
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} must hold a JSON object, not a {type(value).__name__}")
+    return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"the key {name!r} stands twice")
-    return found
+    return members
 
 
 def _whole(text: str) -> int:

@@ -46,11 +46,11 @@ def _verify(
     products = jax.default_matmul_precision("highest") if dtype == "float32" else nullcontext()
     try:
         with products:
-            found = jax.block_until_ready(jax.jit(partial(both, partial(attend, backend=backend), spec))(*arrays))
+            results = jax.block_until_ready(jax.jit(partial(both, partial(attend, backend=backend), spec))(*arrays))
     except Exception as error:  # of any kind: kernels and compilers refuse in their own ways
         raise ValueError(f"does not run {where} ({reason(error)})") from error
     try:
-        measured = errors(found, judge(spec, arrays), arrays[-1])
+        measured = errors(results, judge(spec, arrays), arrays[-1])
         most = {what: slack * bound * FINER[dtype] for what, bound in MOST_ERROR.items()}
         wrong = [f"error of {what} {error:.1e}" for what, error in measured.items() if error > most[what]]
     except FloatingPointError as error:
@@ -114,12 +114,12 @@ def judge(spec: MaskSpec, arrays: tuple[jax.Array, ...]) -> list[np.ndarray]:
         return [np.asarray(x) for x in exact(*(x.astype(jnp.float32) for x in qkvd), segment_BL)]
 
 
-def errors(found: tuple[jax.Array, ...], expected: list[np.ndarray], segment_BL) -> dict[str, float]:
+def errors(results: tuple[jax.Array, ...], expected: list[np.ndarray], segment_BL) -> dict[str, float]:
     """Largest distance over the largest expected entry, of the output at real tokens and of the gradients.
     Raises FloatingPointError for a number that is not finite, at padding too."""
     real_BL11 = np.asarray(segment_BL > 0)[:, :, None, None]
     distances = {}
-    for name, ours, theirs in zip(("out", "q", "k", "v"), found, expected, strict=True):
+    for name, ours, theirs in zip(("out", "q", "k", "v"), results, expected, strict=True):
         ours = np.asarray(ours, np.float32)
         if not np.isfinite(ours).all():
             raise FloatingPointError(f"not finite: {'the output' if name == 'out' else f'the gradient of {name}'}")
@@ -129,6 +129,6 @@ def errors(found: tuple[jax.Array, ...], expected: list[np.ndarray], segment_BL)
     return distances
 
 
-def distance(found: np.ndarray, expected: np.ndarray) -> float:
+def distance(result: np.ndarray, expected: np.ndarray) -> float:
     """Largest distance over the largest expected entry."""
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+    return float(np.abs(result - expected).max() / np.abs(expected).max())

@@ -71,10 +71,10 @@ class Condition:
 
 def parse_condition(text: str) -> Condition:
     """A condition from its text. ValueError when it is none."""
-    found = re.fullmatch(r"\s*(.+?)\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*", text)
-    if not found:
+    match = re.fullmatch(r"\s*(.+?)\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*", text)
+    if not match:
         raise ValueError(f"{text!r} is no condition: write a column, one of {' '.join(OPERATORS)}, and a value")
-    field, sign, value = found.groups()
+    field, sign, value = match.groups()
     try:
         number = float(value) if math.isfinite(float(value)) else None
     except ValueError:
@@ -226,10 +226,12 @@ def near_duplicates(signature_NP: np.ndarray, threshold: float) -> np.ndarray:
     pair_E2 = np.unique(np.concatenate([np.zeros((0, 2), np.int64), *pairs]), axis=0)
     alike_E = np.zeros(len(pair_E2), bool)
     for start in range(0, len(pair_E2), SHINGLES_AT_ONCE):
-        one, other = pair_E2[start : start + SHINGLES_AT_ONCE].T
-        alike_E[start : start + SHINGLES_AT_ONCE] = (signature_NP[one] == signature_NP[other]).mean(1) >= threshold
-    one, other = pair_E2[alike_E].T
-    _, cluster_N = connected_components(coo_array((np.ones(len(one)), (one, other)), (count, count)), directed=False)
+        left_E, right_E = pair_E2[start : start + SHINGLES_AT_ONCE].T
+        alike_E[start : start + SHINGLES_AT_ONCE] = (signature_NP[left_E] == signature_NP[right_E]).mean(1) >= threshold
+    left_E, right_E = pair_E2[alike_E].T
+    _, cluster_N = connected_components(
+        coo_array((np.ones(len(left_E)), (left_E, right_E)), (count, count)), directed=False
+    )
     first_of, member_N = np.unique(cluster_N, return_index=True, return_inverse=True)[1:]
     return first_of[member_N]
 
@@ -253,8 +255,8 @@ class Evaluation:
         if not (len(ngram_G) and len(self.ngram_G)):
             return -1
         place_G = np.minimum(np.searchsorted(self.ngram_G, ngram_G), len(self.ngram_G) - 1)
-        found = np.flatnonzero(self.ngram_G[place_G] == ngram_G)
-        return int(self.file_G[place_G[found[0]]]) if len(found) else -1
+        hits = np.flatnonzero(self.ngram_G[place_G] == ngram_G)
+        return int(self.file_G[place_G[hits[0]]]) if len(hits) else -1
 
 
 def read_evaluation(paths: Sequence[str]) -> Evaluation:

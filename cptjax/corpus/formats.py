@@ -157,8 +157,8 @@ def _line_end(data: bytearray, since: int) -> int:
 
 def _paragraph_end(data: bytearray, since: int) -> int:
     """Where a blank line ends, behind `since`; 0 when none does."""
-    found = BLANK_LINE.search(data, max(0, data.rfind(b"\n", 0, since)))
-    return found.end() if found else 0
+    blank = BLANK_LINE.search(data, max(0, data.rfind(b"\n", 0, since)))
+    return blank.end() if blank else 0
 
 
 def _cut_lines(file: File, end: Callable[[bytearray, int], int]) -> Iterator[Piece | Bad]:
@@ -267,10 +267,10 @@ def _json_record(data: bytes, offset: int, where: str, needed: str, reading: Rea
     text = decode(data, offset, where, reading)
     pairs: list[tuple[str, Any]] = []
 
-    def keep(found: list[tuple[str, Any]]) -> dict[str, Any]:
+    def keep(members: list[tuple[str, Any]]) -> dict[str, Any]:
         nonlocal pairs
-        pairs = found  # the outermost object is the last to end
-        return dict(found)
+        pairs = members  # the outermost object is the last to end
+        return dict(members)
 
     try:
         record = json.loads(text, object_pairs_hook=keep)
@@ -521,8 +521,8 @@ def _dictionary_bytes(file: File, group: int, columns: list[str]) -> int:
         text = [name for name in columns if table.schema_arrow.field(name).type in (pyarrow.string(), pyarrow.binary())]
     with pyarrow.parquet.ParquetFile(file.path, read_dictionary=text) as table:
         first = next(table.iter_batches(1, row_groups=[group], columns=columns), None)
-        found = [] if first is None else first.columns
-        return max((c.dictionary.nbytes for c in found if pyarrow.types.is_dictionary(c.type)), default=0)
+        cells = [] if first is None else first.columns
+        return max((c.dictionary.nbytes for c in cells if pyarrow.types.is_dictionary(c.type)), default=0)
 
 
 def _arrow_records(table: Any) -> Iterator[dict[str, Any]]:
@@ -593,12 +593,12 @@ def _tfds(path: str, split: str) -> _DataSet:
 
 
 def _cut_data_set(file: File, reading: Reading) -> Iterator[Piece | Bad]:
-    found = DATA_SETS[file.format](file.path, file.split)
-    check_columns(file.name, found.columns, wanted_columns(reading), reading)
-    step = max(1, PIECE_BYTES * found.rows // max(found.size, 1))
-    for first in range(0, found.rows, step):
-        last = min(first + step, found.rows)
-        yield Piece(first + 1, (first, last), found.size * (last - first) // found.rows)
+    data_set = DATA_SETS[file.format](file.path, file.split)
+    check_columns(file.name, data_set.columns, wanted_columns(reading), reading)
+    step = max(1, PIECE_BYTES * data_set.rows // max(data_set.size, 1))
+    for first in range(0, data_set.rows, step):
+        last = min(first + step, data_set.rows)
+        yield Piece(first + 1, (first, last), data_set.size * (last - first) // data_set.rows)
 
 
 def _read_data_set(file: File, piece: Piece, reading: Reading) -> Iterator[Row]:
@@ -628,7 +628,7 @@ def format_of(path: Path) -> str | None:
     """
     name = path.name.lower()
     plain = name.removesuffix(".gz").removesuffix(".zst")
-    known = next((found for suffix, found in NAMED.items() if plain.endswith(suffix)), None)
+    known = next((named for suffix, named in NAMED.items() if plain.endswith(suffix)), None)
     if known not in (None, ".json"):
         return known
     try:

@@ -104,9 +104,9 @@ def chunks(job: Job, unit: Unit) -> Iterator[Chunk]:
     def undone() -> Iterator[Chunk]:
         key = hashlib.sha256(f"{job.key}\n{content}\n{len(keys)}".encode()).hexdigest()
         keys.append(key)
-        found = _known_meta(part_path(job, key))
-        skipped = found and any(drop["why"] == BAD for drop in found["dropped"])
-        if not found or (skipped and job.on_error == "stop"):
+        meta = _known_meta(part_path(job, key))
+        skipped = meta and any(drop["why"] == BAD for drop in meta["dropped"])
+        if not meta or (skipped and job.on_error == "stop"):
             yield Chunk(unit, key, tuple(pending))
 
     for index, (_, file) in enumerate(unit.files):
@@ -138,8 +138,8 @@ def _digest(file: File) -> str:
 
 def _stat(file: File) -> tuple[int, int] | None:
     path = Path(file.path)
-    found = path.stat() if path.is_file() else None
-    return found and (found.st_size, found.st_mtime_ns)
+    stat = path.stat() if path.is_file() else None
+    return stat and (stat.st_size, stat.st_mtime_ns)
 
 
 def _unit_path(job: Job, unit: Unit) -> Path:

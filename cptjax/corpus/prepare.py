@@ -151,9 +151,9 @@ def _units(source: Sequence[Path | str], avoid: tuple[Path, ...]) -> tuple[list[
         raise ValueError("no source is given: name at least one file or directory")
     names, files, left_out = [], [], []
     for number, name in enumerate(map(str, source)):
-        found, passed = sources.find(name, avoid)
+        inputs, passed = sources.find(name, avoid)
         names.append(name if name.startswith(("hf:", "tfds:")) else Path(name).resolve().name)  # no path of here
-        files += [(number, file) for file in found]
+        files += [(number, file) for file in inputs]
         left_out += passed
     groups: list[list[tuple[int, File]]] = []
     size = 0
@@ -410,9 +410,9 @@ def _summary(
     contamination = None
     if evaluation is not None:
         by_N = parts.fact("contaminated_by")
-        found = Counter(evaluation.files[file] for file in by_N[by_N >= 0])
+        overlaps = Counter(evaluation.files[file] for file in by_N[by_N >= 0])
         total = int((by_N >= 0).sum())
-        contamination = Contamination(len(evaluation.files), evaluation.texts, evaluation.short, total, dict(found))
+        contamination = Contamination(len(evaluation.files), evaluation.texts, evaluation.short, total, dict(overlaps))
     fields: dict[str, dict[str, dict[str, int]]] = {field: {} for field in job.count_fields}
     with open(job.work / "dropped.jsonl", "w", encoding="utf-8") as stream:
         for path, start, stop, first_file in zip(
@@ -432,7 +432,7 @@ def _summary(
         if counted.keys() == {"None"}:
             raise ValueError(f"no document has a field {field!r} to be counted by: correct the name")
     dropped = parts.dropped + Counter(decision.why_N[~kept_N].tolist())
-    other_files = sum(one.why == "kind" for one in left_out)
+    other_files = sum(entry.why == "kind" for entry in left_out)
     return {
         "sources": tuple(
             Source(name, sha.hexdigest(), sum(source == number for source, _ in parts.files), *counts)

@@ -98,12 +98,12 @@ def _sources(store: Store, encoder: Encoder, shown_N: np.ndarray) -> list[dict[s
     """Counts of each source; where documents have weights, also the tokens that a pass shows of it."""
     sources = store.manifest.sources
     total = sum(source.tokens for source in sources)
-    found = [{"name": s.name, **_counts(s, encoder), "share": _share(s.tokens, total)} for s in sources]
+    counted = [{"name": s.name, **_counts(s, encoder), "share": _share(s.tokens, total)} for s in sources]
     if store.weight_N is not None:
         shown = np.bincount(store.source_N, weights=shown_N, minlength=len(sources)).tolist()
-        for source, tokens in zip(found, shown, strict=True):
+        for source, tokens in zip(counted, shown, strict=True):
             source |= {"pass_tokens": round(tokens), "pass_share": _share(tokens, sum(shown))}
-    return found
+    return counted
 
 
 def _lengths(length_N: np.ndarray) -> dict[str, Any]:
@@ -141,10 +141,12 @@ def _rows(length_N: np.ndarray, weight_N: np.ndarray | None, sequence_length: in
 
 
 def _duplicates(manifest: Manifest) -> dict[str, Any]:
-    found, dropped = manifest.duplicates, manifest.dropped
-    kept = found.exact + (found.near or 0) - dropped.get("exact duplicate", 0) - dropped.get("near duplicate", 0)
+    duplicates, dropped = manifest.duplicates, manifest.dropped
+    kept = (
+        duplicates.exact + (duplicates.near or 0) - dropped.get("exact duplicate", 0) - dropped.get("near duplicate", 0)
+    )
     documents = sum(source.documents for source in manifest.sources)
-    return {"exact": found.exact, "near": found.near, "kept": kept, "kept_share": _share(kept, documents)}
+    return {"exact": duplicates.exact, "near": duplicates.near, "kept": kept, "kept_share": _share(kept, documents)}
 
 
 def _dropped(path: Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
@@ -249,7 +251,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
     shares = {"One document": report["largest_share"], **shares}
     misfit = "The tokenizer does not fit the language:"
     same = report["same_files"]
-    found = [
+    checks = [
         *((True, report["left_out"][why]) for why in ("kind", "again") if why in report["left_out"]),
         (
             bool(same),
@@ -284,7 +286,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         (median < LEAST_MEDIAN, f"Half of the documents have {median} tokens or fewer."),
         (bad["share"] > MOST_BAD_ROWS, f"{bad['rows']:,} rows ({percent(bad['share'])}) were dropped as bad."),
     ]
-    return [sentence for is_so, sentence in found if is_so]
+    return [sentence for is_so, sentence in checks if is_so]
 
 
 def write(store: Path | str, out: Path | None = None) -> dict[str, Any]:

@@ -124,12 +124,12 @@ def documents(file: File, piece: Piece, reading: Reading) -> Iterator[Document |
         for row, parse in FORMATS[file.format][1](file, piece, reading):
             where = file.name if whole else f"{file.name}:{row}"
             try:
-                found = _document(where, row, parse(), reading)
-                size += len(found.text)
+                document = _document(where, row, parse(), reading)
+                size += len(document.text)
             except RowError as error:
-                found = Bad(row, str(error))
+                document = Bad(row, str(error))
             unpack.check_size(size, file.size)
-            yield found
+            yield document
     except FAILURES as error:
         yield Bad(row, failure(file, error))
 
@@ -141,10 +141,10 @@ def read_documents(source: Path | str, reading: Reading) -> Iterator[str]:
     """
     for file in find(str(source))[0]:
         for piece in pieces(file, reading):
-            for found in [piece] if isinstance(piece, Bad) else documents(file, piece, reading):
-                if isinstance(found, Bad):
-                    raise ValueError(found.message)
-                yield found.text
+            for document in [piece] if isinstance(piece, Bad) else documents(file, piece, reading):
+                if isinstance(document, Bad):
+                    raise ValueError(document.message)
+                yield document.text
 
 
 # ---- finding files
@@ -201,32 +201,32 @@ def _matched(base: Path, matches: Sequence[Path], named: Sequence[str]) -> dict[
         steps = [match, *match.parents][: len(match.relative_to(base).parts)]
         return is_apple_double(match) or any(is_aside(path) for path in steps if not is_named(path.name))
 
-    found = {}
+    matched = {}
     for match in matches:
         hidden = is_hidden(match)
-        found |= (
+        matched |= (
             {path: hidden or aside for path, aside in walk(match, _is_store)} if match.is_dir() else {match: hidden}
         )
-    return found
+    return matched
 
 
 def _sorted_out(
-    source: str, root: Path, found: dict[Path, bool], avoid: Sequence[Path]
+    source: str, root: Path, matched: dict[Path, bool], avoid: Sequence[Path]
 ) -> tuple[list[File], list[LeftOut]]:
     """Of what was found, and whether it is set aside: the files to read, once each, and what is left out."""
     files, left_out, seen = [], [], set()
-    for path in sorted(found):
+    for path in sorted(matched):
         if any(_is_under(path, folder) for folder in avoid):
             continue
         name, real = printable(path.relative_to(root.parent).as_posix()), os.path.realpath(path)
         kind = None if path.exists() and not path.is_file() else format_of(path)  # a pipe would be waited for
-        if found[path] or kind is None or real in seen:
-            left_out.append(LeftOut(name, "hidden" if found[path] else "kind" if kind is None else "again"))
+        if matched[path] or kind is None or real in seen:
+            left_out.append(LeftOut(name, "hidden" if matched[path] else "kind" if kind is None else "again"))
         else:
             files.append(File(name, str(path), kind, _size(path)))
             seen.add(real)
     if not files:
-        passed = "; what is hidden or temporary is passed over unless named" if any(found.values()) else ""
+        passed = "; what is hidden or temporary is passed over unless named" if any(matched.values()) else ""
         raise ValueError(f"{source} holds no files of a known kind ({KINDS}){passed}")
     return files, left_out
 
@@ -271,6 +271,6 @@ def digest(file: File) -> str:
     """sha256 of a file's bytes, of all its files in order for a data set. OSError when one cannot be read."""
     if file.format not in DATA_SETS:
         return sha256(Path(file.path))
-    found = DATA_SETS[file.format](file.path, file.split)
-    parts = [sha256(Path(path)) for path in found.files] or [found.fingerprint]
+    data_set = DATA_SETS[file.format](file.path, file.split)
+    parts = [sha256(Path(path)) for path in data_set.files] or [data_set.fingerprint]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

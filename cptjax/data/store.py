@@ -56,12 +56,12 @@ class LeftOut:
 
 def sentences(left_out: Sequence[LeftOut]) -> dict[str, str]:
     """What is left out, in one sentence for each reason there is."""
-    found = {}
+    said = {}
     for why, how in WHYS.items():
-        names = [one.name for one in left_out if one.why == why]
+        names = [entry.name for entry in left_out if entry.why == why]
         if names:
-            found[why] = f"{how}: {len(names):,} ({listed(names)})."
-    return found
+            said[why] = f"{how}: {len(names):,} ({listed(names)})."
+    return said
 
 
 @dataclass(frozen=True)
@@ -258,11 +258,11 @@ class Store:
         self._source = _open_shards(self.path, self.manifest.shards)
 
     def _check_tokenizer(self) -> None:
-        found = _tokenizer_hashes(self.path)
+        now = _tokenizer_hashes(self.path)
         known = {name: value for name, value in self.manifest.sha256.items() if name.startswith(f"{TOKENIZER}/")}
-        for name in sorted(found.keys() | known.keys()):
-            if found.get(name) != known.get(name):
-                how = "has changed since it was made" if name in found else "is missing"
+        for name in sorted(now.keys() | known.keys()):
+            if now.get(name) != known.get(name):
+                how = "has changed since it was made" if name in now else "is missing"
                 raise ValueError(f"{self.path / name} {how}: copy the whole store again")
 
     def _checked(self, name: str) -> Path:
@@ -276,15 +276,15 @@ class Store:
         return path
 
     def _array(self, name: str, kind: type[np.generic], least: int = 0, most: int = 2**63 - 1) -> np.ndarray:
-        found = read_array(self._checked(name), kind)
-        if len(found) != self.manifest.documents:
+        array = read_array(self._checked(name), kind)
+        if len(array) != self.manifest.documents:
             raise ValueError(
-                f"{self.path / name} is of {len(found)} documents, the store of {self.manifest.documents}: "
+                f"{self.path / name} is of {len(array)} documents, the store of {self.manifest.documents}: "
                 "copy the whole store again"
             )
-        if not ((least <= found) & (found <= most)).all():  # NaN is neither
+        if not ((least <= array) & (array <= most)).all():  # NaN is neither
             raise ValueError(f"{self.path / name} holds numbers that are not from {least} to {most}: prepare it again")
-        return found
+        return array
 
     def tokens(self, documents: Sequence[int]) -> list[np.ndarray]:
         """The ids of each of these documents, int32 [L], special tokens included."""
@@ -357,12 +357,12 @@ def _open_shards(folder: Path, shards: Sequence[Shard]) -> Any:
     for shard in shards:
         try:
             source: Any = grain.sources.ArrayRecordDataSource(str(folder / shard.file))
-            found = len(source)
+            documents = len(source)
         except Exception:  # array_record raises of many kinds for damaged bytes
-            found = 0
-        if found != shard.documents:
+            documents = 0
+        if documents != shard.documents:
             raise ValueError(
-                f"{folder / shard.file} holds {found} documents instead of {shard.documents}: "
+                f"{folder / shard.file} holds {documents} documents instead of {shard.documents}: "
                 "the file is damaged, copy the store again"
             )
     return grain.sources.ArrayRecordDataSource([str(folder / shard.file) for shard in shards])

@@ -135,9 +135,11 @@ def _refuse_ids(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
 
 def _refuse_templates(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
     # The library panics when a template is given what another has put together.
-    found = list(_templates(json.loads(tokenizer.to_str())["post_processor"]))
-    if any(len(template["single"]) > 1 for template in found[:-1]):
-        raise ValueError(f"{path}: post_processor is a Sequence of {len(found)} templates, it must hold one at most")
+    templates = list(_templates(json.loads(tokenizer.to_str())["post_processor"]))
+    if any(len(template["single"]) > 1 for template in templates[:-1]):
+        raise ValueError(
+            f"{path}: post_processor is a Sequence of {len(templates)} templates, it must hold one at most"
+        )
 
 
 def _templates(processor: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
@@ -150,13 +152,13 @@ def _templates(processor: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
 def _settings(folder: Path) -> dict[str, Any]:
     """What the folder's files beside tokenizer.json say, tokenizer_config.json first. ValueError for tokens that are
     none."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for path in (folder / name for name in NAMING):
         if path.is_file():
             said = {name: value for name, value in read_json(path).items() if value is not None}
             _refuse_no_tokens(path, said)
-            found |= said
-    return found
+            settings |= said
+    return settings
 
 
 def _refuse_no_tokens(path: Path, said: dict[str, Any]) -> None:
@@ -171,21 +173,21 @@ def _refuse_no_tokens(path: Path, said: dict[str, Any]) -> None:
 def _added(folder: Path) -> dict[int, tokenizers.AddedToken]:
     """The tokens that files beside tokenizer.json add, by id. ValueError, naming the file, for what is no token."""
     legacy = folder / "added_tokens.json"
-    found = {}
+    added = {}
     try:
         for content, i in (read_json(legacy) if legacy.is_file() else {}).items():
             if type(i) is not int:
                 raise TypeError(f"{content!r} has {i!r}")
-            found[i] = tokenizers.AddedToken(content)
+            added[i] = tokenizers.AddedToken(content)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{legacy} does not map tokens to ids ({error})") from None
     settings = _settings(folder)
     try:
         for i, fields in settings.get(ADDED, {}).items():
-            found[int(i)] = tokenizers.AddedToken(**fields)
+            added[int(i)] = tokenizers.AddedToken(**fields)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG}: {ADDED} does not map ids to tokens ({error})") from None
-    return found
+    return added
 
 
 def _content(token: Any) -> str | None:
@@ -199,8 +201,8 @@ def special_tokens(folder: Path | str, tokenizer: tokenizers.Tokenizer) -> Speci
     named = _settings(Path(folder))
 
     def ids(tokens: Iterable[Any]) -> list[int]:
-        found = (tokenizer.token_to_id(content) for token in tokens if (content := _content(token)))
-        return [i for i in found if i is not None]
+        numbers = (tokenizer.token_to_id(content) for token in tokens if (content := _content(token)))
+        return [i for i in numbers if i is not None]
 
     roles = {
         role: (ids(named.get(key) for key in keys) + ids(usual) + [None])[0] for role, (keys, usual) in ROLES.items()
@@ -218,7 +220,7 @@ def cautions(folder: Path, tokenizer: tokenizers.Tokenizer) -> list[str]:
     said = read_json(path).get("do_lower_case") if path.is_file() else None
     lowers, words = _normal(tokenizer, "A") == "a", unreachable_words(tokenizer)
     does = "makes capitals small" if lowers else "keeps capitals"
-    found = [
+    checks = [
         (
             type(said) is bool and said != lowers,
             f"{CONFIG} says do_lower_case {str(said).lower()}, but tokenizer.json {does}; tokenizer.json counts here.",
@@ -229,7 +231,7 @@ def cautions(folder: Path, tokenizer: tokenizers.Tokenizer) -> list[str]:
             "that the tokenizer takes from every text: no text will have them.",
         ),
     ]
-    return [sentence for is_so, sentence in found if is_so]
+    return [sentence for is_so, sentence in checks if is_so]
 
 
 def unreachable_words(tokenizer: tokenizers.Tokenizer) -> list[str]:
@@ -399,7 +401,7 @@ class Encoder:
         places = (m.start() + 1 for m in re.compile(r"\S\s").finditer(text, near - LONG_TEXT // 2, near))
         for cut in itertools.islice(places, CUTS_TRIED):
             left, right = text[cut - CUT_CONTEXT : cut], text[cut : cut + CUT_CONTEXT]
-            both, one, other = self._ids([left + right, left, right])
-            if both == one + other:
+            both, first, second = self._ids([left + right, left, right])
+            if both == first + second:
                 return cut
         return None

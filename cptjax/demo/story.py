@@ -142,13 +142,13 @@ def own_text(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
 
     Raises ValueError when there is too little to hold some of it out.
     """
-    found = [text for path in paths for text in read_documents(path, Reading(txt_documents="paragraph"))]
-    if len(found) < FEW:
-        found = [line for text in found for line in text.splitlines() if line.strip()]
-    if len(found) < FEW // 3:
-        raise ValueError(f"{len(found)} lines of text are too few for a demo: give at least {FEW // 3}")
+    pieces = [text for path in paths for text in read_documents(path, Reading(txt_documents="paragraph"))]
+    if len(pieces) < FEW:
+        pieces = [line for text in pieces for line in text.splitlines() if line.strip()]
+    if len(pieces) < FEW // 3:
+        raise ValueError(f"{len(pieces)} lines of text are too few for a demo: give at least {FEW // 3}")
     folder.mkdir()
-    return dict.fromkeys(DOCUMENTS, _write(folder / "own.jsonl", found))
+    return dict.fromkeys(DOCUMENTS, _write(folder / "own.jsonl", pieces))
 
 
 def _write(path: Path, texts: Iterable[str]) -> Path:
@@ -216,26 +216,26 @@ def fill_mask(folder: Path, texts: Sequence[str]) -> list[list[str]]:
         hidden_BLD = encode(model, params, token_BL, jnp.ones_like(token_BL)).hidden_BLD
         return model.apply({"params": params}, hidden_BLD, method="logits")
 
-    found = []
+    answers = []
     for text in texts:
         ids = np.array([tokenizer.encode(text).ids], np.int32)
         scores_V = np.asarray(logits(ids))[0, int(np.argmax(ids[0] == mask))]
-        found.append([tokenizer.decode([int(i)]).strip() for i in np.argsort(-scores_V)[:3]])
-    return found
+        answers.append([tokenizer.decode([int(i)]).strip() for i in np.argsort(-scores_V)[:3]])
+    return answers
 
 
 def own_questions(store: Path, tokenizer_folder: Path) -> list[tuple[str, str]]:
     """Beginnings of held-out documents with `{mask}` for their longest word that is one token; and the word."""
     tokenizer, held_out = load_tokenizer(tokenizer_folder), Store(store / "held_out")
-    found = []
+    questions = []
     for document in range(len(held_out.length_N)):
         words = tokenizer.decode(held_out.tokens([document])[0].tolist()).split()[:12]
         whole = [w for w in words[1:] if "{" not in w and len(tokenizer.encode(f" {w}", add_special_tokens=False)) == 1]
         if whole:
             word = max(whole, key=len)
             text = " ".join(words).replace("{", "(").replace("}", ")")
-            found.append((text.replace(f" {word}", " {mask}", 1), word))
-    return found[:PROBES]
+            questions.append((text.replace(f" {word}", " {mask}", 1), word))
+    return questions[:PROBES]
 
 
 def probes(questions: Sequence[tuple[str, str]], before: Path, after: Path) -> str:

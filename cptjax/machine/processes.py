@@ -89,8 +89,8 @@ def compare(facts: Callable[[], Mapping[str, Any]]) -> None:
         own = _by_field(facts())
     everywhere = gather(own)
     differ = []
-    for name in dict.fromkeys(name for found in everywhere for name in found):
-        values = {i: found.get(name, "absent") for i, found in enumerate(everywhere)}
+    for name in dict.fromkeys(name for fields in everywhere for name in fields):
+        values = {i: fields.get(name, "absent") for i, fields in enumerate(everywhere)}
         if any(value != values[0] for value in values.values()):
             differ.append(_differing(name, values))
     if differ:
@@ -103,7 +103,7 @@ def gather(value: Any) -> list[Any]:
     sizes = multihost_utils.process_allgather(np.int32(text.size)).reshape(-1)
     padded = np.pad(text, (0, sizes.max() - text.size))
     texts = multihost_utils.process_allgather(padded).reshape(len(sizes), -1)
-    return [json.loads(found[:size].tobytes()) for found, size in zip(texts, sizes, strict=True)]
+    return [json.loads(theirs[:size].tobytes()) for theirs, size in zip(texts, sizes, strict=True)]
 
 
 def _by_field(facts: Mapping[str, Any]) -> dict[str, Any]:

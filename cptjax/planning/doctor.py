@@ -123,19 +123,19 @@ def _row(backend: str, kind: str, mode: MaskMode, tokens: int, dtype: str) -> di
 
 def advice(platform_name: str) -> list[str]:
     """What would be better, in lines."""
-    found = []
+    hints = []
     if platform_name == "cpu" and shutil.which("nvidia-smi"):
-        found.append("there is an NVIDIA driver here, but jax works on the CPU: pip install -U 'jax[cuda13]'")
+        hints.append("there is an NVIDIA driver here, but jax works on the CPU: pip install -U 'jax[cuda13]'")
     if platform_name == "cpu" and any(Path("/dev").glob("accel[0-9]*")):
-        found.append("there is a TPU here, but jax works on the CPU: pip install -U 'jax[tpu]'")
+        hints.append("there is a TPU here, but jax works on the CPU: pip install -U 'jax[tpu]'")
     kinds = {device.device_kind for device in jax.devices()} if platform_name != "cpu" else set()
     for kind in sorted(kinds):
         if devices.device_facts(kind) is None:
-            found.append(f"the peak of a {kind} is not known: runs are not told their MFU, nor plans their hours")
+            hints.append(f"the peak of a {kind} is not known: runs are not told their MFU, nor plans their hours")
     method = EnergyMeter(jax.local_devices()).method
     if platform_name == "gpu" and method.startswith("not measured"):
-        found.append(f"energy is {method}")
-    return found
+        hints.append(f"energy is {method}")
+    return hints
 
 
 def text(report: dict[str, Any]) -> str:

@@ -99,16 +99,16 @@ def product_flops(program: Program) -> float | None:
     lines = [(line, program.times[name]) for name, lines in program.computations.items() for line in lines]
     if any("__cublas$" in line for line, _ in lines):
         return None
-    shapes = {found[1]: _sizes(found[2]) for line, _ in lines if (found := _DEFINED.search(line))}
+    shapes = {match[1]: _sizes(match[2]) for line, _ in lines if (match := _DEFINED.search(line))}
     return float(sum(times * _flops(line, shapes) for line, times in lines))
 
 
 def _flops(line: str, shapes: dict[str, list[int]]) -> int:
-    found = _PRODUCT.search(line)
-    if found is None:
+    match = _PRODUCT.search(line)
+    if match is None:
         return 0
-    out, left, right, rest = _sizes(found[1]), shapes[found[3]], shapes[found[4]], found[5]
-    if found[2] == "dot":
+    out, left, right, rest = _sizes(match[1]), shapes[match[3]], shapes[match[4]], match[5]
+    if match[2] == "dot":
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)
         return 2 * math.prod(out) * math.prod(left[axis] for axis in _sizes(contracted[1] if contracted else ""))
     # TPUs write products as convolutions, whose windows may reach beyond the array: that costs nothing.
@@ -128,8 +128,8 @@ def _flops(line: str, shapes: dict[str, list[int]]) -> int:
 
 def _window(text: str, name: str, axis: int) -> int:
     """A setting of a convolution's window along an axis, its first number; as if it were not there by default."""
-    found = re.search(rf"\b{name}=([-\dx_]+)", text)
-    return int(found[1].split("x")[axis].split("_")[0]) if found else int(name != "pad")
+    match = re.search(rf"\b{name}=([-\dx_]+)", text)
+    return int(match[1].split("x")[axis].split("_")[0]) if match else int(name != "pad")
 
 
 def collectives(program: Program) -> list[Collective]:
@@ -145,11 +145,11 @@ def collectives(program: Program) -> list[Collective]:
                 key = channel[1] if channel else f"{name} {number}"
                 most = max(program.times[name], channels[key][2] if key in channels else 0)
                 channels[key] = (exchange[2], " ".join(arrays), most)
-    found: Counter[tuple[str, str]] = Counter()
+    times: Counter[tuple[str, str]] = Counter()
     for kind, shape, count in channels.values():
-        found[kind, shape] += count
-    made = [Collective(kind, shape, count, count * _bytes(shape)) for (kind, shape), count in found.items()]
-    return sorted(made, key=lambda one: -one.bytes)
+        times[kind, shape] += count
+    made = [Collective(kind, shape, count, count * _bytes(shape)) for (kind, shape), count in times.items()]
+    return sorted(made, key=lambda collective: -collective.bytes)
 
 
 def _bytes(shape: str) -> int:

@@ -53,12 +53,12 @@ def plan(
     """
     given = assumptions or Assumptions()
     here = jax.devices()
-    found = aot.topology_devices(topology) if topology else None if devices else here
-    kind = found[0].device_kind if found else device or here[0].device_kind
-    mesh = _mesh(run, len(found) if found else devices or 1)
+    chips = aot.topology_devices(topology) if topology else None if devices else here
+    kind = chips[0].device_kind if chips else device or here[0].device_kind
+    mesh = _mesh(run, len(chips) if chips else devices or 1)
     facts = device_facts(kind)
     memory_gib, watts = (facts.memory_gib, facts.watts) if facts else (None, None)
-    if found is here and (available := host.device_memory(here[0])):
+    if chips is here and (available := host.device_memory(here[0])):
         memory_gib = available / GIB
     parameters = _parameters(config)
     report: dict[str, Any] = {
@@ -77,8 +77,8 @@ def plan(
     for phase in run.phases:
         flops = _flops(run, config, phase)
         report["phases"].append({"name": phase.name, "tokens": phase.tokens, "flops_per_token": flops})
-    platform = found[0].platform if found else "tpu" if kind.startswith("TPU") else "gpu"
-    capability = host.capability(found[0]) if found else None
+    platform = chips[0].platform if chips else "tpu" if kind.startswith("TPU") else "gpu"
+    capability = host.capability(chips[0]) if chips else None
     place = Place(mesh, platform, choose(run.attention_case(config, platform, capability), run.attention)[0])
     report["bytes"] = needed(run, config, place, run.device_batch_size)
     report["most_rows_per_device"] = memory_gib and most_rows(run, config, place, memory_gib * GIB)
@@ -86,10 +86,10 @@ def plan(
     report["warnings"] = _warnings(report, config, mesh)
     if memory_gib and MARGIN * sum(report["bytes"].values()) > memory_gib * GIB:
         report["warnings"].insert(0, shortage(run, config, place, memory_gib * GIB, kind))
-    if found and found[0].platform != "cpu":
+    if chips and chips[0].platform != "cpu":
         if memory_gib and sum(report["bytes"].values()) > 4 * memory_gib * GIB:
             raise ValueError(f"{_gib(sum(report['bytes'].values()))} by formula is far beyond a {kind}: not compiled")
-        report["compiled"] = {phase.name: asdict(aot.compile_step(run, config, phase, found)) for phase in run.phases}
+        report["compiled"] = {phase.name: asdict(aot.compile_step(run, config, phase, chips)) for phase in run.phases}
     return report
 
 
@@ -137,7 +137,7 @@ def _time(report: dict[str, Any], peak: float | None) -> dict[str, Any] | None:
 
 
 def _warnings(report: dict[str, Any], config: ModelConfig, mesh: AbstractMesh) -> list[str]:
-    found = []
+    warnings = []
     total, memory = sum(report["bytes"].values()), report["memory_gib"]
     if mesh.size > 1:
         specs = sharding.shard_tree(mesh, parameter_shapes(config))
@@ -149,14 +149,16 @@ def _warnings(report: dict[str, Any], config: ModelConfig, mesh: AbstractMesh) -
             if leaf.size >= 2**20 and math.prod(where.shard_shape(leaf.shape)) == leaf.size
         ]
         if whole and memory and total > memory * GIB / 2:
-            found.append(f"{len(whole)} large parameters are whole on every device: a --mesh.fsdp above 1 splits them")
+            warnings.append(
+                f"{len(whole)} large parameters are whole on every device: a --mesh.fsdp above 1 splits them"
+            )
     if config.vocab_size % sharding.LANES:
         padded = -(-config.vocab_size // sharding.LANES) * sharding.LANES
-        found.append(
+        warnings.append(
             f"the vocabulary of {config.vocab_size:,} is no multiple of {sharding.LANES}: TPUs work on {padded:,}, "
             f"{padded / config.vocab_size - 1:.1%} more"
         )
-    return found
+    return warnings
 
 
 def _gib(count: float) -> str:
@@ -196,8 +198,10 @@ def text(report: dict[str, Any]) -> str:
             facts["FLOPs of products per token"] = f"{compiled['flops']:.3e}"
         lines += _rows(facts)
         lines += ["  exchanges of one step, the largest first"]
-        for one in compiled["collectives"][:EXCHANGES]:
-            lines += [f"    {one['times']:5} x {one['kind']} {one['shape'][:60]}: {_gib(one['bytes'])}"]
+        for exchange in compiled["collectives"][:EXCHANGES]:
+            lines += [
+                f"    {exchange['times']:5} x {exchange['kind']} {exchange['shape'][:60]}: {_gib(exchange['bytes'])}"
+            ]
         lines += [f"  ! {warning}" for warning in compiled["rematerialised"]]
     lines += ["", *_time_lines(report)]
     return "\n".join(lines) + "\n"

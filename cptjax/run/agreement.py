@@ -67,12 +67,12 @@ def _sampled_hash(path: Path) -> str:
     read before each start.
     """
     size = path.stat().st_size
-    found = hashlib.sha256(str(size).encode())
+    hashed = hashlib.sha256(str(size).encode())
     with open(path, "rb") as stream:
         for at in range(0, size, max(BLOCK, size // BLOCKS)):
             stream.seek(at)
-            found.update(stream.read(BLOCK))
-    return found.hexdigest()
+            hashed.update(stream.read(BLOCK))
+    return hashed.hexdigest()
 
 
 def _short(hashes: dict[str, str]) -> dict[str, str]:

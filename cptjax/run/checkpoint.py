@@ -231,17 +231,17 @@ def _restore(
     where = folder / CHECKPOINTS / str(step)
     with processes.together(DamagedError):
         try:
-            found = {name: _read(where / name, target, whole) for name, target in parts.items()}
+            restored = {name: _read(where / name, target, whole) for name, target in parts.items()}
         except Exception as error:  # tensorstore raises anything from KeyError to groups of errors
             raise DamagedError(f"cannot read checkpoint {where}: {_reason(error)}") from error
-    now = {name: _sums_here(tree) for name, tree in found.items()}
+    now = {name: _sums_here(tree) for name, tree in restored.items()}
     with processes.together(DamagedError):
         for name in parts:
             then = facts["checksums"][name]
             if damaged := [path for path, sums in now[name].items() if (sums != then.get(path)).any()]:
                 differ = "differ from their checksums" if damaged[1:] else "differs from its checksum"
                 raise DamagedError(f"checkpoint {where} is damaged: {name}{listed(damaged, most=1)} {differ}")
-    return found
+    return restored
 
 
 def _read(path: Path, target: Any, whole: bool) -> Any:
@@ -265,9 +265,9 @@ def resume(folder: Path, facts: Mapping[str, Any], step: int, target: TrainState
 
     The mesh it was saved on does not matter. Raises DamagedError when an array differs from its checksum.
     """
-    found = _restore(folder, facts, step, {"params": target.params, "opt_state": target.opt_state})
+    restored = _restore(folder, facts, step, {"params": target.params, "opt_state": target.opt_state})
     number = jax.device_put(jnp.int32(step), target.step.sharding)
-    return TrainState(number, found["params"], found["opt_state"])
+    return TrainState(number, restored["params"], restored["opt_state"])
 
 
 @partial(jax.jit, static_argnums=0)  # which keeps what it traced
@@ -312,10 +312,10 @@ def open_params(folder: Path, step: int | None = None) -> tuple[int, ModelConfig
             part = part[key]
         for key in reversed(path):
             part = {key: part}
-        found: Any = _restore(folder, facts, step, {"params": part}, whole=False)["params"]
+        array: Any = _restore(folder, facts, step, {"params": part}, whole=False)["params"]
         for key in path:
-            found = found[key]
-        return found
+            array = array[key]
+        return array
 
     return step, config, read
 
@@ -354,8 +354,8 @@ def read_model(folder: Path) -> ModelConfig:
 def _check_own_files(folder: Path, config: ModelConfig, step: int, facts: Mapping[str, Any]) -> None:
     then, now = asdict(model_config(facts["model"], where="its facts")), asdict(config)
     changed = [f"{MODEL}: {name} is {now[name]}, it was {then[name]}" for name in now if now[name] != then[name]]
-    files, found = facts["files"], _own_files(folder)
-    changed += [f"{name} is not the same" for name in sorted(files | found) if files.get(name) != found.get(name)]
+    files, own = facts["files"], _own_files(folder)
+    changed += [f"{name} is not the same" for name in sorted(files | own) if files.get(name) != own.get(name)]
     if changed:
         raise ValueError(
             f"{folder} has changed since step {step} was saved ({'; '.join(changed)}): bring the old files back"

@@ -114,19 +114,19 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
 
 def _event(line: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
+        event = json.loads(line)
     except (ValueError, RecursionError):  # the first also of bytes that are no text, and of numbers without end
         return None
-    return found if _is_event(found) else None
+    return event if _is_event(event) else None
 
 
-def _is_event(found: Any) -> bool:
-    if not isinstance(found, dict) or not isinstance(found.get("phase"), str):
+def _is_event(event: Any) -> bool:
+    if not isinstance(event, dict) or not isinstance(event.get("phase"), str):
         return False
-    step, held_out = found.get("step"), found.get("held_out", {})
+    step, held_out = event.get("step"), event.get("held_out", {})
     if not isinstance(step, int) or not 0 <= step < 2**31 or not isinstance(held_out, dict):
         return False
-    numbers = [found.get(name) for name in UPDATE] if "loss" in found else []
+    numbers = [event.get(name) for name in UPDATE] if "loss" in event else []
     for result in held_out.values():
         numbers += [result.get(name) for name in MEASURED] if isinstance(result, dict) else [None]
     return all(isinstance(x, int | float) and abs(x) < LARGEST for x in numbers)  # which NaN is not

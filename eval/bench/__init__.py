@@ -136,8 +136,8 @@ def _free_mib() -> float | None:
 def mib_of(file: str, field: str) -> float | None:
     """A field of a file of Linux's /proc that counts kibibytes, in MiB; None where there is no such file."""
     text = Path(file).read_text() if Path(file).exists() else ""
-    found = re.search(rf"^{field}:\s+(\d+) kB", text, re.M)
-    return int(found[1]) / 1024 if found else None
+    match = re.search(rf"^{field}:\s+(\d+) kB", text, re.M)
+    return int(match[1]) / 1024 if match else None
 
 
 def timed(function: Callable, *arguments: Any) -> float:

@@ -55,25 +55,25 @@ def bench(
     *qkv, _, segment_BL = arrays
     expected = judge(spec, small)
     case = Case(jax.default_backend(), tokens, width, dtype, host.capability(jax.devices()[0]))
-    found, calls = {}, {}
+    results, calls = {}, {}
     for name in names:
-        found[name] = {"backend": name, "mask": spec.mode.value, "window": spec.window, "rows": size}
-        found[name] |= {"tokens": tokens, "heads": heads, "width": width, "dtype": dtype, "checked_tokens": checked}
+        results[name] = {"backend": name, "mask": spec.mode.value, "window": spec.window, "rows": size}
+        results[name] |= {"tokens": tokens, "heads": heads, "width": width, "dtype": dtype, "checked_tokens": checked}
         try:
             function = backend_of(name, case, named)
             program = jax.jit(partial(both, function, spec))
             alone, _ = fitted(jax.jit(partial(forward, function, spec)), *qkv, segment_BL)
-            whole, found[name]["temporary_mib"] = fitted(program, *arrays)
+            whole, results[name]["temporary_mib"] = fitted(program, *arrays)
             answer = whole(*arrays) if checked == tokens else program(*small)
-            found[name]["error"] = errors(answer, expected, small[-1])
+            results[name]["error"] = errors(answer, expected, small[-1])
         except Exception as error:  # of any kind: kernels and compilers refuse in their own ways
-            found[name]["reason"] = reason(error)
+            results[name]["reason"] = reason(error)
             continue
         calls[name, "forward"] = partial(timed, alone, *qkv, segment_BL)
         calls[name, "forward_backward"] = partial(timed, whole, *arrays)
     for (name, what), took in in_turns(calls, rounds).items():
-        found[name] |= took if "reason" in took else {what: took}
-    return list(found.values())
+        results[name] |= took if "reason" in took else {what: took}
+    return list(results.values())
 
 
 def line(row: dict[str, Any]) -> str:
@@ -106,11 +106,11 @@ class AttentionBench(TimedBench):
         print(f"{jax.devices()[0].device_kind}, {self.rows} rows, {self.heads} heads of {self.width}, {self.dtype}")
         heading = f"{'tokens':>6} {'mask':24}{'backend':12}{'err out':>9}{'of dq':>9}{'of dk':>9}{'of dv':>9}{'':9}"
         print(f"{heading}{'forward ms':>16}{'+backward ms':>16}{'temp MiB':>9}")
-        found = []
+        results = []
         for tokens in self.lengths:
             shape = (self.rows, tokens, self.heads, self.width)
             for spec in SPECS:
                 new = bench(names, spec, shape, self.dtype, self.rounds, named=bool(self.backends))
                 print(*map(line, new), sep="\n", flush=True)
-                found += new
-                record(self.out, self.rounds, found)
+                results += new
+                record(self.out, self.rounds, results)

@@ -107,13 +107,13 @@ def their_step(
         autocast = torch.autocast(device, torch.bfloat16) if dtype == "bfloat16" else nullcontext()
         with autocast, torch.no_grad() if only_forward else nullcontext():
             loss = forward(input_ids=batch["input"], labels=batch["label"]).loss
-        found = {"loss": loss}
+        measured = {"loss": loss}
         if not only_forward:
             loss.backward()
-            found["grad_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            measured["grad_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-        values = {name: number.item() for name, number in found.items()}
+        values = {name: number.item() for name, number in measured.items()}
         if device == "cpu":
             return values | {"peak_mib": resident_peak()}
         torch.cuda.synchronize()
@@ -170,12 +170,12 @@ class Side:
         self._process.join()
 
 
-def disagreement(found: dict[str, Any], ours: dict[str, Any], tolerance: float) -> tuple[dict[str, float], str | None]:
+def disagreement(theirs: dict[str, Any], ours: dict[str, Any], tolerance: float) -> tuple[dict[str, float], str | None]:
     """Relative distances of a first step's numbers from ours, and what is wrong with them, if anything is."""
-    distances = {f"{name}_error": abs(found[name] / ours[name] - 1) for name in found}
+    distances = {f"{name}_error": abs(theirs[name] / ours[name] - 1) for name in theirs}
     if all(distance <= tolerance for distance in distances.values()):
         return distances, None
-    said = ", ".join(f"{name} {found[name]:.6g} where {OURS} has {ours[name]:.6g}" for name in found)
+    said = ", ".join(f"{name} {theirs[name]:.6g} where {OURS} has {ours[name]:.6g}" for name in theirs)
     return distances, f"wrong: {said}"
 
 
@@ -186,7 +186,7 @@ def bench(case: Case, peers: Sequence[str], rounds: int) -> dict[str, dict[str, 
     """
     platform, dtype = jax.default_backend(), compute_dtype()
     device = "cuda" if platform == "gpu" else platform
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     sides: dict[str, Side] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -201,27 +201,29 @@ def bench(case: Case, peers: Sequence[str], rounds: int) -> dict[str, dict[str, 
                 except ChildProcessError as error:
                     if not (folder / BATCH).exists():
                         raise
-                    found[name] = {"reason": str(error)}
+                    results[name] = {"reason": str(error)}
                 else:
-                    found[name] = {what: side.last[what] for what in ("loss", "grad_norm") if what in side.last}
+                    results[name] = {what: side.last[what] for what in ("loss", "grad_norm") if what in side.last}
                     if OURS in sides:  # what failed itself judges nobody
-                        distances, wrong = disagreement(found[name], found[OURS], TOLERANCE[dtype])
-                        found[name] |= distances if wrong is None else {**distances, "reason": wrong}
-                if "reason" in found[name]:
-                    found[name]["beside"] = list(sides)
+                        distances, wrong = disagreement(results[name], results[OURS], TOLERANCE[dtype])
+                        results[name] |= distances if wrong is None else {**distances, "reason": wrong}
+                if "reason" in results[name]:
+                    results[name]["beside"] = list(sides)
                     side.end()
                 else:
                     sides[name] = side
             for name, took in in_turns(sides, rounds).items():
-                found[name] |= took
+                results[name] |= took
                 if "reason" not in took:
-                    found[name] |= {**speed(case, took["median"]), "peak_mib": sides[name].last["peak_mib"]}
+                    results[name] |= {**speed(case, took["median"]), "peak_mib": sides[name].last["peak_mib"]}
         finally:
             for side in sides.values():
                 side.end()
-    for row in found.values():
-        row["ratio"] = found[OURS]["median"] / row["median"] if "median" in row and "median" in found[OURS] else None
-    return found
+    for row in results.values():
+        row["ratio"] = (
+            results[OURS]["median"] / row["median"] if "median" in row and "median" in results[OURS] else None
+        )
+    return results
 
 
 def line(row: dict[str, Any]) -> str:
@@ -284,15 +286,15 @@ class CompareBench(ModelBench, TimedBench):
         print(f"{what} on {jax.devices()[0].device_kind}, {compute_dtype()}, torch {metadata.version('torch')}")
         heading = f"{'size':7}{'objective':11}{'rows x tokens':14}{'side':9}{'seconds':>16}{'tokens/s':>10}{'ratio':>7}"
         print(f"{heading}{'MFU':>7}{'peak MiB':>10}{'loss':>9}{'its err':>9}{'grad err':>9}")
-        found = []
+        rows = []
         for size, objective, tokens in ((s, o, x) for s in self.sizes for o in self.objectives for x in self.lengths):
             # transformers' decoder counts the token itself among the keys of its window: ours must read as many.
             config = replace(SIZES[size], causal_window_counts_self=objective == "clm")
             case = Case(config, objective, self.rows, tokens, self.forward)
             for side, row in bench(case, self.peers, self.rounds).items():
                 row = {"side": side, **describe(size, case), "torch": metadata.version("torch"), **row}
-                found.append(row)
+                rows.append(row)
                 print(line(row), flush=True)
-            record(self.out, self.rounds, found)
+            record(self.out, self.rounds, rows)
             if self.plot_file is not None:
-                plot(found, self.plot_file)
+                plot(rows, self.plot_file)

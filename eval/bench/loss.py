@@ -56,9 +56,9 @@ def inputs(tokens: int, vocab_size: int, width: int, dtype: str) -> tuple[jax.Ar
     return feature_BSD, table_VD, bias_V, target_BS, jnp.ones(weight.shape)
 
 
-def errors(found: Any, expected: Any) -> dict[str, float]:
+def errors(answers: Any, expected: Any) -> dict[str, float]:
     """Largest distance over the largest entry: of the value and of each gradient."""
-    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+    pairs = zip(jax.tree.leaves(answers), jax.tree.leaves(expected), strict=True)
     distances = [distance(np.asarray(x, np.float32), y) for x, y in pairs]
     return dict(zip(("value", "features", "table", "bias"), distances, strict=True))
 
@@ -74,19 +74,23 @@ def bench(shape: tuple[int, int, int], dtype: str, rounds: int) -> list[dict[str
         expected = jax.tree.map(np.asarray, program(*exact))
     except Exception as error:  # of any kind: a device without room says so in its own way
         unchecked = {"unchecked": reason(error)}
-    found, calls = {}, {}
+    results, calls = {}, {}
     for name in LOSSES:
-        found[name] = {"loss": name, **dict(zip(("tokens", "vocab_size", "width"), shape, strict=True)), "dtype": dtype}
+        results[name] = {
+            "loss": name,
+            **dict(zip(("tokens", "vocab_size", "width"), shape, strict=True)),
+            "dtype": dtype,
+        }
         try:
-            program, found[name]["temporary_mib"] = fitted(gradient(name), *arrays)
-            found[name] |= unchecked if expected is None else {"error": errors(program(*arrays), expected)}
+            program, results[name]["temporary_mib"] = fitted(gradient(name), *arrays)
+            results[name] |= unchecked if expected is None else {"error": errors(program(*arrays), expected)}
         except Exception as error:
-            found[name]["reason"] = reason(error)
+            results[name]["reason"] = reason(error)
             continue
         calls[name] = partial(timed, program, *arrays)
     for name, took in in_turns(calls, rounds).items():
-        found[name] |= took
-    return list(found.values())
+        results[name] |= took
+    return list(results.values())
 
 
 def line(row: dict[str, Any]) -> str:
@@ -112,9 +116,9 @@ class LossBench(TimedBench):
             f"{'tokens x words x width':24}{'loss':10}{'seconds':>16}{'temp MiB':>10}"
             f"{'err value':>11}{'features':>10}{'table':>10}{'bias':>10}"
         )
-        found = []
+        results = []
         for shape in self.shapes:
             new = bench(shape, compute_dtype(), self.rounds)
             print(*map(line, new), sep="\n", flush=True)
-            found += new
-            record(self.out, self.rounds, found)
+            results += new
+            record(self.out, self.rounds, results)

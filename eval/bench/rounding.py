@@ -34,17 +34,17 @@ def bench(case: Case) -> dict[str, float]:
     params = jax.jit(init_params, static_argnums=0)(encoder(case.config), jax.random.key(SEED))
     batch = batch_of(case)
     exact = our_gradient(case, Precision(compute="float32"), params, batch)
-    found = {}
+    errors = {}
     for name, precision in OURS.items():
         off = optax.tree.sub(our_gradient(case, precision, params, batch), exact)
-        found[name] = float(optax.tree.norm(off) / optax.tree.norm(exact))
+        errors[name] = float(optax.tree.norm(off) / optax.tree.norm(exact))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ids = dict.fromkeys(to_hf.SPECIAL_TOKENS, case.vocabulary.special_token_ids[-1])
         to_hf.save(case.config, params, folder / WEIGHTS, architecture=ARCHITECTURES[case.objective], hf_config=ids)
         write_batch(case, batch, folder / BATCH)
-        found[AUTOCAST] = _autocast_error(ARCHITECTURES[case.objective], folder)
-    return found
+        errors[AUTOCAST] = _autocast_error(ARCHITECTURES[case.objective], folder)
+    return errors
 
 
 def our_gradient(case: Case, precision: Precision, params: Any, batch: dict[str, jax.Array]) -> Any:
@@ -95,13 +95,13 @@ class RoundingBench(ModelBench):
     def work(self) -> None:
         """Print the table and, if asked, write the JSON."""
         print(f"{'size':7}{'objective':11}{'rows x tokens':15}{'side':27}{'gradient error':>14}")
-        found = []
+        records = []
         for size, objective, (rows, tokens) in (
             (s, o, x) for s in self.sizes for o in self.objectives for x in self.shapes
         ):
             case = Case(SIZES[size], objective, rows, tokens)
             for side, error in bench(case).items():
                 shape = {"objective": objective, "rows": rows, "tokens": tokens}
-                found.append({"side": side, "size": size, **shape, "gradient_error": error})
+                records.append({"side": side, "size": size, **shape, "gradient_error": error})
                 print(f"{size:7}{objective:11}{f'{rows} x {tokens}':15}{side:27}{error:14.2e}", flush=True)
-            record(self.out, 1, found)
+            record(self.out, 1, records)

@@ -139,7 +139,7 @@ def bench(case: Case, rounds: int) -> dict[str, Any]:
     """What a step of this case costs, or the reason why it does not run."""
     try:
         step = Step(case)
-        found = step.compile()
+        compiled = step.compile()
     except Exception as error:  # of any kind: a device without room says so in its own way
         return {"reason": reason(error)}
 
@@ -149,7 +149,7 @@ def bench(case: Case, rounds: int) -> dict[str, Any]:
         return time.perf_counter() - began
 
     took = in_turns({"step": call}, rounds)["step"]
-    return found | took | ({} if "reason" in took else speed(case, took["median"]))
+    return compiled | took | ({} if "reason" in took else speed(case, took["median"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,11 +175,11 @@ class StepBench(ModelBench, TimedBench):
         print(f"{jax.devices()[0].device_kind}, {compute_dtype()}")
         heading = f"{'size':7}{'objective':11}{'rows x tokens':16}{'seconds':>16}{'tokens/s':>10}{'MFU':>7}"
         print(f"{heading}{'temp MiB':>10}{'compile s':>11}")
-        found = []
+        rows = []
         for size, objective, shape in ((s, o, x) for s in self.sizes for o in self.objectives for x in self.shapes):
             case = Case(SIZES[size], objective, *shape)
             row = {**describe(size, case), **bench(case, self.rounds)}
-            found.append(row)
+            rows.append(row)
             start = f"{size:7}{objective:11}{f'{case.rows} x {case.tokens}':16}"
             if "reason" in row:
                 print(start + row["reason"], flush=True)
@@ -190,4 +190,4 @@ class StepBench(ModelBench, TimedBench):
                     f"{row['temporary_mib']:10.0f}{row['compile_seconds']:11.1f}",
                     flush=True,
                 )
-            record(self.out, self.rounds, found)
+            record(self.out, self.rounds, rows)
