@@ -148,6 +148,7 @@ def _random_tokens(key, num_tokens: int, vocabulary: Vocabulary) -> jax.Array:
     return jnp.where(random_L == pad, jnp.where(other_L < pad, other_L, other_L + 1), random_L)
 
 
+@jax.named_scope("select")
 def select(hidden_BLD: jax.Array, position_BS: jax.Array | None) -> jax.Array:
     """Hidden states at the predicting positions, [B, S, D]; all of them when `position_BS` is None."""
     if position_BS is None:

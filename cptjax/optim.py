@@ -51,12 +51,14 @@ def decays(path: tuple[Any, ...]) -> bool:
 def make_optimizer(optimizer: AdamW) -> optax.GradientTransformationExtraArgs:
     """Gradients -> descent direction without decay, to be multiplied by minus the learning rate; its `update` takes, as
     `trains`, the mask of what trains: everything without it."""
+    clip = optax.clip_by_global_norm(jnp.inf if optimizer.clip_norm is None else optimizer.clip_norm)
     return optax.chain(
-        optax.clip_by_global_norm(jnp.inf if optimizer.clip_norm is None else optimizer.clip_norm),
+        optax.GradientTransformation(clip.init, jax.named_scope("clip")(clip.update)),
         adam(optimizer.b1, optimizer.b2, optimizer.eps),
     )
 
 
+@jax.named_scope("decay")
 def add_decay(directions: Any, params: Any, decay: float) -> Any:
     """The directions with `decay` times what `decays` of the parameters: where Composer multiplies `weight_decay` by
     rate / peak, it is weight_decay / peak here, and the rate comes later."""
@@ -89,6 +91,7 @@ def adam(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraA
         zeros = optax.tree.zeros_like(params)
         return AdamState(jax.tree_util.tree_map_with_path(no_updates, params), zeros, zeros)
 
+    @jax.named_scope("adam")
     def update(updates: Any, state: Any, params: Any = None, *, trains: Any = None) -> tuple[Any, AdamState]:
         trains = jax.tree.map(jnp.ones_like, state.count) if trains is None else trains
 
@@ -122,7 +125,7 @@ def freeze_mask(names: Any, patterns: Sequence[str]) -> Any:
             raise ValueError(f"freeze pattern {pattern!r} is not a regular expression: {error}") from error
     matched = set()
 
-    def one(leaf_names: tuple[str, ...]):
+    def mask_of(leaf_names: tuple[str, ...]):
         frozen = []
         for name in leaf_names:
             hits = {pattern for pattern in patterns if re.match(pattern, name)}
@@ -130,7 +133,7 @@ def freeze_mask(names: Any, patterns: Sequence[str]) -> Any:
             frozen.append(bool(hits))
         return np.asarray(frozen if len(frozen) > 1 else frozen[0], np.float32)
 
-    frozen = jax.tree.map(one, names, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    frozen = jax.tree.map(mask_of, names, is_leaf=lambda leaf: isinstance(leaf, tuple))
     if unmatched := [pattern for pattern in patterns if pattern not in matched]:
         raise ValueError(f"freeze patterns match no parameter: {unmatched}; names look like layers/3/attn/Wqkv")
     return jax.tree.map(lambda x: 1.0 - x, frozen)

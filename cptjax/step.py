@@ -52,7 +52,8 @@ def predictions(
     decoder: Any = model.apply(variables, method="decoder")
     table_VD, bias_V = decoder
     feature_BSD: Any = model.apply(variables, selected_BSD, method="head")
-    return feature_BSD, table_VD.astype(jnp.dtype(model.precision.compute)), bias_V
+    with jax.named_scope("loss"):
+        return feature_BSD, table_VD.astype(jnp.dtype(model.precision.compute)), bias_V
 
 
 def loss_and_counts(
@@ -73,14 +74,15 @@ def loss_and_counts(
     features = predictions(model, objective, params, targets, segment_BL)
     with jax.named_scope("loss"):
         loss: Any = cross_entropy(*features, targets.target_BS, targets.weight_BS, chunk)
-    real_BL = segment_BL > 0
-    start_BL, end_BL = document_bounds(segment_BL)
-    return loss, {
-        "targets": targets.weight_BS.sum(),
-        "tokens": real_BL.sum(dtype=jnp.float32),
-        "overflow": targets.overflow,
-        "keys": jnp.where(real_BL, end_BL - start_BL, 0).sum(dtype=jnp.float32),
-    }
+    with jax.named_scope("counts"):
+        real_BL = segment_BL > 0
+        start_BL, end_BL = document_bounds(segment_BL)
+        return loss, {
+            "targets": targets.weight_BS.sum(),
+            "tokens": real_BL.sum(dtype=jnp.float32),
+            "overflow": targets.overflow,
+            "keys": jnp.where(real_BL, end_BL - start_BL, 0).sum(dtype=jnp.float32),
+        }
 
 
 def _micro_batches(x_B, count: int):
@@ -90,19 +92,27 @@ def _micro_batches(x_B, count: int):
 
 def summed_gradients(loss_fn: Callable, params, batch: dict, key, micro_batches: int):
     """Gradients and sums over the whole global batch, `micro_batches` at a time."""
-    rows = {**batch, "row_B": jnp.arange(batch["token_BL"].shape[0], dtype=jnp.int32)}
+    with jax.named_scope("draw"):
+        rows = {**batch, "row_B": jnp.arange(batch["token_BL"].shape[0], dtype=jnp.int32)}
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def one(micro):
+    def gradients_of(micro):
         (loss, counts), grads = gradient(params, micro["token_BL"], micro["segment_BL"], micro["row_B"], key)
         return pin_parameters(grads), {"loss": loss, **counts}
 
     if micro_batches == 1:
-        return one(rows)
-    micros = {name: _micro_batches(x, micro_batches) for name, x in rows.items()}
-    shapes = jax.eval_shape(one, {name: x[0] for name, x in micros.items()})
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.scan(lambda sums, micro: (jax.tree.map(jnp.add, sums, one(micro)), None), zeros, micros)[0]
+        return gradients_of(rows)
+
+    def added(sums, micro):
+        new = gradients_of(micro)
+        with jax.named_scope("accumulate"):
+            return jax.tree.map(jnp.add, sums, new), None
+
+    with jax.named_scope("accumulate"):
+        micros = {name: _micro_batches(x, micro_batches) for name, x in rows.items()}
+        shapes = jax.eval_shape(gradients_of, {name: x[0] for name, x in micros.items()})
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(added, zeros, micros)[0]
 
 
 def train_step(
@@ -113,23 +123,22 @@ def train_step(
     `rate_fn` gives the learning rate of a step, `decay` what `optim.add_decay` takes; `trains` is the freeze mask of
     `optim.freeze_mask`.
     """
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    grads, sums = summed_gradients(loss_fn, gather_tables(state.params), batch, key, micro_batches)
-    targets = jnp.maximum(sums["targets"], 1.0)
-    grads = apply_mask(trains, jax.tree.map(lambda g: g / targets, grads))
-    rate = rate_fn(state.step)
+    with jax.named_scope("draw"):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+    with jax.named_scope("gather"):
+        params = gather_tables(state.params)
+    grads, sums = summed_gradients(loss_fn, params, batch, key, micro_batches)
     with jax.named_scope("optimiser"):
+        targets = jnp.maximum(sums["targets"], 1.0)
+        grads = apply_mask(trains, jax.tree.map(lambda g: g / targets, grads))
+        rate = rate_fn(state.step)
         directions, opt_state = tx.update(grads, state.opt_state, state.params, trains=trains)
         directions = add_decay(directions, state.params, decay)
         updates = apply_mask(trains, jax.tree.map(lambda d: -rate * d, directions))
-        params = optax.apply_updates(state.params, updates)
-    metrics = {
-        **sums,
-        "loss": sums["loss"] / targets,
-        "learning_rate": rate,
-        "grad_norm": optax.tree.norm(grads),
-    }
-    return TrainState(state.step + 1, params, opt_state), metrics
+        new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+        norm = optax.tree.norm(grads)
+    with jax.named_scope("counts"):
+        return new, {**sums, "loss": sums["loss"] / targets, "learning_rate": rate, "grad_norm": norm}
 
 
 def eval_step(
@@ -137,10 +146,13 @@ def eval_step(
 ) -> LossSums:
     """Loss and accuracy sums of held-out batch `index`; a row's draw is the same at every
     evaluation and for every size of batch."""
-    key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
     rows = batch["token_BL"].shape[0]
-    row_B = index * rows + jnp.arange(rows, dtype=jnp.int32)
+    with jax.named_scope("draw"):
+        key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
+        row_B = index * rows + jnp.arange(rows, dtype=jnp.int32)
     targets = draw(objective, batch["token_BL"], batch["segment_BL"], row_B, key, vocabulary)
-    features = predictions(model, objective, gather_tables(params), targets, batch["segment_BL"])
+    with jax.named_scope("gather"):
+        params = gather_tables(params)
+    features = predictions(model, objective, params, targets, batch["segment_BL"])
     with jax.named_scope("loss"):
         return measure(*features, targets.target_BS, targets.weight_BS, chunk)
