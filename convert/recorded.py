@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cptjax.files import read_json, typed
-from cptjax.run.record import Record
+from cptjax.run.record import record_of
 
 Names = tuple[str, ...]  # of a field, outermost first
 
@@ -17,7 +17,11 @@ def read_recorded(path: Path) -> tuple[dict[str, Any], list[Names]]:
     Raises as `read_json`, and ValueError naming a field that is missing or wrong.
     """
     written = read_json(path)
-    known = asdict(typed(Record, written, str(path), unknown="ignore"))
+    try:
+        kind = record_of(written)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    known = asdict(typed(kind, written, str(path), unknown="ignore"))
     for names in _beyond(known, written):  # a default is no fact of this run
         raise ValueError(f"{path}: {'.'.join(names)}: Field required")
     return _within(written, known), list(_beyond(written, known))

@@ -6,15 +6,16 @@ travel with the model.
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import jax
 from pydantic import Field
 
 from cptjax.config import Run, Stretch
 from cptjax.data.store import Manifest
+from cptjax.families import NETWORKS, SHAPES
 from cptjax.files import read_json, typed
 from cptjax.machine import provenance
 from cptjax.objectives import Objective
@@ -32,6 +33,12 @@ Amount = Annotated[float, Field(ge=0, le=1e18)]
 Count = Annotated[int, Field(ge=0, le=10**18)]
 Some = Annotated[int, Field(ge=1, le=10**18)]
 
+# A model is its shape, of whichever family, and its size.
+MODELS: dict[type[ModelConfig], Any] = {
+    shape: make_dataclass("Model", [("parameters", Some, 1)], bases=(shape,), frozen=True) for shape in NETWORKS
+}
+Model = TypeVar("Model", bound=ModelConfig)
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -39,13 +46,6 @@ class Origin:
 
     source: str
     revision: str | None
-
-
-@dataclass(frozen=True)
-class Model(ModelConfig):
-    """The shape of a run's model, and its size."""
-
-    parameters: Some = 1
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Record:
-    """All that run.json holds."""
+class Record(Generic[Model]):
+    """All that run.json holds; `Model` is one of MODELS."""
 
     name: str
     origin: Origin | None
@@ -202,6 +202,15 @@ class Record:
                     raise ValueError(f"phases: an evaluation in {phase.name} is of no phase: {min(strange)}")
 
 
+def record_of(written: Mapping[str, Any]) -> Any:
+    """The Record that a run.json should be: of the family that it names. Raises ValueError for one that is unknown."""
+    model = written.get("model")
+    model_type = model.get("model_type") if isinstance(model, dict) else None
+    if not isinstance(model_type, str) or model_type not in SHAPES:
+        raise ValueError(f"model.model_type: it must be one of {', '.join(SHAPES)}")
+    return Record[MODELS[SHAPES[model_type]]]
+
+
 def describe_run(
     run: Run,
     model: ModelConfig,
@@ -219,7 +228,7 @@ def describe_run(
     return Record(
         name=run.name,
         origin=_origin(folder / ORIGIN),
-        model=Model(**asdict(model), parameters=parameter_count(model)),
+        model=MODELS[type(model)](**asdict(model), parameters=parameter_count(model)),
         phases=[_phase(stretch, spent["phases"][stretch.phase.name]) for stretch in run.stretches],
         data=[
             Corpus(

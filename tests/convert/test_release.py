@@ -3,6 +3,7 @@
 import json
 import re
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ from cptjax.model import ModernBert, init_params
 from cptjax.objectives import CLM, mlm
 from cptjax.run import checkpoint
 from cptjax.schedules import Schedule
-from cptjax.shape import ModernBertConfig, Precision
+from cptjax.shape import BertConfig, ModernBertConfig, Precision
 from cptjax.train import train
 from tests.fixtures_text import make_tokenizer
 
@@ -493,6 +494,19 @@ def test_all_that_a_run_writes_is_released_and_nothing_else(finished, tmp_path, 
     assert said.count("not known to this program") == len(there) and "me@here" not in said
     for where, _ in there:
         assert f"{where}.[removed]: not known".removeprefix(".") in said
+
+
+def test_a_model_is_what_its_family_has(released, tmp_path):
+    # Broken by: one shape for all in MODELS, or the first family for an unknown one.
+    record = json.loads((released / "run.json").read_text())
+    record["model"] = {**asdict(BertConfig()), "parameters": 9, "local_attention": 128}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    read, unknown = recorded.read_recorded(tmp_path / "run.json")
+    assert read["model"] == {**asdict(BertConfig()), "parameters": 9} and unknown == [("model", "local_attention")]
+    record["model"]["model_type"] = "gpt2"
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"run\.json: model\.model_type: it must be one of modernbert, bert,"):
+        recorded.read_recorded(tmp_path / "run.json")
 
 
 @pytest.mark.parametrize("path", ["model__norm_eps", "optimizer__b1", "spent__joules", "phases__0__objective__kind"])
