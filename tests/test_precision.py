@@ -81,8 +81,9 @@ def test_sums_are_no_products_on_accelerators(config, monkeypatch):
         assert operands == {"bfloat16"}
 
 
+# "ModernBert" by itself: the positions, which every stage of it reads.
 TRANSFORMS = {"", "jvp", "transpose", "vmap", "checkpoint", "rematted_computation"}
-STAGES = {"draw", "ModernBert", "embeddings", "layer_0", "blocks", "layer_7", "final_norm"}
+STAGES = {"draw", "ModernBert", "rotary", "embed", "layer_0", "blocks", "layer_7", "finish"}
 STAGES |= {"select", "head", "decoder", "loss"}
 INNER = {"layer_0/attn", "layer_0/mlp", "blocks/l0/attn", "blocks/l0/mlp"}
 UPDATE_STAGES = {"counts", "accumulate", "optimiser", "optimiser/clip", "optimiser/adam", "optimiser/decay"}
