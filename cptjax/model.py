@@ -283,6 +283,7 @@ class Encoder(nn.Module):
                 split_rngs={"params": True},
                 in_axes=(nn.broadcast,) * 4,  # pyright: ignore[reportArgumentType]
                 length=groups.repeats,
+                check_constancy_invariants=self.is_initializing(),  # one more trace, and part of what is drawn
             )(self.layer, *inside)
         layer = _recomputed(self.layer, self.remat, static_argnums=(4,))
         self.rest = [layer(*inside, kinds[i], name=f"layer_{i}") for i in groups.rest]
