@@ -4,6 +4,7 @@ ModernBERT: arXiv:2412.13663. Only config.json and safetensors are read; no pick
 """
 
 import re
+import shlex
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +21,7 @@ from convert import portable, table
 from cptjax import bounds
 from cptjax.command.errors import reading
 from cptjax.command.escape import listed, say
-from cptjax.data.tokenizer import load_tokenizer
+from cptjax.data.tokenizer import how_to_make, load_tokenizer, quoted
 from cptjax.files import TOKENIZER_FILES, check_inside, copy_tokenizer, new_folder, read_json
 from cptjax.machine import hub
 from cptjax.run import checkpoint
@@ -70,7 +71,7 @@ def convert_folder(
     source: str | Path, out: Path, *, revision: str | None = None, overwrite: bool = False
 ) -> ModernBertConfig:
     """Write the run folder whose step 0 is this model. Raises as `load` and `new_folder` do, and
-    ValueError where the tokenizer has ids that the model has not."""
+    ValueError where the tokenizer has ids that the model has not; says on stderr where there is no tokenizer."""
     with new_folder(Path(out), markers=(checkpoint.MODEL,), overwrite=overwrite) as partial:
         folder = find(source, revision=revision)
         weights = open_weights(folder)
@@ -80,6 +81,9 @@ def convert_folder(
         origin = {"source": str(source), "revision": None if Path(source).is_dir() else folder.name}
         hf_config = read_json(folder / "config.json")
         checkpoint.save_start(partial, weights.config, weights.parameter, sums, hf_config=hf_config, origin=origin)
+    if not (folder / "tokenizer.json").is_file():
+        made = how_to_make(folder, source)
+        say(f"warning: {made}; no text can be prepared for this model, and no run released, without", stream=sys.stderr)
     return weights.config
 
 
@@ -340,13 +344,13 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _refuse_pickles(source: str, names: Iterable[str]) -> None:
     if pickled := sorted(name for name in names if name.endswith((".bin", ".pt"))):
-        command = (
-            'python -c "from transformers import AutoModelForMaskedLM as M; '
-            f"M.from_pretrained('{source}').save_pretrained('{Path(source).name}-safetensors')\""
+        code = (
+            "from transformers import AutoModelForMaskedLM as M; "
+            f"M.from_pretrained({quoted(source)}).save_pretrained({quoted(f'{Path(source).name}-safetensors')})"
         )
         raise ValueError(
             f"{source} has {', '.join(pickled)} but no {SINGLE}; pickle is not read here. "
-            f"If you trust the file, convert it where torch is installed: {command}"
+            f"If you trust the file, convert it where torch is installed: python -c {shlex.quote(code)}"
         )
 
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import secrets
+import shlex
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,12 +72,23 @@ def tokenizer_folder(path_or_id: Path | str) -> Path:
             raise ValueError(f"tokenizer folder {name} does not exist")
         folder = fetch(name, TOKENIZER_FILES)
     if not (folder / "tokenizer.json").is_file():
-        raise ValueError(
-            f"{path_or_id} holds no tokenizer.json; where transformers 4.57 and sentencepiece are, this makes it: "
-            f'python -c "from transformers import AutoTokenizer as A; '
-            f"A.from_pretrained('{folder}').backend_tokenizer.save('{folder}/tokenizer.json')\""
-        )
+        raise ValueError(how_to_make(folder, path_or_id))
     return folder
+
+
+def quoted(path: Path | str) -> str:
+    """As a text of a Python program, without the quotes that a shell needs around the program."""
+    return json.dumps(str(path), ensure_ascii=False)
+
+
+def how_to_make(folder: Path, named: Path | str) -> str:
+    """What is said of a `folder` without tokenizer.json, by the name that it was given: the command that makes it."""
+    source, made = (quoted(path) for path in (folder, folder / "tokenizer.json"))
+    code = f"from transformers import AutoTokenizer as A; A.from_pretrained({source}).backend_tokenizer.save({made})"
+    return (
+        f"{named} holds no tokenizer.json; where transformers 4.57 and sentencepiece are, this makes it: "
+        f"python -c {shlex.quote(code)}"
+    )
 
 
 def load_tokenizer(path_or_id: Path | str) -> tokenizers.Tokenizer:

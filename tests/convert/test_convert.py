@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tracemalloc
@@ -212,6 +213,26 @@ def stored(folder: Path) -> dict[str, np.ndarray]:
     files = sorted(folder.glob("*.safetensors"))
     assert len(files) > 1 and (folder / from_hf.INDEX).is_file()
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def test_a_folder_without_a_tokenizer_is_converted_and_it_is_said(tiny, tmp_path, capsys):
+    # Broken by: nothing said, or of a folder with a tokenizer too.
+    said = (
+        f"warning: {tiny} holds no tokenizer.json; where .* .* python -c '.*'; no text can be prepared .*"
+    )
+    assert main(["from-hf", str(tiny), str(tmp_path / "run")]) == 0
+    assert re.fullmatch(said + "\n", capsys.readouterr().err)
+    Tokenizer(WordLevel({"a": 0})).save(str(tiny / "tokenizer.json"))
+    assert main(["from-hf", str(tiny), str(tmp_path / "run"), "--overwrite"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_command_for_a_pickle_is_what_a_shell_reads(tmp_path):
+    # Broken by: the path between quotes as it is; no shlex.quote.
+    with pytest.raises(ValueError) as refused:
+        from_hf._refuse_pickles(f"{tmp_path}/it's", ["pytorch_model.bin"])
+    code = shlex.split(str(refused.value)[str(refused.value).index("python -c") :])[-1]
+    assert f'from_pretrained("{tmp_path}/it\'s").save_pretrained("it\'s-safetensors")' in code
 
 
 def test_an_encoder_is_exported_as_a_decoder_and_back(tiny, tmp_path, capsys):

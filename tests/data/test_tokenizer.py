@@ -1,7 +1,9 @@
 """Special tokens are found, documents begin and end as the tokenizer says, and long texts cost no memory."""
 
+import ast
 import json
 import re
+import shlex
 from pathlib import Path
 
 import huggingface_hub
@@ -13,7 +15,15 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer
 
 from cptjax.data import tokenizer
-from cptjax.data.tokenizer import Encoder, SpecialTokens, cautions, load_tokenizer, special_tokens, tokenizer_folder
+from cptjax.data.tokenizer import (
+    Encoder,
+    SpecialTokens,
+    cautions,
+    how_to_make,
+    load_tokenizer,
+    special_tokens,
+    tokenizer_folder,
+)
 from tests.fixtures_text import WORDS, make_tokenizer
 
 
@@ -94,7 +104,7 @@ def test_long_texts_are_cut_where_they_can_be(folder, monkeypatch):
         ({}, "holds no tokenizer.json"),
         (
             {"vocab.txt": "[UNK]"},
-            r"AutoTokenizer as A; A.from_pretrained\('/.*'\).backend_tokenizer.save\('/.*/tokenizer.json",
+            r"AutoTokenizer as A; A.from_pretrained\(\"/.*\"\).backend_tokenizer.save\(\"/.*/tokenizer.json\"\)'$",
         ),
         ({"tokenizer.json": "{}"}, "is not a tokenizer"),
     ],
@@ -105,6 +115,18 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path, files, says):
     with pytest.raises(ValueError, match=says) as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["it's", 'a "b" $HOME', "é\\n `x`", "a;b & c", "\U0001f600"])
+def test_the_command_that_makes_a_tokenizer_is_what_a_shell_reads(tmp_path, name):
+    # Broken by: the path between quotes as it is; no shlex.quote.
+    (tmp_path / name).mkdir()
+    said = how_to_make(tmp_path / name, name)
+    *before, code = shlex.split(said[said.index("python -c") :])
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    given = {ast.literal_eval(node.args[0]) for node in calls}
+    assert before == ["python", "-c"]
+    assert given == {str(tmp_path / name), str(tmp_path / name / "tokenizer.json")}
 
 
 def test_a_tokenizer_that_cannot_be_had_is_refused(monkeypatch):
