@@ -7,7 +7,8 @@ operations. Layer 0 stands alone (it has no attn_norm); the layers after it repe
 a leading layer axis; what does not fit the period is unrolled.
 
 B rows, L tokens per row, N tokens of all rows, D width, H heads, K head width, F feed-forward width, V vocabulary.
-In layers_NBLD, N counts the kept layers; in scores of a classifier, its labels.
+In layers_NBLD, N counts the kept layers; in scores of a classifier, its labels. C query, key and value; G value and
+gate; R repeats of a period, P layers in it.
 """
 
 from collections.abc import Callable

@@ -123,13 +123,13 @@ def shard_tree(mesh: AnyMesh, shapes: Any) -> Any:
     What counts steps is replicated. Raises ValueError for a dimension that its mesh axes do not divide.
     """
 
-    def one(path, leaf):
+    def placed(path, leaf):
         name = parameter_path(path)
         if not name or jax.tree_util.GetAttrKey("count") in path:
             return NamedSharding(mesh, P())
         return NamedSharding(mesh, spec_for(name, leaf.shape, mesh))
 
-    return jax.tree_util.tree_map_with_path(one, shapes)
+    return jax.tree_util.tree_map_with_path(placed, shapes)
 
 
 def row_devices(mesh: AnyMesh) -> int:

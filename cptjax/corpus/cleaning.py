@@ -1,7 +1,8 @@
 """What may be left out of a corpus: by the columns of a row, as a repetition, as text of an evaluation set.
 
 Words are runs of letters and digits in lower case, so that spacing and punctuation do not hide a copy.
-N documents, W words, G n-grams of words, P numbers of a signature.
+N documents, W words, G n-grams of words, P numbers of a signature,
+E pairs of documents that may be alike.
 """
 
 import functools

@@ -3,7 +3,7 @@
 A part is one .npz: the ids of the documents of a chunk, facts about each of them, and the rows that are left out.
 It is named by what decides its content, so that it is found again wherever its files then stand among the others.
 
-D documents of a part, N documents of all parts, L tokens of one document.
+D documents of a part, N documents of all parts, L tokens and W words of one document.
 """
 
 import contextlib

@@ -7,7 +7,8 @@ Three stages, so that the work can be interrupted, and spread over processes or 
 3. The shards of the store are copied together from the parts.
 Parts and shards lie in a work folder beside the store, `.NAME.work`, until the store is whole.
 
-D documents of a part, N documents of all parts, L tokens of one document.
+D documents of a part, N documents of all parts, M of them that are compared, L tokens of one document,
+G n-grams of words, P numbers of a signature.
 """
 
 import dataclasses

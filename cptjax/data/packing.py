@@ -1,6 +1,7 @@
 """Which tokens lie in which row: computed once from the lengths of the documents, the row's length and a seed.
 
-N documents, S spans (a span is an unbroken piece of a document), R rows of a plan.
+N documents, S spans (a span is an unbroken piece of a document), R rows of a plan, D documents that are
+packed at once.
 """
 
 import bisect

@@ -11,7 +11,7 @@ A token store is a folder:
 `tokenizer/`  the tokenizer that made it.
 It appears whole and at once, or not at all.
 
-N documents, L tokens of one document.
+N documents, L tokens of one document, F files of its input.
 """
 
 import json

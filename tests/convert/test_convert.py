@@ -217,9 +217,7 @@ def stored(folder: Path) -> dict[str, np.ndarray]:
 
 def test_a_folder_without_a_tokenizer_is_converted_and_it_is_said(tiny, tmp_path, capsys):
     # Broken by: nothing said, or of a folder with a tokenizer too.
-    said = (
-        f"warning: {tiny} holds no tokenizer.json; where .* .* python -c '.*'; no text can be prepared .*"
-    )
+    said = f"warning: {tiny} holds no tokenizer.json; where .* .* python -c '.*'; no text can be prepared .*"
     assert main(["from-hf", str(tiny), str(tmp_path / "run")]) == 0
     assert re.fullmatch(said + "\n", capsys.readouterr().err)
     Tokenizer(WordLevel({"a": 0})).save(str(tiny / "tokenizer.json"))
