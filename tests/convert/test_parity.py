@@ -16,7 +16,6 @@ from safetensors.numpy import save_file
 from convert import from_hf, parity, table, to_hf
 from convert.__main__ import main
 from convert.parity import Case
-from cptjax import model as model_file
 from cptjax import ops
 from cptjax.model import ModernBert
 from cptjax.run.checkpoint import parameter_shapes
@@ -179,8 +178,9 @@ def _reshape(**changes):
 
 def _norm_before_layer_0(monkeypatch):
     """Give layer 0 the attn_norm that it has not, as new as a norm can be."""
-    layer, ours = model_file.Layer, parity.ours
-    monkeypatch.setattr(model_file, "Layer", lambda *parts, first=False, **named: layer(*parts, **named))
+    layer, ours = ModernBert.layer, parity.ours
+    normed = staticmethod(lambda *parts, first=False, **named: layer(*parts, **named))
+    monkeypatch.setattr(ModernBert, "layer", normed)
 
     def with_norm(config, params, *arguments, **options):
         one_more = params["layer_0"] | {"attn_norm": {"scale": np.ones(config.hidden_size, np.float32)}}
