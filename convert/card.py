@@ -367,7 +367,7 @@ def cell(values: Sequence[float]) -> str:
 
 
 def percent(share: float) -> float:
-    """Of a share."""
+    """A share in percent."""
     return 100 * share
 
 

@@ -77,7 +77,7 @@ class Case(NamedTuple):
 
 
 def compare(a: str | Path, b: str | Path, *, only: Collection[str] | None = None, step: int | None = None) -> dict:
-    """Run both on the same inputs, all or those named; the report says whether every output agrees, and how well.
+    """Run both models on the same inputs, all or those named; the report says whether each output agrees, and how well.
 
     Where B is a run folder, `step` says which of its checkpoints; the last one by default.
 

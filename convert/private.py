@@ -38,12 +38,12 @@ REMOVED = "[removed]"
 
 
 def kinds_in(text: str) -> list[str]:
-    """What of all this a text holds."""
+    """The kinds of what must not travel that a text holds."""
     return [kind for kind, pattern in KINDS.items() if pattern.search(text)]
 
 
 def without(value: Any) -> Any:
-    """A JSON value, its keys included, with REMOVED in the place of all this."""
+    """A JSON value, its keys included, with REMOVED in the place of what must not travel."""
     if isinstance(value, dict):
         return {without(key): without(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -34,7 +34,7 @@ SPECIAL_TOKENS = {f"{role}_token_id": role for role in ("pad", "cls", "sep", "bo
 
 
 class Exported(NamedTuple):
-    """What was written."""
+    """What an export wrote."""
 
     step: int
     architecture: str

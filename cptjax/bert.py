@@ -100,7 +100,7 @@ class Bert(Encoder):
         return self.embeddings(token_BL, position_BL, token_type_BL)
 
     def finish(self, hidden_BLD):
-        """As an operand of products: the last layer ends in its norm."""
+        """The last layer's output as an operand of products: that layer ends in its norm."""
         return hidden_BLD.astype(self.precision.compute)
 
     def labels(self, hidden_BLD):

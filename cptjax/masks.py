@@ -88,7 +88,7 @@ def key_interval(spec: MaskSpec, segment_BL: jax.Array) -> tuple[jax.Array, jax.
 
 
 def dense_mask(spec: MaskSpec, segment_BL: jax.Array) -> jax.Array:
-    """The same mask as booleans, [B, L, M]: true where query L reads key M."""
+    """A mask as booleans, [B, L, M]: true where query L reads key M."""
     start_BL, end_BL = key_interval(spec, segment_BL)
     key_M = jnp.arange(segment_BL.shape[1], dtype=jnp.int32)[None, None]
     return (start_BL[..., None] <= key_M) & (key_M < end_BL[..., None])

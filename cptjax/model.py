@@ -380,7 +380,7 @@ class ModernBert(Encoder):
         return {kind: rope_table(position_BL, theta, self.config.head_dim) for kind, theta in thetas.items()}
 
     def finish(self, hidden_BLD):
-        """Through the last norm."""
+        """The last layer's output through the last norm, [B, L, D]."""
         return self.final_norm(hidden_BLD)
 
 

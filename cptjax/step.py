@@ -91,7 +91,8 @@ def _micro_batches(x_B, count: int):
 
 
 def summed_gradients(loss_fn: Callable, params, batch: dict, key, micro_batches: int):
-    """Gradients and sums over the whole global batch, `micro_batches` at a time."""
+    """Gradients and sums over the whole global batch, one of its `micro_batches` after the other; `batch` holds
+    token_BL and segment_BL, `loss_fn` is `loss_and_counts` of an objective."""
     with jax.named_scope("draw"):
         rows = {**batch, "row_B": jnp.arange(batch["token_BL"].shape[0], dtype=jnp.int32)}
     gradient = jax.value_and_grad(loss_fn, has_aux=True)

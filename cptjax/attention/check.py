@@ -81,8 +81,8 @@ def _random(shape: tuple[int, ...], dtype: str, segment_BL: np.ndarray) -> tuple
 
 
 def deep_inputs(width: int, dtype: str, *, whole_tiles: bool) -> tuple[jax.Array, ...]:
-    """The same for one head, where all scaled scores are near DEEP, in documents of DEEP_LENGTHS; rows end half a tile
-    of padding beyond whole tiles, unless the backend takes no others.
+    """What `inputs` gives, for one head, where all scaled scores are near DEEP, in documents of DEEP_LENGTHS; rows end
+    half a tile of padding beyond whole tiles, unless the backend takes no others.
 
     Half of each head is random, so that the softmax is as spread as ever. The other half is one number in all queries,
     and its negative in all keys.
@@ -130,5 +130,5 @@ def errors(results: tuple[jax.Array, ...], expected: list[np.ndarray], segment_B
 
 
 def distance(result: np.ndarray, expected: np.ndarray) -> float:
-    """Largest distance over the largest expected entry."""
+    """The largest distance of a result from what is expected, over the largest expected entry."""
     return float(np.abs(result - expected).max() / np.abs(expected).max())

@@ -23,7 +23,7 @@ NUMBERED = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")  # a list
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """On one line, without characters that break lines, steer a terminal or hide: each as Python escapes it.
+    """Text on one line, without characters that break lines, steer a terminal or hide: each as Python escapes it.
 
     Those of `keep` stay.
     """
@@ -48,17 +48,17 @@ def listed(names: Sequence[str], *, most: int = MOST_LISTED, between: str = ", "
 
 
 def html(text: str, *, keep: str = "") -> str:
-    """As the content of an element or of a quoted attribute; `keep` as for `printable`."""
+    """Text as the content of an element or of a quoted attribute; `keep` as for `printable`."""
     return escapes.escape(printable(text, keep=keep))
 
 
 def markdown(text: str) -> str:
-    """As a piece of a line or as a cell of a table; spaces at the ends, which Markdown ignores, are left out."""
+    """Text as a piece of a line or as a cell of a table; spaces at the ends, which Markdown ignores, are left out."""
     return NUMBERED.sub(r"\1\\\2", MARKUP.sub(r"\\\g<0>", printable(text).strip()))
 
 
 def code(text: str) -> str:
-    """As code in a line, not in a table."""
+    """Text as code in a line, not in a table."""
     shown = printable(text)
     ticks = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     padded = shown.strip(" `") != shown and not shown.isspace()  # one space at each end is Markdown's

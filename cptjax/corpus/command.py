@@ -68,7 +68,7 @@ class Prepare(Options):
 
     @classmethod
     def passes_on(cls, words: Sequence[str]) -> bool:
-        """To Beam, where it is asked for."""
+        """Other options are for Beam, where it is asked for."""
         return any(word.split("=")[0] == "--runner" for word in words)
 
     def __call__(self, rest: Sequence[str]) -> None:

@@ -145,7 +145,7 @@ def lines(stream: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def joined(stream: Iterator[bytes]) -> bytes:
-    """All of the chunks. LengthError when that is more than DOCUMENT_BYTES."""
+    """The chunks as one. LengthError when that is more than DOCUMENT_BYTES."""
     held = bytearray()
     for chunk in stream:
         held += chunk

@@ -77,7 +77,7 @@ def tokenizer_folder(path_or_id: Path | str) -> Path:
 
 
 def quoted(path: Path | str) -> str:
-    """As a text of a Python program, without the quotes that a shell needs around the program."""
+    """A path as a text of a Python program, without the quotes that a shell needs around the program."""
     return json.dumps(str(path), ensure_ascii=False)
 
 
@@ -274,7 +274,7 @@ def _normal(tokenizer: tokenizers.Tokenizer, text: str) -> str:
 
 
 def text_tokenizer(tokenizer: tokenizers.Tokenizer, special: SpecialTokens) -> tokenizers.Tokenizer:
-    """The same tokenizer, without a post-processor, for text alone: no text has the id of a special token.
+    """A copy of a tokenizer without its post-processor, for text alone: no text has the id of a special token.
 
     A model's vocabulary may hold "[MASK]" as a word or piece of its own, and a normaliser may make it of other
     letters. So special tokens get names here that no text can hold, drawn anew each time; ids stay.

@@ -7,7 +7,7 @@ GIB = 2**30  # bytes
 
 
 class Device(NamedTuple):
-    """Of one device: peak dense bf16 FLOP/s, memory in GiB, board power in watts (None: its maker does not say)."""
+    """What a device has: peak dense bf16 FLOP/s, memory in GiB, board power in watts (None: its maker does not say)."""
 
     peak_flops: float
     memory_gib: float

@@ -59,7 +59,7 @@ def cores() -> int:
 
 
 def capability(device: Any) -> str | None:
-    """Of a GPU, such as 9.0; None of others."""
+    """The compute capability of a GPU, such as 9.0; None of other devices."""
     return getattr(device, "compute_capability", None)
 
 

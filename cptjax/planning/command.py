@@ -36,7 +36,7 @@ class Plan(Options):
 
     @classmethod
     def passes_on(cls, words: Sequence[str]) -> bool:
-        """To the config."""
+        """Other options are for the config."""
         return True
 
     def __call__(self, rest: Sequence[str]) -> None:

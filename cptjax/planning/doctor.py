@@ -122,7 +122,7 @@ def _row(backend: str, kind: str, mode: MaskMode, tokens: int, dtype: str) -> di
 
 
 def advice(platform_name: str) -> list[str]:
-    """What would be better, in lines."""
+    """What would be better on this machine, in lines."""
     hints = []
     if platform_name == "cpu" and shutil.which("nvidia-smi"):
         hints.append("there is an NVIDIA driver here, but jax works on the CPU: pip install -U 'jax[cuda13]'")

@@ -49,7 +49,7 @@ def of_run(run: Run) -> dict[str, Any]:
 
 
 def of_start(folder: Path) -> dict[str, Any]:
-    """Of a run folder that weights come from: the tokenizer, and by step the facts that hold the arrays' checksums."""
+    """What weights come from: a run folder's tokenizer, and by step a hash of the facts, which hold the checksums."""
     kept = {path.parent.parent.name: sha256(path) for path in (folder / CHECKPOINTS).glob("*/meta/metadata")}
     return {"tokenizer": _short(folder_hashes(folder / TOKENIZER)), "weights": _short(kept)}
 

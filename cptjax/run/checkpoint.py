@@ -70,7 +70,7 @@ def _checksum(x) -> jax.Array:
 
 
 def host_checksum(array: np.ndarray) -> int:
-    """The same sum for a float32 array of this host, without a copy of it."""
+    """The sum of `_checksum` for a float32 array of this host, without a copy of it."""
     bits, total, size = array.reshape(-1).view(np.uint32), 0, 2**18
     weight = 1 + 2 * np.arange(min(bits.size, size), dtype=np.uint32)
     for start in range(0, bits.size, size):

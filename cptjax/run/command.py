@@ -29,7 +29,7 @@ class Train(Options):
 
     @classmethod
     def passes_on(cls, words: Sequence[str]) -> bool:
-        """To the config."""
+        """Other options are for the config."""
         return True
 
     def __call__(self, rest: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ MEASURED = ("loss", "accuracy")
 
 
 class EventLog:
-    """Writes both logs, in the first process only.
+    """Writes events.jsonl and TensorBoard's log, in the first process only.
 
     Opening it at a step drops what an earlier, killed attempt logged after it: updates from that step on, evaluations
     after the one at `evaluated`. A line that is no event goes to events.unreadable, and that is said.

@@ -73,8 +73,8 @@ def _origin(run: Run, folder: Path) -> dict[str, Any] | None:
 
 
 def start(inputs: Inputs, setting: Setting) -> Start:
-    """The first there is of: 1 the folder's last whole checkpoint; 2 the weights of `run.init`; 3 random weights,
-    of the run's `model`."""
+    """What the loop begins with, from the first that there is: 1 the folder's last whole checkpoint; 2 the weights of
+    `run.init`; 3 random weights, of the run's `model`."""
     if inputs.resumption.candidates:
         return _go_on(setting, inputs.resumption)
     run = setting.run

@@ -85,7 +85,7 @@ class Bench(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class TimedBench(Bench):
-    """One that takes time by the clock."""
+    """A bench that takes time by the clock."""
 
     rounds: Count = 5
 

@@ -86,7 +86,7 @@ def write_batch(case: Case, batch: dict[str, jax.Array], path: Path) -> None:
 def their_step(
     peer: Peer, architecture: str, folder: Path, device: str, dtype: str, only_forward: bool
 ) -> Callable[[], dict]:
-    """The same with transformers, PyTorch and its AdamW, on the weights and the batch of `folder`."""
+    """The step of transformers, PyTorch and its AdamW, on the weights and the batch of `folder`."""
     import torch
     import transformers
 

@@ -1,7 +1,8 @@
-"""What reading costs: rows and tokens per second of one process, the time to a first batch, and a plan's making.
+"""What reading costs: rows and tokens per second of one process, the time to a first batch, and the making of a
+packing plan.
 
 The store is one that is given, or a generated one of random ids with lengths as text has them. Everything
-runs on the cores this process may use; the plan is made by a process of its own on one of them.
+runs on the cores this process may use; the packing plan is made by a process of its own on one of them.
 """
 
 import itertools
