@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from convert import table
 from cptjax.command.escape import code, listed, markdown, printable
+from cptjax.dropout import Dropout
 
 PAPER = "[arXiv:2605.12438](https://arxiv.org/abs/2605.12438)"
 CITATION = """@misc{touchent2026causallanguagemodelingdetour,
@@ -202,7 +203,7 @@ def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> li
         f"A batch holds {run['global_batch_size']:,} rows of {run['sequence_length']:,} tokens "
         f"({count(run['tokens_per_step'])} tokens). Decoupled AdamW (beta1 {adam['b1']:g}, beta2 {adam['b2']:g}, "
         f"epsilon {adam['eps']:g}, weight decay {adam['weight_decay']:g}, {clip}); {precision['compute']} computation, "
-        f"float32 weights. Seeds: {run['seeds']['masks_and_weights']} for masks, "
+        f"float32 weights; dropout: {Dropout(**run['dropout'])}. Seeds: {run['seeds']['masks_and_weights']} for masks, "
         f"{run['seeds']['data']} for the order of the data.",
         f"Trained with cptjax at commit {code(run['commit'] or 'unknown')} ({versions}; Python "
         f"{markdown(run['python'])}).",

@@ -142,7 +142,6 @@ def read_config(raw: dict, *, where: str = "config.json") -> ModernBertConfig:
     """The model's shape from a config.json of transformers 4 or 5.
 
     Raises ValueError, starting with `where`, for what is missing or has no counterpart here.
-    Dropout is warned about on stderr.
     """
     architecture = architecture_of(raw, where=where)
     raw = portable.without_none(raw)
@@ -167,8 +166,6 @@ def read_config(raw: dict, *, where: str = "config.json") -> ModernBertConfig:
     for kind, rest in rope.items():
         if rest.pop("rope_type") != "default" or rest:
             raise ValueError(f"{where}: rope of {kind} is {parameters[kind]}; only rope_type 'default' is known")
-    if dropouts := [f"{k} {v}" for k, v in raw.items() if k.endswith("_dropout") and v]:
-        say(f"warning: cptjax trains without dropout; {where} has {dropouts}", stream=sys.stderr)
     form = table.ARCHITECTURES[architecture]
     same = [field.name for field in fields(ModernBertConfig) if field.name not in OURS and hasattr(normal, field.name)]
     values: dict[str, Any] = {name: getattr(normal, name) for name in same} | thetas

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from cptjax.dropout import Dropping
 from cptjax.model import Attention, Encoder, Mlp, Norm, init_in
 from cptjax.ops import lookup
 from cptjax.shape import BertConfig, Precision
@@ -46,7 +47,7 @@ class Layer(nn.Module):
     kind: str
 
     @nn.compact
-    def __call__(self, hidden_BLD, segment_BL, rope, mask_mode: str):
+    def __call__(self, hidden_BLD, segment_BL, rope, mask_mode: str, dropping: Dropping | None = None):
         hidden_BLD, compute = self.pin(hidden_BLD), self.precision.compute
 
         def norm(name, x_BLD):
@@ -54,9 +55,9 @@ class Layer(nn.Module):
 
         attention = Attention(self.config, self.precision, self.backend, name="attn")
         spec = self.config.mask_spec(self.kind, mask_mode)
-        out_BLD = attention(hidden_BLD, segment_BL, rope[self.kind], spec)
+        out_BLD = attention(hidden_BLD, segment_BL, rope[self.kind], spec, dropping)
         hidden_BLD = norm("attn_norm", hidden_BLD + out_BLD.astype(hidden_BLD.dtype))
-        out_BLD = Mlp(self.config, self.precision, name="mlp")(hidden_BLD.astype(compute))
+        out_BLD = Mlp(self.config, self.precision, name="mlp")(hidden_BLD.astype(compute), dropping)
         return norm("mlp_norm", hidden_BLD + out_BLD.astype(hidden_BLD.dtype))
 
 

@@ -26,6 +26,8 @@ NUMBERS: dict[str, tuple[float, float]] = {  # least and most; whole where they 
     "norm_eps": (1e-30, 1.0),
     "layer_norm_eps": (1e-30, 1.0),
     "initializer_range": (0.0, 100.0),
+    **dict.fromkeys(("embedding_dropout", "attention_dropout", "mlp_dropout"), (0.0, 0.99)),
+    **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), (0.0, 0.99)),
     "initializer_cutoff_factor": (1e-3, 100.0),
 }
 ELSEWHERE = {"global_attn_every_n_layers", "sliding_window"}  # fields of transformers' configs, not of ours

@@ -20,6 +20,7 @@ from cptjax.attention.backends import Case, check_backend
 from cptjax.command.errors import reason
 from cptjax.command.line import fill
 from cptjax.data.batches import Data
+from cptjax.dropout import Dropout
 from cptjax.objectives import Objective, mlm
 from cptjax.optim import AdamW
 from cptjax.schedules import Schedule, phase_bounds
@@ -81,6 +82,7 @@ class Run:
     device_batch_size: int = 8  # rows per device at a time; the global batch is reached by accumulation
     causal_window_counts_self: bool = False  # 64 keys in causal local layers, not 65: see ModernBertConfig
     attention: Literal["auto", "reference", "blockwise", "splash", "cudnn"] = "auto"  # a row of attention.BACKENDS
+    dropout: Dropout = field(default_factory=Dropout)  # while training; what is None is as the model's config has it
     remat: Remat = "none"  # what of the activations is recomputed: less memory, more arithmetic; see Encoder
 
     def __post_init__(self):
@@ -109,7 +111,12 @@ class Run:
 
     def attention_case(self, config: ModelConfig, platform: str, capability: str | None = None) -> Case:
         """What decides which backends of attention can work, for a model of this shape on such devices."""
-        return Case(platform, self.data.sequence_length, config.head_dim, self.precision.compute, capability)
+        drops = bool(self.dropout_of(config).attention)
+        return Case(platform, self.data.sequence_length, config.head_dim, self.precision.compute, capability, drops)
+
+    def dropout_of(self, config: ModelConfig) -> Dropout:
+        """What is dropped in training a model of this shape."""
+        return self.dropout.over(config.dropout)
 
 
 # A run may be resumed with another value of these: none of them decides a number of the result.

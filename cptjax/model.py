@@ -12,6 +12,7 @@ gate; R repeats of a period, P layers in it.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from cptjax.attention.backends import KERNELS, attend
+from cptjax.dropout import Dropping, dropped, of_layers
 from cptjax.masks import MaskSpec, positions
 from cptjax.ops import ACTIVATIONS, SAVED, layer_norm, lookup, project, rope_table, rotate
 from cptjax.shape import FULL, SLIDING, ModelConfig, ModernBertConfig, Precision, Remat, layer_groups
@@ -81,7 +83,7 @@ class Attention(nn.Module):
     backend: str
 
     @nn.compact
-    def __call__(self, x_BLD, segment_BL, rope, spec: MaskSpec):
+    def __call__(self, x_BLD, segment_BL, rope, spec: MaskSpec, dropping: Dropping | None):
         config, compute = self.config, jnp.dtype(self.precision.compute)
         shape_HK = (config.num_attention_heads, config.head_dim)
         w_qkv = self.param("Wqkv", init_in(config), (3, *shape_HK, config.hidden_size))
@@ -93,13 +95,13 @@ class Attention(nn.Module):
         q_BLHK, k_BLHK, v_BLHK = (x_NHK.reshape(*x_BLD.shape[:2], *shape_HK) for x_NHK in qkv)
         if rope is not None:
             q_BLHK, k_BLHK = rotate(q_BLHK, rope), rotate(k_BLHK, rope)
-        mixed_BLHK = attend(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL, backend=self.backend)
+        mixed_BLHK = attend(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL, backend=self.backend, dropping=dropping)
         mixed_NHK = mixed_BLHK.reshape(-1, *shape_HK)
         out_ND = jnp.einsum("nhk,dhk->nd", mixed_NHK, w_out.astype(compute))
         if config.attention_bias:
             bias_D = self.param("Wo_bias", nn.initializers.zeros, (config.hidden_size,))
             out_ND += bias_D.astype(compute)[None]
-        return out_ND.reshape(x_BLD.shape)
+        return dropped(out_ND.reshape(x_BLD.shape), "attention_output", dropping)
 
 
 class Mlp(nn.Module):
@@ -109,7 +111,7 @@ class Mlp(nn.Module):
     precision: Precision
 
     @nn.compact
-    def __call__(self, x_BLD):
+    def __call__(self, x_BLD, dropping: Dropping | None):
         config, compute = self.config, jnp.dtype(self.precision.compute)
         shape_GFD = (1 + config.gated, config.intermediate_size, config.hidden_size)
         w_in = self.param("Wi", init_in(config), shape_GFD)
@@ -120,12 +122,14 @@ class Mlp(nn.Module):
             inner = [x_NF + bias_F[None] for x_NF, bias_F in zip(inner, bias_GF, strict=True)]
         inner_NF = ACTIVATIONS[config.hidden_activation](inner[0])
         if config.gated:
-            inner_NF *= inner[1]
+            product_BLF = (inner_NF * inner[1]).reshape(*x_BLD.shape[:2], -1)
+            inner_NF = dropped(product_BLF, "mlp", dropping).reshape(inner_NF.shape)
         out_ND = jnp.einsum("nf,df->nd", inner_NF, w_out.astype(compute))
         if config.mlp_bias:
             bias_D = self.param("Wo_bias", nn.initializers.zeros, (config.hidden_size,))
             out_ND += bias_D.astype(compute)[None]
-        return out_ND.reshape(x_BLD.shape)
+        out_BLD = out_ND.reshape(x_BLD.shape)
+        return out_BLD if config.gated else dropped(out_BLD, "mlp", dropping)
 
 
 def _same(x: jax.Array) -> jax.Array:
@@ -143,15 +147,15 @@ class Layer(nn.Module):
     first: bool = False  # layer 0 has no attn_norm: the embedding norm comes just before it
 
     @nn.compact
-    def __call__(self, hidden_BLD, segment_BL, rope, mask_mode: str):
+    def __call__(self, hidden_BLD, segment_BL, rope, mask_mode: str, dropping: Dropping | None = None):
         hidden_BLD = self.pin(hidden_BLD)
         norm = partial(Norm, self.config, self.precision, self.precision.compute)
         spec = self.config.mask_spec(self.kind, mask_mode)
         normed_BLD = hidden_BLD if self.first else norm(name="attn_norm")(hidden_BLD)
         attention = Attention(self.config, self.precision, self.backend, name="attn")
-        hidden_BLD += attention(normed_BLD, segment_BL, rope[self.kind], spec).astype(hidden_BLD.dtype)
+        hidden_BLD += attention(normed_BLD, segment_BL, rope[self.kind], spec, dropping).astype(hidden_BLD.dtype)
         normed_BLD = norm(name="mlp_norm")(hidden_BLD)
-        return hidden_BLD + Mlp(self.config, self.precision, name="mlp")(normed_BLD).astype(hidden_BLD.dtype)
+        return hidden_BLD + Mlp(self.config, self.precision, name="mlp")(normed_BLD, dropping).astype(hidden_BLD.dtype)
 
 
 class Block(nn.Module):
@@ -164,13 +168,14 @@ class Block(nn.Module):
     pin: Callable
 
     @nn.compact
-    def __call__(self, hidden_BLD, segment_BL, rope, mask_mode: str, keep_layers: bool):
+    def __call__(self, hidden_BLD, segment_BL, rope, mask_mode: str, keep_layers: bool, dropping: Dropping | None):
         kept = []
         groups = layer_groups(self.config)
         for place in range(groups.period):
             kind = self.config.layer_types[len(groups.first) + place]
             layer = self.layer(self.config, self.precision, self.backend, self.pin, kind, name=f"l{place}")
-            hidden_BLD = layer(hidden_BLD, segment_BL, rope, mask_mode)
+            own = dropping and replace(dropping, key_B=dropping.key_B[place])
+            hidden_BLD = layer(hidden_BLD, segment_BL, rope, mask_mode, own)
             kept.append(hidden_BLD)
         return hidden_BLD, jnp.stack(kept) if keep_layers else None
 
@@ -282,7 +287,7 @@ class Encoder(nn.Module):
                 block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
-                in_axes=(nn.broadcast,) * 4,  # pyright: ignore[reportArgumentType]
+                in_axes=(*(nn.broadcast,) * 4, 0),  # pyright: ignore[reportArgumentType]
                 length=groups.repeats,
                 check_constancy_invariants=self.is_initializing(),  # one more trace, and part of what is drawn
             )(self.layer, *inside)
@@ -300,22 +305,26 @@ class Encoder(nn.Module):
         token_type_BL: jax.Array | None = None,
         mask_mode: str = "bidirectional",
         keep_layers: bool = False,
+        dropping: Dropping | None = None,
     ) -> Encoded:
         """Encode packed rows. `segment_BL` numbers the documents of a row, 0 for padding; tokens see only
-        their own document, and positions restart in each. Token types are 0 where none are given."""
+        their own document, and positions restart in each. Token types are 0 where none are given. Nothing is dropped
+        without a `dropping`."""
         position_BL = positions(segment_BL)
-        hidden_BLD = self.embed(token_BL, position_BL, token_type_BL)
+        groups, of_layer = layer_groups(self.config), partial(of_layers, dropping)
+        hidden_BLD = dropped(self.embed(token_BL, position_BL, token_type_BL), "embeddings", dropping)
         rope = self.rotary(position_BL)
         kept = [hidden_BLD[None]]
-        for layer in self.first:
-            hidden_BLD = layer(hidden_BLD, segment_BL, rope, mask_mode)
+        for number, layer in zip(groups.first, self.first, strict=True):
+            hidden_BLD = layer(hidden_BLD, segment_BL, rope, mask_mode, of_layer(number))
             kept.append(hidden_BLD[None])
-        if layer_groups(self.config).repeats:
-            hidden_BLD, block_RPBLD = self.blocks(hidden_BLD, segment_BL, rope, mask_mode, keep_layers)
+        if groups.repeats:
+            scanned = of_layer(groups.scanned)
+            hidden_BLD, block_RPBLD = self.blocks(hidden_BLD, segment_BL, rope, mask_mode, keep_layers, scanned)
             if block_RPBLD is not None:
                 kept.append(block_RPBLD.reshape(-1, *hidden_BLD.shape))
-        for layer in self.rest:
-            hidden_BLD = layer(hidden_BLD, segment_BL, rope, mask_mode)
+        for number, layer in zip(groups.rest, self.rest, strict=True):
+            hidden_BLD = layer(hidden_BLD, segment_BL, rope, mask_mode, of_layer(number))
             kept.append(hidden_BLD[None])
         return Encoded(self.finish(hidden_BLD), jnp.concatenate(kept) if keep_layers else None)
 
@@ -399,6 +408,7 @@ def encode(
     token_type_BL: jax.Array | None = None,
     mask_mode: str = "bidirectional",
     keep_layers: bool = False,
+    dropping: Dropping | None = None,
 ) -> Encoded:
     """The encoder as a function of its parameters: `Encoder.__call__`. Raises ValueError for rows or token types that
     its tables do not hold."""
@@ -409,5 +419,6 @@ def encode(
         token_type_BL=token_type_BL,
         mask_mode=mask_mode,
         keep_layers=keep_layers,
+        dropping=dropping,
     )
     return encoded

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, NamedTuple
 import jax
 
 from cptjax import bounds
+from cptjax.dropout import Dropout
 from cptjax.masks import MaskMode, MaskSpec
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' words
@@ -51,6 +52,7 @@ class ModelConfig:
     initializer_cutoff_factor: ClassVar[float]
     output_range: ClassVar[float]  # initializer_range of what writes into the residual stream
     longest_document: ClassVar[int]  # tokens that have positions
+    dropout: ClassVar[Dropout]  # as the config has it
 
     def __post_init__(self):
         if wrong := bounds.complaints(vars(self)):
@@ -98,6 +100,9 @@ class ModernBertConfig(ModelConfig):
     num_hidden_layers: int = 22
     num_attention_heads: int = 12
     max_position_embeddings: int = 8192
+    embedding_dropout: float = 0.0
+    attention_dropout: float = 0.0  # of the weights of keys, and of what attention adds
+    mlp_dropout: float = 0.0
     local_attention: int = 128  # a local layer sees local_attention // 2 tokens on each side
     global_rope_theta: float = 160_000.0
     local_rope_theta: float = 10_000.0
@@ -159,6 +164,11 @@ class ModernBertConfig(ModelConfig):
         """Tokens of the longest document."""
         return self.max_position_embeddings
 
+    @property
+    def dropout(self) -> Dropout:
+        """Shares of values dropped in training, as in transformers."""
+        return Dropout(self.embedding_dropout, self.attention_dropout, self.attention_dropout, self.mlp_dropout)
+
     def mask_spec(self, kind: str, mask_mode: str) -> MaskSpec:
         """What a layer of this kind reads. Raises ValueError for a mode that is not a MaskMode."""
         spec = super().mask_spec(kind, mask_mode)
@@ -180,6 +190,8 @@ class BertConfig(ModelConfig):
     model_type: str = "bert"
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
     type_vocab_size: int = 2
     pad_token_id: int = 0  # RoBERTa's positions begin after it
     pooler: bool = False  # a dense layer on the first token, with a classifier of whole texts or kept for one
@@ -209,6 +221,12 @@ class BertConfig(ModelConfig):
     def longest_document(self) -> int:
         """Tokens that have positions."""
         return self.max_position_embeddings - self.first_position
+
+    @property
+    def dropout(self) -> Dropout:
+        """Shares of values dropped in training, as in transformers."""
+        hidden = self.hidden_dropout_prob
+        return Dropout(hidden, self.attention_probs_dropout_prob, hidden, hidden)
 
     @property
     def layer_types(self) -> tuple[str, ...]:
@@ -259,6 +277,12 @@ class LayerGroups(NamedTuple):
     repeats: int
     rest: tuple[int, ...]
 
+    @property
+    def scanned(self) -> list[list[int]]:
+        """Numbers of the layers of each scanned block."""
+        blocks = (len(self.first) + block * self.period for block in range(self.repeats))
+        return [list(range(first, first + self.period)) for first in blocks]
+
 
 def layer_groups(config: ModelConfig) -> LayerGroups:
     """How the layers after the first fold into a scan: the shortest period that repeats, else none."""
@@ -290,9 +314,8 @@ def parameter_names(config: ModelConfig, path: tuple[str, ...]) -> Iterator[str]
     """
     if path[0] == "blocks":
         groups = layer_groups(config)
-        for block in range(groups.repeats):
-            layer = len(groups.first) + block * groups.period + int(path[1].removeprefix("l"))
-            yield "/".join(("layers", str(layer), *path[2:]))
+        for block in groups.scanned:
+            yield "/".join(("layers", str(block[int(path[1].removeprefix("l"))]), *path[2:]))
     elif path[0].startswith("layer_"):
         yield "/".join(("layers", path[0].removeprefix("layer_"), *path[1:]))
     else:

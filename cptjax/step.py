@@ -4,12 +4,14 @@ B rows of the global batch, L tokens per row, S predicting positions; M micro-ba
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from cptjax.dropout import Dropout, Dropping
 from cptjax.loss import LossSums, cross_entropy, measure
 from cptjax.masks import document_bounds
 from cptjax.model import Encoder, encode
@@ -20,6 +22,7 @@ from cptjax.sharding import LANES, gather_tables, pin_parameters
 MOST_LOGITS = 2**25  # that exist at once on a device: 128 MiB
 CHUNK_TOKENS = 512  # positions whose logits exist at once on a device, where the vocabulary allows
 EVALUATION = 2**31 - 1  # folded into the key of evaluation draws, no optimiser step reaches it
+DROPOUT = 2**31 - 1  # folded into the key of a step for what is dropped, no row reaches it
 
 
 def chunk_positions(rows: int, vocab_size: int) -> int:
@@ -42,12 +45,17 @@ def init_state(params: Any, tx: optax.GradientTransformationExtraArgs) -> TrainS
 
 
 def predictions(
-    model: Encoder, objective: Objective, params: Any, targets: Targets, segment_BL: jax.Array
+    model: Encoder,
+    objective: Objective,
+    params: Any,
+    targets: Targets,
+    segment_BL: jax.Array,
+    dropping: Dropping | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Features of the predicting positions [B, S, D], the decoder's table [V, D] and bias [V]: what a loss is made
     of."""
     variables = {"params": params}
-    encoded = encode(model, params, targets.input_BL, segment_BL, mask_mode=objective.mask_mode)
+    encoded = encode(model, params, targets.input_BL, segment_BL, mask_mode=objective.mask_mode, dropping=dropping)
     selected_BSD = select(encoded.hidden_BLD, targets.position_BS)
     decoder: Any = model.apply(variables, method="decoder")
     table_VD, bias_V = decoder
@@ -67,11 +75,16 @@ def loss_and_counts(
     objective: Objective,
     vocabulary: Vocabulary,
     chunk: int,
+    dropout: Dropout = Dropout(),  # noqa: B008 (frozen)
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Summed loss of some rows, with sums over their tokens: targets, real tokens, chosen positions that
     overflowed the budget, and keys (tokens of the own document, summed over tokens)."""
     targets = draw(objective, token_BL, segment_BL, row_B, key, vocabulary)
-    features = predictions(model, objective, params, targets, segment_BL)
+    dropping = None
+    if dropout.shares:
+        row_keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, DROPOUT)))(row_B)
+        dropping = Dropping(dropout, row_keys)
+    features = predictions(model, objective, params, targets, segment_BL, dropping)
     with jax.named_scope("loss"):
         loss: Any = cross_entropy(*features, targets.target_BS, targets.weight_BS, chunk)
     with jax.named_scope("counts"):

@@ -53,7 +53,7 @@ command.escape command.signals bounds
 command.errors
 command.line
 files machine.processes machine.devices machine.host machine.hub machine.energy machine.provenance
-masks schedules sharding
+masks schedules sharding dropout
 shape ops objectives optim
 loss attention.reference
 attention.blockwise attention.splash attention.cudnn
@@ -276,6 +276,7 @@ def test_every_config_field_is_read():
         "Schedule",
         "AdamW",
         "Mesh",
+        "Dropout",
         "ModelConfig",
         "Precision",
     } == {kind.__name__ for kind in kinds}

@@ -11,11 +11,13 @@ import jax
 
 from cptjax.attention.blockwise import attend_blockwise
 from cptjax.attention.reference import attend_reference
+from cptjax.dropout import Dropping
 from cptjax.masks import MaskSpec
 from cptjax.ops import SAVED
 from cptjax.sharding import LANES
 
 MOST_DOCUMENTS = 64  # of a row that cuDNN handles: for each it keeps a float32 per head and token
+NO_DROPOUT = "cannot drop weights of keys (dropout.attention)"
 KERNELS = {"dot_product_attention_fwd_wrapper"}  # primitives to keep too: cuDNN's gives no names
 
 
@@ -27,12 +29,18 @@ def attend(
     segment_BL: jax.Array,
     *,
     backend: str = "blockwise",
+    dropping: Dropping | None = None,
 ) -> jax.Array:
     """Softmax attention, [B, L, H, K]; every token reads the keys `masks.key_interval` gives it.
 
-    `backend` is a row of BACKENDS; all rows agree, gradients included. Raises ValueError for others.
+    `backend` is a row of BACKENDS; all rows agree, gradients included. Raises ValueError for others, and for one that
+    cannot drop weights of keys where the `dropping` asks for it.
     """
     check_backend(backend)
+    if dropping is not None and dropping.shares.attention:
+        if backend != "reference":
+            raise ValueError(f"attention {backend} {NO_DROPOUT}: use reference")
+        return attend_reference(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL, dropping)
     return BACKENDS[backend](q_BLHK, k_BLHK, v_BLHK, spec, segment_BL)
 
 
@@ -51,6 +59,7 @@ class Case:
     head_dim: int
     compute: str  # dtype of q, k and v
     capability: str | None = None  # of a GPU that is here, such as 9.0
+    dropout: bool = False  # whether weights of keys are dropped
 
 
 def choose(case: Case, wanted: str = "auto", failed: Mapping[str, str] | None = None) -> tuple[str, str]:
@@ -65,6 +74,8 @@ def choose(case: Case, wanted: str = "auto", failed: Mapping[str, str] | None = 
         return wanted, "as the run says"
     if wanted != "auto":
         raise ValueError(f"attention {wanted} {unable[wanted]}: use {' or '.join(able)}")
+    if case.dropout and "reference" in able:
+        return "reference", "it alone drops weights of keys"
     for name, gain in PREFERRED.items():
         if name in able:
             return name, gain
@@ -76,6 +87,8 @@ def choose(case: Case, wanted: str = "auto", failed: Mapping[str, str] | None = 
 
 def obstacle(backend: str, case: Case) -> str | None:
     """What keeps a row of BACKENDS from working there; None when nothing is known to."""
+    if case.dropout and backend != "reference":
+        return NO_DROPOUT
     if backend == "splash":
         if case.platform != "tpu":
             return f"needs a TPU, not a {case.platform}"

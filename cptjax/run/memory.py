@@ -80,6 +80,8 @@ def _activations(run: Run, config: ModelConfig, place: Place, rows: int) -> tupl
     # gate, that and the product too.
     stream = tokens * residual * width
     layer = 2 * stream + tokens * compute * (2 * width + (heads + width + 2 * halves * inner) // tensor)
+    drops, added = run.dropout_of(config), inner if config.gated else width
+    layer += tokens * (width * bool(drops.attention_output) + added * bool(drops.mlp))  # what was kept, a byte each
     dots = tokens * compute * (2 * width + (heads + halves * inner) // tensor)
     block = folded.period * layer
     blocks = folded.repeats + len(folded.rest)

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from cptjax.config import Run, Stretch
 from cptjax.data.store import Manifest
+from cptjax.dropout import Dropout
 from cptjax.families import NETWORKS, SHAPES
 from cptjax.files import read_json, typed
 from cptjax.machine import provenance
@@ -180,6 +181,7 @@ class Record(Generic[Model]):
     tokens_per_step: Some
     optimizer: AdamW
     precision: Precision
+    dropout: Dropout  # no share is None
     attention: Attention
     seeds: Seeds
     departures: list[Departure]
@@ -247,6 +249,7 @@ def describe_run(
         tokens_per_step=run.tokens_per_step,
         optimizer=run.optimizer,
         precision=run.precision,
+        dropout=run.dropout_of(model),
         attention=Attention(**attention),
         seeds=Seeds(masks_and_weights=run.seed, data=run.data.seed),
         departures=[Departure(**departure) for departure in departures],

@@ -56,6 +56,7 @@ class Recorder:
         self._energy = EnergyMeter(mesh.local_devices)
         self.clock = Clock(self._energy.joules)
         self._say("attention: {backend} ({reason})".format(**attention))
+        self._say(f"dropout: {run.dropout_of(setting.model.config)}")
         hidden = None if self._first else True
         self._bar = tqdm(total=run.stretches[-1].last, initial=step, unit="step", disable=hidden)
 

@@ -40,8 +40,14 @@ def compile_update(setting: Setting, stretch: Stretch) -> Callable:
 
 def loss_of(setting: Setting, objective: Objective) -> Callable:
     """`loss_and_counts` of an objective."""
-    vocabulary, chunk = setting.vocabulary, setting.chunk
-    return partial(loss_and_counts, model=setting.model, objective=objective, vocabulary=vocabulary, chunk=chunk)
+    return partial(
+        loss_and_counts,
+        model=setting.model,
+        objective=objective,
+        vocabulary=setting.vocabulary,
+        chunk=setting.chunk,
+        dropout=setting.run.dropout_of(setting.model.config),
+    )
 
 
 def state_shapes(setting: Setting) -> TrainState:

@@ -441,13 +441,6 @@ def test_our_fields_win_over_the_source_config(tmp_path):
     assert from_hf.load(tmp_path / "b")[0] == config
 
 
-def test_dropout_is_warned_about(capsys):
-    from_hf.read_config(V4 | {"attention_dropout": 0.1})
-    assert capsys.readouterr().err.count("\n") == 1
-    from_hf.read_config(V4 | {"attention_dropout": 0.0})
-    assert not capsys.readouterr().err
-
-
 def test_token_ids_of_a_model_trained_from_scratch_come_from_its_tokenizer(tmp_path):
     folder = tmp_path / "tokenizer"
     folder.mkdir()

@@ -22,6 +22,7 @@ from cptjax.command import escape
 from cptjax.config import Phase, Run
 from cptjax.corpus.prepare import prepare
 from cptjax.data.batches import Data
+from cptjax.dropout import Dropout
 from cptjax.files import parse_json
 from cptjax.model import ModernBert, init_params
 from cptjax.objectives import CLM, mlm
@@ -69,6 +70,7 @@ def finished(tmp_path_factory) -> Path:
         ),
         init=str(folder / "init"),
         precision=Precision(compute="float32"),
+        dropout=Dropout(mlp=0.25),
         held_out=str(folder / "letters" / "held_out"),
         held_out_rows=8,
     )
@@ -152,6 +154,7 @@ def test_the_card_says_all_that_a_run_knows(released):
         "falling to 0.1 of it as one minus a square root; frozen: `layers/0/`.",
         "A batch holds 8 rows of 32 tokens (256 tokens).",
         "Decoupled AdamW (beta1 0.9, beta2 0.98, epsilon 1e-06, weight decay 1e-05, gradients clipped at norm 1)",
+        "float32 weights; dropout: mlp 0.25. Seeds",
         "| **released** | 82.5 ± 1.8 (2) | 70.1 (1) | 76.3 |",
         "| other | 79.0 (1) | - | - |",
         "Energy: not measured.",
