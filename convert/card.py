@@ -227,11 +227,10 @@ def _phase(phase: Mapping[str, Any]) -> str:
         what += f" of {percent(objective['mask_rate']):g} % of the tokens"
     warmup = f" after a warm-up over {count(schedule['warmup_tokens'])} tokens" if schedule["warmup_tokens"] else ""
     rate = f"learning rate {schedule['peak']:g}{warmup}"
-    rate += (
-        ", constant"
-        if schedule["shape"] == "constant"
-        else (f", falling to {schedule['final_ratio']:g} of it as one minus a square root")
-    )
+    rate += {
+        "constant": ", constant",
+        "one_minus_sqrt": f", falling to {schedule['final_ratio']:g} of it as one minus a square root",
+    }[schedule["shape"]]
     frozen = f"; frozen: {', '.join(map(code, phase['frozen']))}" if phase["frozen"] else ""
     return (
         f"* **{markdown(phase['name'])}**: {what}, {objective['mask_mode']} attention, "

@@ -44,7 +44,7 @@ class Inputs:
 
 
 def open_inputs(run: Run, folder: Path, from_step: int | None = None) -> Inputs:
-    """What a run finds. Raises ValueError for devices, rows or stores that do not fit, and as `find_resumption` does."""
+    """What a run finds. Raises ValueError for devices, rows or stores that do not fit, and as `find_resumption`."""
     resumption = find_resumption(folder, to_dict(run), from_step)
     mesh = sharding.make_mesh(run.mesh)
     micro_batches(run, mesh)
