@@ -33,7 +33,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSt
 from cptjax.command.errors import first_of_group, reason, warn_of_damage
 from cptjax.command.escape import listed
 from cptjax.data.tokenizer import NAMING, Encoder
-from cptjax.families import SHAPES, encoder
+from cptjax.families import encoder, shape_of
 from cptjax.files import (
     check_inside,
     folder_hashes,
@@ -370,9 +370,10 @@ def _own_files(folder: Path) -> dict[str, str]:
 
 def model_config(values: dict[str, Any], *, where: str) -> ModelConfig:
     """The ModelConfig whose fields came from JSON. Raises ValueError, starting with `where`, for what is none."""
-    shape = SHAPES.get(values.get("model_type", ModernBertConfig.model_type))
-    if shape is None:
-        raise ValueError(f"{where}: model_type is {values['model_type']!r}, it must be one of {', '.join(SHAPES)}")
+    try:
+        shape = shape_of(values.get("model_type", ModernBertConfig.model_type))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     if unknown := sorted(values.keys() - {field.name for field in fields(shape)}):
         raise ValueError(f"{where} has fields of no model: {reprlib.repr(unknown)}")
     given: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}

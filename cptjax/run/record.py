@@ -16,7 +16,7 @@ from pydantic import Field
 from cptjax.config import Run, Stretch
 from cptjax.data.store import Manifest
 from cptjax.dropout import Dropout
-from cptjax.families import NETWORKS, SHAPES
+from cptjax.families import NETWORKS, shape_of
 from cptjax.files import read_json, typed
 from cptjax.machine import provenance
 from cptjax.objectives import Objective
@@ -207,10 +207,7 @@ class Record(Generic[Model]):
 def record_of(written: Mapping[str, Any]) -> Any:
     """The Record that a run.json should be: of the family that it names. Raises ValueError for one that is unknown."""
     model = written.get("model")
-    model_type = model.get("model_type") if isinstance(model, dict) else None
-    if not isinstance(model_type, str) or model_type not in SHAPES:
-        raise ValueError(f"model.model_type: it must be one of {', '.join(SHAPES)}")
-    return Record[MODELS[SHAPES[model_type]]]
+    return Record[MODELS[shape_of(model.get("model_type") if isinstance(model, dict) else None)]]
 
 
 def describe_run(

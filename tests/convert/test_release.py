@@ -508,7 +508,7 @@ def test_a_model_is_what_its_family_has(released, tmp_path):
     assert read["model"] == {**asdict(BertConfig()), "parameters": 9} and unknown == [("model", "local_attention")]
     record["model"]["model_type"] = "gpt2"
     (tmp_path / "run.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=r"run\.json: model\.model_type: it must be one of modernbert, bert,"):
+    with pytest.raises(ValueError, match=r"run\.json: model_type is 'gpt2', it must be one of modernbert, bert,"):
         recorded.read_recorded(tmp_path / "run.json")
 
 
