@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from convert import table
 from cptjax.command.escape import code, listed, markdown, printable
 from cptjax.dropout import Dropout
+from cptjax.run.checkpoint import model_config
 
 PAPER = "[arXiv:2605.12438](https://arxiv.org/abs/2605.12438)"
 CITATION = """@misc{touchent2026causallanguagemodelingdetour,
@@ -28,6 +29,13 @@ CITATION = """@misc{touchent2026causallanguagemodelingdetour,
 }"""
 OBJECTIVES = {"clm": "Causal language modelling", "mlm": "Masked language modelling"}
 ROW_FIELDS = ("model", "task", "kind", "metric", "value", "seed")  # of a row; kind is the Hub's name of the task
+FAMILY_NAMES = {  # how people write a model_type
+    "modernbert": "ModernBERT",
+    "bert": "BERT",
+    "roberta": "RoBERTa",
+    "camembert": "CamemBERT",
+    "xlm-roberta": "XLM-RoBERTa",
+}
 Row = Mapping[str, Any]
 
 
@@ -50,7 +58,7 @@ class Release:
     @property
     def is_decoder(self) -> bool:
         """Whether it reads causally."""
-        return table.ARCHITECTURES[self.architecture].model_type == table.DECODER
+        return table.ARCHITECTURES[self.architecture].mask_mode == "causal"
 
 
 def usage(release: Release) -> dict[str, str]:
@@ -127,13 +135,19 @@ def _metadata(release: Release, rows: Sequence[Row]) -> ModelCardData:
         base_model=release.base_model,
         library_name="transformers",
         pipeline_tag="text-generation" if release.is_decoder else "fill-mask",
-        tags=["modernbert", "decoder" if release.is_decoder else "encoder", "continued-pretraining", "cptjax"],
+        tags=[
+            table.ARCHITECTURES[release.architecture].shape_type,
+            "decoder" if release.is_decoder else "encoder",
+            "continued-pretraining",
+            "cptjax",
+        ],
         widget=[{"text": release.example}],
     )
 
 
 def _summary(release: Release, run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[str]:
     model, base = run["model"], release.base_model
+    shape = model_config({name: x for name, x in model.items() if name != "parameters"}, where="run.json: model")
     names = " then ".join(OBJECTIVES[phase["objective"]["kind"]].lower() for phase in phases)
     origin = f"[{markdown(base)}](https://huggingface.co/{base})" if base else None
     start = f"made by continued pretraining of {origin or 'a model that is not published'}"
@@ -148,15 +162,16 @@ def _summary(release: Release, run: Mapping[str, Any], phases: Sequence[Mapping[
         "Hidden size": model["hidden_size"],
         "Attention heads": model["num_attention_heads"],
         "Vocabulary": f"{model['vocab_size']:,}",
-        "Context length": f"{model['max_position_embeddings']:,} tokens",
+        "Context length": f"{shape.longest_document:,} tokens",
         "Weights": release.dtype,
         "Read alike by": f"transformers `{release.transformers}`",
         "Language": markdown(release.language or "") or None,
         "Base model": origin,
     }
+    what = f"{FAMILY_NAMES[model['model_type']]} {'decoder' if release.is_decoder else 'encoder'}"
     return [
         "## Model summary",
-        f"{markdown(release.name)} is a ModernBERT {'decoder' if release.is_decoder else 'encoder'} {start}: {names}.",
+        f"{markdown(release.name)} is a {what} {start}: {names}.",
         _table(("", ""), [(f"**{name}**", value) for name, value in facts.items() if value is not None]),
     ]
 
@@ -328,7 +343,7 @@ def _limitations(release: Release, run: Mapping[str, Any], rows: Sequence[Row]) 
     ]
     if release.is_decoder:
         notes.append("It continues text, and may state what is false.")
-        if not run["model"]["causal_window_counts_self"]:
+        if not run["model"].get("causal_window_counts_self", True):
             notes.append("It was trained with one key more in each local layer than this model class reads.")
     else:
         notes.append("It is an encoder: it represents text and fills masks, it does not generate.")

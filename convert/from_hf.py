@@ -1,15 +1,14 @@
-"""A Hugging Face ModernBERT folder, read strictly: every tensor is used, or the folder is refused.
+"""A Hugging Face folder, read strictly: every tensor is used, or the folder is refused.
 
-ModernBERT: arXiv:2412.13663. Only config.json and safetensors are read; no pickle, no remote code.
+Only config.json and safetensors are read; no pickle, no remote code.
 """
 
 import re
 import shlex
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from convert import portable, table
+from convert.families import family_of
+from convert.family import refusals
 from cptjax import bounds
 from cptjax.command.errors import reading
 from cptjax.command.escape import listed, say
@@ -26,7 +27,7 @@ from cptjax.files import TOKENIZER_FILES, check_inside, copy_tokenizer, new_fold
 from cptjax.machine import hub
 from cptjax.run import checkpoint
 from cptjax.run.checkpoint import parameter_shapes, path_keys
-from cptjax.shape import FULL, SLIDING, ModernBertConfig
+from cptjax.shape import ModelConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NEEDED = (
@@ -36,21 +37,19 @@ NEEDED = (
     "num_hidden_layers",
     "num_attention_heads",
 )
-THETAS = {FULL: "global_rope_theta", SLIDING: "local_rope_theta"}
-OWN = {"head", "causal_window_counts_self", "model_type"}  # fields that config.json has not, or of its class
-OURS = {*OWN, *THETAS.values()}  # or says in another way
-WITNESSES = {  # the tensor, and the axis of it, that show a field of config.json
-    "vocab_size": (table.TABLE, 0),
-    "hidden_size": (table.TABLE, 1),
-    "intermediate_size": ("model.layers.0.mlp.Wo.weight", 1),
-    "num_labels": ("classifier.weight", 0),
+WITNESSES = {  # our parameter, and the axis of its tensor, that show a field of config.json
+    "vocab_size": ("embeddings/tok_embeddings", 0),
+    "hidden_size": ("embeddings/tok_embeddings", 1),
+    "max_position_embeddings": ("embeddings/position_embeddings", 0),
+    "type_vocab_size": ("embeddings/token_type_embeddings", 0),
+    "intermediate_size": ("mlp/Wo", 1),
+    "num_labels": ("classifier/weight", 0),
 }
-LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
 MOST_PROBLEMS = 50  # of the tensors that do not fit
 EXACT = ("F32", "F16", "BF16")  # safetensors dtypes whose every value is a float32
 
 
-def load(source: str | Path, *, revision: str | None = None, shardings: Any = None) -> tuple[ModernBertConfig, dict]:
+def load(source: str | Path, *, revision: str | None = None, shardings: Any = None) -> tuple[ModelConfig, dict]:
     """Shape and float32 parameters of a model, from a folder or a Hub id.
 
     Numpy arrays; with `shardings`, a tree like the parameters, each goes to its devices as soon as it is
@@ -69,7 +68,7 @@ def load(source: str | Path, *, revision: str | None = None, shardings: Any = No
 
 def convert_folder(
     source: str | Path, out: Path, *, revision: str | None = None, overwrite: bool = False
-) -> ModernBertConfig:
+) -> ModelConfig:
     """Write the run folder whose step 0 is this model. Raises as `load` and `new_folder` do, and
     ValueError where the tokenizer has ids that the model has not; says on stderr where there is no tokenizer."""
     with new_folder(Path(out), markers=(checkpoint.MODEL,), overwrite=overwrite) as partial:
@@ -87,7 +86,7 @@ def convert_folder(
     return weights.config
 
 
-def read_shape(source: str | Path, *, revision: str | None = None) -> ModernBertConfig:
+def read_shape(source: str | Path, *, revision: str | None = None) -> ModelConfig:
     """The shape of a Hugging Face folder or Hub id, whose weights are not read. Raises as `load` does."""
     folder = find(source, revision=revision, weights=False)
     return read_config(read_json(folder / "config.json"), where=f"{source}/config.json")
@@ -117,12 +116,14 @@ def find(source: str | Path, *, revision: str | None = None, weights: bool = Tru
 
 
 def architecture_of(raw: dict, *, where: str = "config.json") -> str:
-    """The model class that a config.json names. Raises ValueError unless it is one in `table.ARCHITECTURES`."""
-    kinds = sorted({form.model_type for form in table.ARCHITECTURES.values()})
+    """The model class that a config.json names, or the one to read its model as. Raises ValueError unless it is one in
+    `table.ARCHITECTURES`."""
+    kinds = list(dict.fromkeys(form.model_type for form in table.ARCHITECTURES.values()))
     if raw.get("model_type") not in kinds:
         raise ValueError(f"{where}: model_type is {raw.get('model_type')!r}, expected one of {kinds}")
     named = raw.get("architectures")
     name = str(named[0]) if isinstance(named, list) and len(named) == 1 else ""
+    name = table.READ_AS.get(name, name)
     if name not in table.ARCHITECTURES or table.ARCHITECTURES[name].model_type != raw["model_type"]:
         known = [name for name, form in table.ARCHITECTURES.items() if form.model_type == raw["model_type"]]
         raise ValueError(f"{where}: architectures is {named}, expected one of {', '.join(known)}")
@@ -131,52 +132,42 @@ def architecture_of(raw: dict, *, where: str = "config.json") -> str:
 
 def config_class(architecture: str) -> Any:
     """transformers' config class of a model class; what it would log of a config is said here, or does not matter."""
-    from transformers import ModernBertConfig, ModernBertDecoderConfig, logging
+    from transformers import CONFIG_MAPPING, logging
 
     logging.set_verbosity_error()
-    encoder = table.ARCHITECTURES[architecture].model_type == table.ENCODER
-    return ModernBertConfig if encoder else ModernBertDecoderConfig
+    return CONFIG_MAPPING[table.ARCHITECTURES[architecture].model_type]
 
 
-def read_config(raw: dict, *, where: str = "config.json") -> ModernBertConfig:
+def read_config(raw: dict, *, where: str = "config.json") -> ModelConfig:
     """The model's shape from a config.json of transformers 4 or 5.
 
     Raises ValueError, starting with `where`, for what is missing or has no counterpart here.
     """
     architecture = architecture_of(raw, where=where)
-    raw = portable.without_none(raw)
-    if "local_rope_theta" in raw and raw["local_rope_theta"] is None:  # transformers 4: as global
-        raw["local_rope_theta"] = raw.get("global_rope_theta", ModernBertConfig.global_rope_theta)
-    ours = {field.name for field in fields(ModernBertConfig)} - OWN | bounds.ELSEWHERE
-    said = {name: value for name, value in raw.items() if name in ours}
+    try:
+        return _read_config(raw, architecture)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _read_config(raw: dict, architecture: str) -> ModelConfig:
+    family, form = family_of(architecture), table.ARCHITECTURES[architecture]
+    raw = family.prepared(raw, architecture)
+    said = {name: value for name, value in raw.items() if name in family.said() | bounds.ELSEWHERE}
     wrong = bounds.complaints(dict.fromkeys(NEEDED) | said)  # here, for transformers counts up to any number
     wrong += portable.complaints(raw)
     if wrong:
-        raise ValueError(f"{where}: {'; '.join(wrong)}")
+        raise ValueError("; ".join(wrong))
     if type(pad := raw.get("pad_token_id")) is int and not 0 <= pad < raw["vocab_size"]:
-        raise ValueError(f"{where}: pad_token_id {pad} is no id of a vocabulary of {raw['vocab_size']}")
-    try:
+        raise ValueError(f"pad_token_id {pad} is no id of a vocabulary of {raw['vocab_size']}")
+    with refusals():
         normal: Any = config_class(architecture).from_dict(raw)
-        parameters: Any = normal.rope_parameters
-        rope = {kind: dict(parameters[kind]) for kind in THETAS}
-        thetas = {THETAS[kind]: rope[kind].pop("rope_theta") for kind in THETAS}
-    except Exception as error:  # transformers raises many types for a bad config
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{where}: transformers refuses this config: {reason}") from error
-    for kind, rest in rope.items():
-        if rest.pop("rope_type") != "default" or rest:
-            raise ValueError(f"{where}: rope of {kind} is {parameters[kind]}; only rope_type 'default' is known")
-    form = table.ARCHITECTURES[architecture]
-    same = [field.name for field in fields(ModernBertConfig) if field.name not in OURS and hasattr(normal, field.name)]
-    values: dict[str, Any] = {name: getattr(normal, name) for name in same} | thetas
-    values |= {"layer_types": tuple(normal.layer_types), "head": form.head}
-    values["num_labels"] = normal.num_labels if form.head == "classifier" else 0
-    values["causal_window_counts_self"] = form.model_type == table.DECODER
-    try:
-        config = ModernBertConfig(**values)
-        portable.check_one_model(raw, config, architecture)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    values = {name: getattr(normal, name) for name in family.same() if hasattr(normal, name)}
+    values |= family.values(normal, architecture)
+    values |= {"model_type": form.shape_type, "head": form.head}
+    values |= {"num_labels": normal.num_labels if form.head == "classifier" else 0}
+    config = family.shape(**values)
+    family.check(raw, config, architecture)
     return config
 
 
@@ -195,27 +186,30 @@ class Weights:
     Raises ValueError, before there is any array, naming all that the files' headers show to be wrong.
     """
 
-    def __init__(self, folder: Path, config: ModernBertConfig, architecture: str):
-        self.config, self._folder = config, folder
-        listed = [(name, stored) for file in weight_files(folder) for name, stored in _header(file)]
+    def __init__(self, folder: Path, config: ModelConfig, architecture: str):
+        self._folder = folder
+        listed = [item for file in weight_files(folder) for item in _header(file, architecture)]
         tensors = dict(listed)
-        self._tied: list[Stored] = []  # both places of a table that is stored twice
-        if config.tie_word_embeddings and table.TIED in tensors:
-            alias = tensors.pop(table.TIED)  # alone where safetensors' save_model wrote the file
-            if tensors.setdefault(table.TABLE, alias) is not alias:
-                self._tied = [alias, tensors[table.TABLE]]
+        self.config = config = family_of(architecture).fitted(config, architecture, tensors)
+        wanted = {entry.hf_name: entry for entry in table.entries(config, architecture)}
+        _leave_out(tensors, wanted, architecture, where=str(folder))
+        self._twice: list[tuple[table.Copy, Stored, Stored]] = []  # tensors that are stored under two names
+        for copy in table.copies(config, architecture):
+            if copy.hf_name in tensors:
+                alias = tensors.pop(copy.hf_name)  # alone where safetensors' save_model wrote the file
+                if tensors.setdefault(copy.of, alias) is not alias:
+                    self._twice.append((copy, alias, tensors[copy.of]))
         if unlike := [
             f"{field} is {getattr(config, field)}, the weights hold {size}"
-            for field, size in _sizes(tensors).items()
+            for field, size in _sizes(tensors, architecture).items()
             if getattr(config, field) not in (0, size)
         ]:
             raise ValueError(f"{folder / 'config.json'}: {'; '.join(unlike)}")
-        wanted = {full_name(entry.hf_name): entry for entry in table.entries(config, architecture)}
         problems = [f"twice: {name}" for name, times in Counter(name for name, _ in listed).items() if times > 1]
         problems += [
             problem for name, stored in tensors.items() if (problem := _mismatch(name, wanted.get(name), stored))
         ]
-        problems += [f"missing: {entry.hf_name}" for name, entry in wanted.items() if name not in tensors]
+        problems += [f"missing: {table.stored_name(name, architecture)}" for name in wanted if name not in tensors]
         self._refuse(problems)
         self._pieces: dict[tuple[str, ...], list[tuple[table.Entry, Stored]]] = defaultdict(list)
         for name, stored in tensors.items():
@@ -255,8 +249,11 @@ class Weights:
                 pieces = [entry for entry, _ in self._pieces[path]]
                 problems += [f"not finite: {x.hf_name}" for x in pieces if not np.isfinite(array[x.index]).all()]
             yield path, array
-        if self._tied and not _equal(*self._tied):
-            problems.append(f"{table.TIED} differs from {table.TABLE}, but the config ties them")
+        problems += [
+            f"{copy.hf_name} differs from {copy.of}, but {copy.why}"
+            for copy, alias, stored in self._twice
+            if not _equal(alias, stored)
+        ]
         self._refuse(problems)
 
 
@@ -268,22 +265,36 @@ def open_weights(folder: Path) -> Weights:
         return Weights(folder, read_config(raw, where=where), architecture_of(raw, where=where))
 
 
-def _header(file: Path) -> Iterator[tuple[str, Stored]]:
+def _header(file: Path, architecture: str) -> Iterator[tuple[str, Stored]]:
     """Full name and place of each tensor of a file."""
     with opened(file) as tensors:
         for key in tensors.keys():
             tensor = tensors.get_slice(key)
-            yield full_name(key), Stored(file, key, tuple(tensor.get_shape()), tensor.get_dtype())
+            yield table.full_name(key, architecture), Stored(file, key, tuple(tensor.get_shape()), tensor.get_dtype())
 
 
-def _sizes(tensors: Mapping[str, Stored]) -> dict[str, int]:
+def _leave_out(tensors: dict[str, Stored], wanted: Collection[str], architecture: str, *, where: str) -> None:
+    """Take buffers out of what a file holds, and what belongs to heads that no class here has, which is said."""
+    names = table.NAMES[table.ARCHITECTURES[architecture].model_type]
+    for name in names.buffers:
+        tensors.pop(name, None)
+    if left := sorted(name for name in tensors.keys() - wanted if name.startswith(names.left_over)):
+        for name in left:
+            del tensors[name]
+        say(f"note: {where}: left out what a {architecture} has no place for: {', '.join(left)}", stream=sys.stderr)
+
+
+def _sizes(tensors: Mapping[str, Stored], architecture: str) -> dict[str, int]:
     """Fields of the config as the tensors show them."""
+    names = {row.path: row.hf_name for row in table.rows_of(architecture)}
+    witnesses = {field: (names[path].format(i=0), axis) for field, (path, axis) in WITNESSES.items() if path in names}
     sizes = {
         field: tensors[name].shape[axis]
-        for field, (name, axis) in WITNESSES.items()
+        for field, (name, axis) in witnesses.items()
         if name in tensors and len(tensors[name].shape) == 2
     }
-    layers = [1 + int(match[1]) for match in map(LAYER.match, tensors) if match]
+    before = re.escape(names["mlp/Wo"].split("{i}")[0])
+    layers = [1 + int(match[1]) for name in tensors if (match := re.match(rf"{before}(\d{{1,9}})\.", name))]
     return sizes | ({"num_hidden_layers": max(layers)} if layers else {})
 
 
@@ -312,12 +323,6 @@ def check_tokenizer(folder: Path, vocab_size: int) -> None:
                 f"{folder}: the tokenizer has ids up to {last}, but vocab_size is {vocab_size}: "
                 "one of them belongs to another model"
             )
-
-
-def full_name(stored: str) -> str:
-    """A base model saved alone leaves out the prefix `model.`."""
-    bare = stored.split(".")[0] in ("embeddings", "layers", "final_norm")
-    return table.BODY_PREFIX + stored if bare else stored
 
 
 def weight_files(folder: Path) -> list[Path]:

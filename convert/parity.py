@@ -6,7 +6,8 @@ the local window, padded, packed, with rare ids, of special tokens only, of one 
 must agree; in bfloat16 B must be about as near to A's float32 as A is with bfloat16 products: PyTorch's mixed
 precision, in which models are trained, with float32 weights and hidden states.
 
-B rows, L tokens, D width, V vocabulary or labels; N outputs: the embeddings, every layer, final_norm.
+B rows, L tokens, D width, V vocabulary or labels; N outputs: the embeddings, every layer, and final_norm where the
+family has one.
 """
 
 import importlib.util
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert import table
+from convert.families import family_of
 from convert.from_hf import architecture_of, find, load, weight_files
 from convert.to_hf import choose
 from cptjax import heads
@@ -34,7 +36,7 @@ from cptjax.run import checkpoint
 from cptjax.shape import SLIDING, ModelConfig, Precision
 
 LENGTHS = (1, 7, 129, 400, 2100)  # tokens; the last two are longer than the window of 128
-PACKED = (150, 3, 1, 90)  # documents of one row, which ends in padding
+PACKED, PADDING = (150, 3, 1, 90), 12  # documents of one row, and what it ends in
 TOLERANCE = 2e-5  # of the largest value; float32 sums in another order differ by about 2e-6
 BFLOAT16 = ("129 tokens", "400 tokens", "packed")  # cases that bfloat16 is tried on
 BFLOAT16_TOLERANCE = 1.1  # times the judge's own error, root mean squares; see `typical`
@@ -43,7 +45,6 @@ ULP = 2.0**-8  # relative, of bfloat16: what is rounded once errs by half of it
 ROUNDED_ONCE = {"final_norm": ULP / 2}  # by us, for the head; the judge rounds it in the head
 RARE = 8  # ids at the end of the vocabulary that every input holds
 SCORES_AT_ONCE = 128  # tokens whose scores over the vocabulary are in memory together
-TEXTS = "ModernBertForSequenceClassification"  # scores whole texts, the others score tokens
 Pairs = Iterable[tuple[np.ndarray, np.ndarray]]
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "safetensors", "transformers", "torch")
 
@@ -64,6 +65,7 @@ class Model(NamedTuple):
     scores, some [tokens, V] at a time, of real tokens only (of whole texts for a text classifier)."""
 
     name: str
+    layers: int
     outputs: Callable[[np.ndarray, np.ndarray], np.ndarray]
     scores: Callable[[np.ndarray, np.ndarray, np.ndarray], Iterator[np.ndarray]]
 
@@ -98,7 +100,7 @@ def compare(a: str | Path, b: str | Path, *, only: Collection[str] | None = None
         dtype: ours(second.config, second.params, architecture, dtype=dtype) for dtype in ("float32", "bfloat16")
     }
     rows: dict[str, dict[str, dict[str, float]]] = {}
-    for case in cases(first.config.vocab_size, special_ids(first), first.config.max_position_embeddings):
+    for case in cases(first.config.vocab_size, special_ids(first), first.config.longest_document):
         if only is not None and case.name not in only:
             continue
         rows[case.name] = {"float32": differences(judges["float32"], candidates["float32"], case, largest)}
@@ -110,7 +112,7 @@ def compare(a: str | Path, b: str | Path, *, only: Collection[str] | None = None
         row["bfloat16"][name] / max(own, ROUNDED_ONCE.get(name, LEAST_ERROR))
         for row in rows.values()
         for name, own in row.get("judge's bfloat16", {}).items()
-        if name != "scores" or architecture != TEXTS  # a few numbers, mostly chance
+        if name != "scores" or not _of_texts(architecture)  # a few numbers, mostly chance
     ]
     rounding.append(activation_error(second.config.hidden_activation) / ULP)
     worst_rounding = float(np.max(rounding))
@@ -131,8 +133,15 @@ def compare(a: str | Path, b: str | Path, *, only: Collection[str] | None = None
     }
 
 
-def _local_keys(config: ModelConfig, architecture: str) -> int:
-    """Keys that a token far from its text's ends reads in a local layer."""
+def _of_texts(architecture: str) -> bool:
+    """Whether the class scores whole texts; others score tokens."""
+    return table.ARCHITECTURES[architecture].stands == "texts"
+
+
+def _local_keys(config: ModelConfig, architecture: str) -> int | None:
+    """Keys that a token far from its text's ends reads in a local layer; None: there is no such layer."""
+    if SLIDING not in config.layer_types:
+        return None
     mode = table.ARCHITECTURES[architecture].mask_mode
     window = config.mask_spec(SLIDING, mode).window or 0
     return window * (1 if mode == "causal" else 2) + 1
@@ -164,15 +173,19 @@ def special_ids(side: Side) -> list[int]:
 
 
 def cases(vocab_size: int, special: list[int], longest: int) -> Iterator[Case]:
-    """The inputs: two rows of each length up to `longest`, the second padded with random ids, then the odd ones."""
-    for length in (length for length in LENGTHS if length <= longest):
+    """The inputs: two rows of each length, the second padded with random ids, then the odd ones; none is longer than
+    `longest`, and one is as long where that is not far."""
+    ends = [longest] if longest < max(LENGTHS) else []
+    for length in sorted({*(length for length in LENGTHS if length <= longest), *ends}):
         segment_BL = np.ones((2, length), np.int32)
         segment_BL[1, length - length // 3 :] = 0
         yield Case(f"{length} tokens", _random_ids(vocab_size, 2, length), segment_BL)
-    documents = np.repeat(np.arange(1, len(PACKED) + 1, dtype=np.int32), PACKED)
-    packed_BL = np.pad(documents, (0, 12))[None]
+    room = min(1.0, longest / (sum(PACKED) + PADDING))
+    documents = [max(1, int(length * room)) for length in PACKED]
+    segments = np.repeat(np.arange(1, len(documents) + 1, dtype=np.int32), documents)
+    packed_BL = np.pad(segments, (0, PADDING))[None, :longest]
     yield Case("packed", _random_ids(vocab_size, 1, packed_BL.size), packed_BL)
-    token_BL = np.resize(np.array(special, np.int32), (2, 70))
+    token_BL = np.resize(np.array(special, np.int32), (2, min(70, longest)))
     yield Case("special tokens", token_BL, np.ones_like(token_BL))
 
 
@@ -188,10 +201,9 @@ def differences(first: Model, second: Model, case: Case, measure: Callable[[Pair
     """Relative difference (`largest` or `typical`) by name of the output, real tokens only."""
     real = case.segment_BL > 0
     a_NBLD, b_NBLD = (model.outputs(case.token_BL, case.segment_BL) for model in (first, second))
-    layers = [f"layer_{i}" for i in range(len(a_NBLD) - 2)]
+    names = ["embeddings", *(f"layer_{i}" for i in range(first.layers)), "final_norm"][: len(a_NBLD)]
     largest = {
-        name: measure([(a_BLD[real], b_BLD[real])])
-        for name, a_BLD, b_BLD in zip(("embeddings", *layers, "final_norm"), a_NBLD, b_NBLD, strict=True)
+        name: measure([(a_BLD[real], b_BLD[real])]) for name, a_BLD, b_BLD in zip(names, a_NBLD, b_NBLD, strict=True)
     }
     a, b = (x.scores(case.token_BL, case.segment_BL, y[-1]) for x, y in ((first, a_NBLD), (second, b_NBLD)))
     scores = measure(zip(a, b, strict=True))
@@ -227,7 +239,7 @@ def typical(pairs: Pairs) -> float:
 def judge(side: Side, architecture: str, dtype: str) -> Model:
     """The model to trust: transformers where that is possible, else our dense reference."""
     if not side.is_run and importlib.util.find_spec("torch") is not None:
-        return _transformers(side.folder, architecture, dtype)
+        return _transformers(side, architecture, dtype)
     return ours(side.config, side.params, architecture, dtype=dtype, backend="reference")
 
 
@@ -246,20 +258,22 @@ def ours(config: ModelConfig, params: Any, architecture: str, *, dtype: Any, bac
 
     def scores(_, segment_BL, hidden_BLD):
         hidden_BLD = hidden_BLD.astype(jnp.dtype(dtype))
-        if architecture == TEXTS:
+        if _of_texts(architecture):
             if segment_BL.max() == 1:  # one text a row
                 yield exactly(heads.text_scores, hidden_BLD, segment_BL)
         elif config.head != "none":
             score = _logits if config.head == "lm" else heads.token_scores
             yield from _by_chunk(partial(exactly, jax.jit(score, static_argnums=0)), segment_BL, hidden_BLD)
 
-    return Model(f"cptjax {backend}", outputs, scores)
+    return Model(f"cptjax {backend}", config.num_hidden_layers, outputs, scores)
 
 
 @partial(jax.jit, static_argnums=0, static_argnames="mask_mode")
 def _encode(model: Encoder, params, token_BL, segment_BL, *, mask_mode: str):
     encoded = encode(model, params, token_BL, segment_BL, mask_mode=mask_mode, keep_layers=True)
     assert encoded.layers_NBLD is not None, "keep_layers keeps them"
+    if "final_norm" not in params:  # what the last layer gives is what the encoder gives
+        return encoded.layers_NBLD
     return jnp.concatenate([encoded.layers_NBLD, encoded.hidden_BLD[None].astype(encoded.layers_NBLD.dtype)])
 
 
@@ -276,13 +290,14 @@ def _by_chunk(score: Callable[[Any], np.ndarray], segment_BL, hidden_BLD) -> Ite
             yield score(hidden_BLD[:, here])[real]
 
 
-def _transformers(folder: Path, architecture: str, dtype: str) -> Model:
+def _transformers(side: Side, architecture: str, dtype: str) -> Model:
     import torch
     import transformers
 
     transformers.logging.disable_progress_bar()
+    family, form = family_of(architecture), table.ARCHITECTURES[architecture]
     kind = getattr(transformers, architecture)
-    model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    model = kind.from_pretrained(side.folder, dtype=torch.float32, attn_implementation="eager").eval()
 
     def mixed():
         """Anew each time: one that is entered inside itself forgets what was before, and is never left."""
@@ -290,9 +305,17 @@ def _transformers(folder: Path, architecture: str, dtype: str) -> Model:
 
     # transformers' hidden_states hold final_norm's output in place of the last layer's: listen.
     heard = []
-    body = getattr(model, "model", model)
-    for module in (body.embeddings, *body.layers, body.final_norm):
+    body = getattr(model, model.base_model_prefix, model)
+    last = [body.final_norm] if hasattr(body, "final_norm") else []
+    for module in (body.embeddings, *body.get_submodule(family.layers), *last):
         module.register_forward_hook(lambda _module, _args, output: heard.append(output.float().numpy()))
+
+    def told(token_BL, segment_BL) -> dict[str, torch.Tensor]:
+        rows = {"input_ids": token_BL, "attention_mask": segment_BL}
+        first = family.first_position(side.config)
+        if first is not None:
+            rows["position_ids"] = first + np.arange(token_BL.shape[1])[None]
+        return {name: torch.from_numpy(x).long() for name, x in rows.items()}
 
     @torch.inference_mode()
     def outputs(token_BL, segment_BL):
@@ -300,27 +323,27 @@ def _transformers(folder: Path, architecture: str, dtype: str) -> Model:
             return _one_by_one(outputs, token_BL, segment_BL)
         heard.clear()
         with mixed():
-            body(input_ids=torch.from_numpy(token_BL).long(), attention_mask=torch.from_numpy(segment_BL).long())
+            body(**told(token_BL, segment_BL))
         return np.stack(heard)
 
     @torch.inference_mode()
     def scores(token_BL, segment_BL, hidden_BLD):
         def score(hidden_BLD):
-            head = model.lm_head if hasattr(model, "lm_head") else model.head
-            last = model.decoder if hasattr(model, "decoder") else model.classifier
+            out = torch.from_numpy(hidden_BLD).to(model.dtype)
             with mixed():
-                return last(head(torch.from_numpy(hidden_BLD).to(model.dtype))).float().numpy()
+                for name in family.scores[form.model_type][form.stands]:
+                    out = getattr(model, name)(out)
+            return out.float().numpy()
 
-        if architecture == TEXTS:
+        if _of_texts(architecture):
             if segment_BL.max() == 1:
-                token, segment = (torch.from_numpy(x).long() for x in (token_BL, segment_BL))
                 with mixed():
-                    logits = model(input_ids=token, attention_mask=segment).logits
+                    logits = model(**told(token_BL, segment_BL)).logits
                 yield logits.float().numpy()
-        elif table.ARCHITECTURES[architecture].head != "none":
+        elif form.head != "none":
             yield from _by_chunk(score, segment_BL, hidden_BLD)
 
-    return Model("transformers eager", outputs, scores)
+    return Model("transformers eager", side.config.num_hidden_layers, outputs, scores)
 
 
 def _one_by_one(outputs, token_BL, segment_BL) -> np.ndarray:

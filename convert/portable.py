@@ -1,15 +1,14 @@
 """Config and tokenizer files that transformers reads alike, from 4.48 to 5, and nothing that it does not read.
 
-Version 5 says in layer_types and rope_parameters what version 4 says in other fields, and neither minds that it is not
-told: so config.json says both. Tokenizer classes change what tokenizer.json says (lower case, a space in front, tokens
-at the ends), differently by version: so tokenizer_config.json names the one class that changes nothing. Of a source's
-own files only known fields come along, so no path, token or address of its maker does.
+What a family says in its own words is in its file. Tokenizer classes change what tokenizer.json says (lower case, a
+space in front, tokens at the ends), differently by version: so tokenizer_config.json names the one class that changes
+nothing. Of a source's own files only known fields come along, so no path, token or address of its maker does.
 """
 
 import re
 import reprlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,23 +16,17 @@ import pydantic
 import tokenizers
 from typing_extensions import TypedDict
 
-from convert import table
 from cptjax.data.tokenizer import LISTS, ROLES, load_tokenizer, special_tokens
 from cptjax.files import TOKENIZER_FILES, read_json, write_json
-from cptjax.shape import FULL, SLIDING, ModernBertConfig
 
-REQUIRES = "requires_transformers"  # config.json's field for `versions`, for people: no version reads it
+REQUIRES = "requires_transformers"  # config.json's field for a family's `versions`, for people: no version reads it
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
 # ---- config.json
 
-# What config.json says of any model, and what is said anew for each export, in the words of version 4 and of 5.
+# What config.json says of any model, and what is said anew for each export, beside a family's own.
 LABELS = ("id2label", "label2id", "problem_type")
-ANEW = {
-    *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", REQUIRES),
-    *("layer_types", "global_attn_every_n_layers"),
-    *("rope_parameters", "global_rope_theta", "local_rope_theta", "rope_theta", "rope_scaling"),
-}
+ANEW = {"architectures", "model_type", "dtype", "torch_dtype", "transformers_version", REQUIRES}
 
 
 Id = Annotated[int, pydantic.Field(ge=0)]
@@ -93,13 +86,13 @@ def _field(place: tuple[int | str, ...]) -> str:
     return reprlib.repr(".".join(str(part) for part in place if not re.search(r"constrained-|\[", str(part))))[1:-1]
 
 
-def known_fields(raw: dict[str, Any], kind: Any) -> tuple[dict[str, Any], list[str]]:
+def known_fields(raw: dict[str, Any], kind: Any, anew: Collection[str]) -> tuple[dict[str, Any], list[str]]:
     """The fields of a source's config.json that the config class `kind` has, each of its type there; and the names
-    of the others, but those that are said anew."""
+    of the others, but those that are said `anew`, as those of ANEW are."""
     usual = vars(kind())
-    names = {*LABELS, "mask_token_id", *kind.__annotations__} - ANEW
+    names = {*LABELS, "mask_token_id", *kind.__annotations__} - {*ANEW, *anew}
     kept = {name: value for name, value in raw.items() if name in names and _fits(name, value, usual.get(name))}
-    return kept, sorted(raw.keys() - kept.keys() - ANEW)
+    return kept, sorted(raw.keys() - kept.keys() - {*ANEW, *anew})
 
 
 def _fits(name: str, value: Any, usual: Any) -> bool:
@@ -109,58 +102,6 @@ def _fits(name: str, value: Any, usual: Any) -> bool:
         return isinstance(value, str if name == "problem_type" else dict)
     numbers = (int, float)
     return type(value) is type(usual) or (type(value) in numbers and type(usual) in numbers)
-
-
-def period(config: ModernBertConfig) -> int | None:
-    """The n for which layer i is global when i % n == 0, all that version 4 can say of layers; None: there is none."""
-    full = [i for i, kind in enumerate(config.layer_types) if kind == FULL]
-    n = full[1] if len(full) > 1 else config.num_hidden_layers
-    return n if full == list(range(0, config.num_hidden_layers, n)) else None
-
-
-def versions(config: ModernBertConfig, architecture: str) -> str:
-    """The versions of transformers that have the model class and give this model the same numbers, as pip has it."""
-    two_bases = config.global_rope_theta != config.local_rope_theta and SLIDING in config.layer_types
-    if table.ARCHITECTURES[architecture].model_type == table.DECODER:
-        return ">=5" if two_bases else ">=4.54"  # 4 turns all layers by the global base
-    if period(config) is None:
-        return ">=5.1"  # 5.0 half reads layer_types
-    first = ">=4.51" if architecture == "ModernBertForQuestionAnswering" else ">=4.48"
-    return f"{first},!=4.54.*" if two_bases else first  # 4.54 turns all layers by one base
-
-
-def fields_of_4(config: ModernBertConfig, architecture: str) -> dict[str, Any]:
-    """config.json's fields that version 4 reads where version 5 has others. They are None where version 4 cannot say
-    it: it then stops, instead of building another model."""
-    fields = {
-        "global_attn_every_n_layers": period(config),
-        "global_rope_theta": config.global_rope_theta,
-        "local_rope_theta": config.local_rope_theta,
-    }
-    needed = versions(config, architecture)
-    return {REQUIRES: needed} | (dict.fromkeys(fields) if needed.startswith(">=5") else fields)
-
-
-def without_none(raw: dict[str, Any]) -> dict[str, Any]:
-    """A config.json without the fields that `fields_of_4` has set to None, for version 5 says them in others."""
-    of_5 = raw.get("layer_types") and raw.get("rope_parameters")
-    return {name: value for name, value in raw.items() if value is not None or not (of_5 and name in ANEW)}
-
-
-def check_one_model(raw: dict[str, Any], config: ModernBertConfig, architecture: str) -> None:
-    """Raise ValueError where version 4 would read another model from a config.json than `config`, which 5 reads."""
-    said = {name: raw[name] for name in ("global_rope_theta", "local_rope_theta") if raw.get(name) is not None}
-    wrong = [name for name, value in said.items() if value != getattr(config, name)]
-    every = raw.get("global_attn_every_n_layers")
-    encoder = table.ARCHITECTURES[architecture].model_type == table.ENCODER  # a decoder's layer_types are read by 4 too
-    if every is not None and encoder:
-        layers = tuple(SLIDING if i % every else FULL for i in range(config.num_hidden_layers))
-        wrong += ["global_attn_every_n_layers"] if layers != config.layer_types else []
-    if wrong:
-        raise ValueError(
-            f"{', '.join(wrong)} and layer_types or rope_parameters contradict each other: transformers 4 and 5 would "
-            "read two models; keep what it was trained with"
-        )
 
 
 # ---- the tokenizer

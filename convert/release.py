@@ -228,7 +228,7 @@ def choose_example(told: str | None, language: str | None, folder: Path, archite
     if not (folder / "tokenizer.json").is_file():
         raise ValueError("the run holds no tokenizer: a release needs one")
     spoken = language if language in EXAMPLES else "en"
-    if table.ARCHITECTURES[architecture].model_type == table.DECODER:
+    if table.ARCHITECTURES[architecture].mask_mode == "causal":
         return told or PROMPTS[spoken]
     tokenizer = load_tokenizer(folder)
     mask = special_tokens(folder, tokenizer).mask

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,21 +13,18 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from convert import portable, private, table
-from convert.from_hf import INDEX, OURS, SINGLE, THETAS, config_class
+from convert.families import family_of
+from convert.from_hf import INDEX, SINGLE, config_class
 from cptjax.command.errors import reading
 from cptjax.command.escape import printable
 from cptjax.data.tokenizer import load_tokenizer, special_tokens
 from cptjax.files import new_folder, read_json, write_json
 from cptjax.run import checkpoint
 from cptjax.run.checkpoint import ReadParameter
-from cptjax.shape import ModelConfig, ModernBertConfig
+from cptjax.shape import ModelConfig
 
 SHARD_SIZE = "5GB"  # of a file, at most; more makes shards and an index
-NAMES = {"lm": "ModernBertForMaskedLM", "none": "ModernBertModel"}  # of a model that no source names
-AS = {  # what the same weights may be exported as, by the head they have
-    "encoder": NAMES,
-    "decoder": {"lm": "ModernBertDecoderForCausalLM", "none": "ModernBertDecoderModel"},
-}
+MASK_MODES = {"encoder": "bidirectional", "decoder": "causal"}
 # config.json's name of the id of each role of a token
 SPECIAL_TOKENS = {f"{role}_token_id": role for role in ("pad", "cls", "sep", "bos", "eos")}
 
@@ -103,20 +99,22 @@ def parse_size(text: str) -> str:
 
 def choose(config: ModelConfig, hf_config: dict | None, read_as: str | None = None) -> str:
     """The model class to export as. Raises ValueError where the weights do not tell or do not fit."""
-    if read_as is not None:
-        if config.head not in AS[read_as]:
-            raise ValueError(f"a model with a {config.head} head is exported as what it was, not as a {read_as}")
-        return AS[read_as][config.head]
-    named = ((hf_config or {}).get("architectures") or [""])[0]
-    if named in table.ARCHITECTURES:
-        form = table.ARCHITECTURES[named]
-        if form.head == config.head:
-            return named
-        if form.model_type == table.DECODER and config.head in AS["decoder"]:  # a head that came with training
-            return AS["decoder"][config.head]
-    if config.head not in NAMES:
-        raise ValueError("a classifier needs the name of its model class, which hf_config.json does not give")
-    return NAMES[config.head]
+    listed = (hf_config or {}).get("architectures")
+    named = str(listed[0]) if isinstance(listed, list) and listed else ""
+    named = table.READ_AS.get(named, named)
+    form = table.ARCHITECTURES.get(named) if read_as is None else None
+    if form and form.shape_type == config.model_type and form.head == config.head:
+        return named
+    mask_mode = MASK_MODES[read_as] if read_as else form.mask_mode if form else "bidirectional"
+    known = (config.model_type, config.head, mask_mode)  # another head than the source's came with training
+    same = [
+        name for name, form in table.ARCHITECTURES.items() if (form.shape_type, form.stands, form.mask_mode) == known
+    ]
+    if not same and read_as:
+        raise ValueError(f"a model with a {config.head} head is exported as what it was, not as a {read_as}")
+    if not same:
+        raise ValueError(f"a {config.head} needs the name of its model class, which hf_config.json does not give")
+    return same[0]
 
 
 def write_weights(
@@ -128,7 +126,7 @@ def write_weights(
     shard_size: str,
 ) -> None:
     """Write FOLDER/model.safetensors, or shards and their index, one shard in memory at a time."""
-    entries = {entry.hf_name: entry for entry in table.entries(config, architecture)}
+    entries = {entry.hf_name: entry for entry in table.stored_entries(config, architecture)}
     held: dict[tuple[str, ...], np.ndarray] = {}  # the tensors of a stacked parameter follow each other
 
     def tensors(names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
@@ -175,22 +173,21 @@ def write_config(
     tokenizer: Path | None,
 ) -> list[str]:
     """Write FOLDER/config.json through transformers, for version 4 too; returns a note on what is left out."""
-    kind, form = config_class(architecture), table.ARCHITECTURES[architecture]
-    kept, unknown = portable.known_fields(hf_config or {}, kind)
-    ours = {name: value for name, value in asdict(config).items() if name not in OURS and hasattr(kind, name)}
-    if form.head != "classifier":
-        ours.pop("num_labels")
-    ours["layer_types"] = list(config.layer_types)
-    ours["rope_parameters"] = {
-        layer: {"rope_type": "default", "rope_theta": getattr(config, name)} for layer, name in THETAS.items()
-    }
-    ids = special_token_ids(tokenizer)
+    kind, form, family = config_class(architecture), table.ARCHITECTURES[architecture], family_of(architecture)
+    kept, unknown = portable.known_fields(hf_config or {}, kind, family.anew)
+    ours = {name: getattr(config, name) for name in family.same() if hasattr(kind, name)}
+    if form.head == "classifier":
+        ours["num_labels"] = config.num_labels
+    ours |= family.fields(config, architecture)
+    ids = {name: i for name, i in special_token_ids(tokenizer).items() if hasattr(kind, name)}
+    if hf_config is not None:  # what it leaves unsaid has transformers' default
+        ids = {name: i for name, i in ids.items() if i is not None}
     try:
         written = kind.from_dict(ids | kept | ours | {"architectures": [architecture], "dtype": dtype})
     except Exception as error:  # transformers raises many types for a bad config, such as a decoder without bos
         raise ValueError(f"transformers refuses the config of a {architecture}: {error}") from error
-    assert isinstance(config, ModernBertConfig)
-    whole = written.to_diff_dict() | portable.fields_of_4(config, architecture)
+    whole = written.to_diff_dict() | {portable.REQUIRES: family.versions(config, architecture)}
+    whole |= family.fields_of_4(config, architecture)
     write_json(folder / "config.json", private.without(whole))  # labels are words of its maker
     return left_out("the config", [*unknown, *private.places(whole)])
 

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
 from convert import from_hf, portable, table, to_hf
-from convert.from_hf import INDEX, SINGLE, full_name, opened
+from convert.from_hf import INDEX, SINGLE, opened
 from convert.to_hf import write_tensors
 from cptjax.command.errors import reading
 from cptjax.data.tokenizer import load_tokenizer
@@ -71,9 +72,13 @@ def resize_vocab(
         for _ in weights.parameters():  # raises where the tensors do not fit the config
             pass
         architecture = from_hf.architecture_of(raw)
-        entries = table.entries(weights.config, architecture)
-        resized = {table.TIED, *(full_name(entry.hf_name) for entry in entries if entry.letters[0] == "V")}
-        _write_weights(folder, partial, resized, {ids[token]: pieces[token] for token in ids}, new_size)
+        resized = {entry.hf_name for entry in table.entries(weights.config, architecture) if entry.letters[0] == "V"}
+        resized |= {copy.hf_name for copy in table.copies(weights.config, architecture)}
+
+        def is_resized(key: str) -> bool:
+            return table.full_name(key, architecture) in resized
+
+        _write_weights(folder, partial, is_resized, {ids[token]: pieces[token] for token in ids}, new_size)
         config = replace(weights.config, vocab_size=new_size)
         dtype = raw.get("dtype") or raw.get("torch_dtype")
         notes = to_hf.write_config(config, partial, architecture, dtype, hf_config=raw, tokenizer=partial)
@@ -213,12 +218,14 @@ def _verify(old: Tokenizer, new: Tokenizer, ids: dict[str, int]) -> None:
         raise ValueError(f"these tokens of the tokenizer would change their id: {_listed(moved)}")
 
 
-def _write_weights(folder: Path, out: Path, resized: set[str], pieces: dict[int, list[int]], size: int) -> None:
+def _write_weights(
+    folder: Path, out: Path, is_resized: Callable[[str], bool], pieces: dict[int, list[int]], size: int
+) -> None:
     """Write the weights, one file in memory at a time; a file without a resized tensor is copied as it is."""
     grown = 0
     for file in from_hf.weight_files(folder):
         with opened(file) as tensors:
-            wide = [key for key in tensors.keys() if full_name(key) in resized]
+            wide = [key for key in tensors.keys() if is_resized(key)]
             if not wide:
                 shutil.copyfile(file, out / file.name)
                 continue

@@ -23,33 +23,16 @@ from tokenizers.models import WordLevel
 
 from convert import from_hf, portable, table, to_hf
 from convert.__main__ import main
+from convert.families import family_of
 from cptjax.run import checkpoint
 from cptjax.run.checkpoint import parameter_shapes
-from cptjax.shape import FULL, SLIDING, ModelConfig, ModernBertConfig
+from cptjax.shape import FULL, SLIDING
 from cptjax.sharding import Mesh, make_mesh, shard_tree
+from tests.convert import forms
+from tests.convert.forms import FORMS, TABLE, formed, random_params
 
 ROOT = Path(__file__).parents[2]
-TINY = ModernBertConfig(
-    vocab_size=40,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=6,  # layer 0, one block of three, two unrolled
-    num_attention_heads=2,
-)
-BIASED = replace(
-    TINY,
-    norm_bias=True,
-    attention_bias=True,
-    mlp_bias=True,
-    classifier_bias=True,
-    decoder_bias=False,
-    tie_word_embeddings=False,
-    layer_types=(FULL, FULL, SLIDING, FULL, SLIDING, FULL),
-    global_rope_theta=5e4,
-    local_rope_theta=2e4,
-    norm_eps=1e-6,
-    local_attention=32,
-)
+TINY, BIASED = forms.TINY["modernbert"]
 MASKED = "ModernBertForMaskedLM"
 V4 = {  # the form of answerdotai/ModernBERT-base, shrunk
     "architectures": ["ModernBertForMaskedLM"],
@@ -78,24 +61,6 @@ V4 = {  # the form of answerdotai/ModernBERT-base, shrunk
 }
 
 
-def random_params(config: ModelConfig) -> dict:
-    """Every number different, norms and biases included."""
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), parameter_shapes(config))
-
-
-def formed(config: ModelConfig, architecture: str) -> ModelConfig:
-    """The same encoder under the head and with the window of a model class."""
-    form = table.ARCHITECTURES[architecture]
-    labels = (2 if "Question" in architecture else 5) if form.head == "classifier" else 0
-    return replace(
-        config,
-        head=form.head,
-        num_labels=labels,
-        causal_window_counts_self=form.model_type == table.DECODER,
-    )
-
-
 @pytest.fixture
 def tiny(tmp_path) -> Path:
     """A good Hugging Face folder, written without torch."""
@@ -121,10 +86,11 @@ def edit_tensors(folder: Path, **changes) -> None:
 # The table
 
 
-@pytest.mark.parametrize("architecture", table.ARCHITECTURES)
-@pytest.mark.parametrize("config", [TINY, BIASED, replace(TINY, num_hidden_layers=7, layer_types=())])
+WHOLE_BLOCKS = {"no layer unrolled": (replace(TINY, num_hidden_layers=7, layer_types=()), MASKED)}
+
+
+@pytest.mark.parametrize(("config", "architecture"), (FORMS | WHOLE_BLOCKS).values(), ids=FORMS | WHOLE_BLOCKS)
 def test_the_table_fills_every_number_of_the_model_once(config, architecture):
-    config = formed(config, architecture)
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), parameter_shapes(config))
     found = table.entries(config, architecture)
     for entry in found:
@@ -155,7 +121,7 @@ def test_layouts_are_what_the_formulas_say():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("config", [TINY, BIASED], ids=["tied", "untied-biased"])
+@pytest.mark.parametrize("config", [x for shapes in forms.TINY.values() for x in shapes], ids=lambda x: x.model_type)
 def test_ours_to_hf_to_ours_is_exact(tmp_path, config, dtype):
     params = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(np.float32), random_params(config))
     to_hf.save(config, params, tmp_path / "a")
@@ -168,40 +134,41 @@ def test_ours_to_hf_to_ours_is_exact(tmp_path, config, dtype):
         assert mine.dtype == np.float32 and np.array_equal(mine, theirs)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("config", [TINY, BIASED], ids=["tied", "untied-biased"])
-@pytest.mark.parametrize("architecture", table.ARCHITECTURES)
-def test_a_model_of_transformers_comes_back_exactly(tmp_path, config, dtype, architecture):
+@pytest.mark.parametrize("form", FORMS)
+def test_a_model_of_transformers_comes_back_exactly(tmp_path, form):
     """Through a run folder, in shards, by the commands."""
     torch = pytest.importorskip("torch")
     import transformers
 
-    expected = formed(config, architecture)
+    expected, architecture = FORMS[form]
     kind = getattr(transformers, architecture)
+    dtype = "float32" if expected.tie_word_embeddings else "bfloat16"
     values = {name: value for name, value in asdict(expected).items() if hasattr(kind.config_class, name)}
-    values |= {"layer_types": list(config.layer_types), "pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2}
-    values |= {theta: getattr(config, theta) for theta in from_hf.THETAS.values()}
+    values = {"pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2} | values
+    values |= family_of(architecture).fields(expected, architecture)
     torch.manual_seed(0)
     source = kind(kind.config_class(**values)).to(getattr(torch, dtype))
     with torch.no_grad():
         for parameter in source.parameters():
             parameter.normal_()
+        for copy in table.copies(expected, architecture):  # where transformers 5 has two parameters, 4 has one
+            source.get_parameter(copy.hf_name).copy_(source.get_parameter(copy.of))
     a, run, b = (tmp_path / name for name in ("a", "run", "b"))
     source.save_pretrained(a, max_shard_size="5KB")
     assert main(["from-hf", str(a), str(run)]) == 0
     found = checkpoint.read_model(run)
-    assert found == replace(expected, classifier_pooling=found.classifier_pooling)
+    assert found == expected
     assert main(["to-hf", str(run), str(b), "--dtype", dtype, "--max-shard-size", "5KB"]) == 0
 
     theirs, ours = stored(a), stored(b)
-    assert theirs.keys() == ours.keys() and ("decoder.weight" in ours) == (
-        expected.head == "lm" and not config.tie_word_embeddings
+    again = {copy.hf_name for copy in table.copies(expected, architecture) if not copy.tied}
+    assert theirs.keys() | again == ours.keys() and any(name.endswith("decoder.weight") for name in ours) == (
+        expected.head == "lm" and not expected.tie_word_embeddings
     )
-    assert all(np.array_equal(theirs[name], ours[name]) and theirs[name].dtype == ours[name].dtype for name in ours)
+    assert all(np.array_equal(theirs[name], ours[name]) and theirs[name].dtype == ours[name].dtype for name in theirs)
     before, after = (json.loads((folder / "config.json").read_text()) for folder in (a, b))
-    assert before == {
-        name: value for name, value in after.items() if name not in portable.fields_of_4(found, architecture)
-    }
+    of_4 = {portable.REQUIRES, *family_of(architecture).fields_of_4(found, architecture)}
+    assert before == {name: value for name, value in after.items() if name not in of_4}
     whole, info = kind.from_pretrained(b, output_loading_info=True)
     assert not any(info.values()), info
     assert whole.dtype == source.dtype
@@ -308,7 +275,7 @@ def test_a_model_is_read_straight_onto_a_mesh(tiny):
 def test_shards_and_a_tied_copy_and_bare_names_are_read(tiny):
     _, whole = from_hf.load(tiny)
     tensors = load_file(tiny / from_hf.SINGLE)
-    tensors["decoder.weight"] = tensors[table.TABLE].copy()  # allowed when equal to the bit
+    tensors["decoder.weight"] = tensors[TABLE].copy()  # allowed when equal to the bit
     tensors = {name.removeprefix("model."): value for name, value in tensors.items()}
     weight_map = {name: f"model-{i % 2 + 1}-of-2.safetensors" for i, name in enumerate(tensors)}
     for file in set(weight_map.values()):
@@ -538,7 +505,10 @@ def test_bad_tensors_are_all_named_at_once(tiny, tmp_path, capsys, changes, expe
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"model_type": "bert"}, "model_type is 'bert', expected one of ['modernbert', 'modernbert-decoder']"),
+        (
+            {"model_type": "albert"},
+            "model_type is 'albert', expected one of ['modernbert', 'modernbert-decoder', 'bert'",
+        ),
         ({"model_type": None}, "model_type is None"),
         (
             {"hidden_size": None, "vocab_size": "x"},

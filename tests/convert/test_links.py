@@ -12,7 +12,8 @@ from cptjax.corpus.prepare import prepare
 from cptjax.data import store
 from cptjax.files import check_inside, copy_tokenizer
 from cptjax.run import checkpoint
-from tests.convert.test_convert import TINY, random_params
+from tests.convert.forms import random_params
+from tests.convert.test_convert import TINY
 from tests.fixtures_text import make_tokenizer
 
 

@@ -34,7 +34,12 @@ SHAPES = {
     | {"num_hidden_layers": 4, "tie_word_embeddings": False}
     | {"layer_types": [FULL, FULL, SLIDING, SLIDING], "local_attention": 32},
 }
-FORMS = [name for name in table.ARCHITECTURES if name != "ModernBertForMaskedLM"]
+FORMS = [
+    name
+    for name, form in table.ARCHITECTURES.items()
+    if form.shape_type == "modernbert" and name != "ModernBertForMaskedLM"
+]
+TEXTS = "ModernBertForSequenceClassification"
 FAST = ("400 tokens",)  # longer than the window of 128, short enough to repeat often
 GOLDEN = Path(__file__).parents[3] / "shared/golden/tiny_modernbert_encoder_golden_vllmcpp.json"
 
@@ -85,17 +90,15 @@ def test_every_layer_and_the_scores_match_transformers(shape, tmp_path):
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_matches_transformers(name, pooling, tmp_path):
     """Classifiers of texts (both poolings), tokens and spans; the bare encoder; decoders, read causally."""
-    if pooling == "cls" and name != parity.TEXTS:
+    if pooling == "cls" and name != TEXTS:
         pytest.skip("only a classifier of texts pools")
-    shape = SHAPES["base-like"] | ({"classifier_pooling": pooling, "num_labels": 3} if name == parity.TEXTS else {})
+    shape = SHAPES["base-like"] | ({"classifier_pooling": pooling, "num_labels": 3} if name == TEXTS else {})
     folder = random_hf(tmp_path / "hf", shape, name)
     report = parity.compare(folder, folder, only=("7 tokens", "400 tokens", "packed"))
     assert report["judge"] == "transformers eager" and report["passed"], report["worst"]
     scored = {case for case, row in report["relative_difference"].items() if "scores" in row["float32"]}
     headless = table.ARCHITECTURES[name].head == "none"
-    assert scored == (
-        set() if headless else {"7 tokens", "400 tokens"} | (set() if name == parity.TEXTS else {"packed"})
-    )
+    assert scored == (set() if headless else {"7 tokens", "400 tokens"} | (set() if name == TEXTS else {"packed"}))
 
 
 def test_every_class_of_transformers_scores_as_a_whole(tmp_path):
@@ -104,7 +107,7 @@ def test_every_class_of_transformers_scores_as_a_whole(tmp_path):
     import transformers
 
     for name in FORMS:
-        if table.ARCHITECTURES[name].head != "none" and name != parity.TEXTS:
+        if table.ARCHITECTURES[name].head != "none" and name != TEXTS:
             folder = random_hf(tmp_path / name, SHAPES["base-like"], name)
             judge = parity.judge(parity.read_side(folder), name, "float32")
             case = Case("", *(np.ones((1, 90), np.int32),) * 2)
@@ -240,10 +243,10 @@ def test_a_forgotten_bias_is_caught(biased, monkeypatch, bias):
 def test_a_decoder_whose_projections_are_swapped_is_caught(tmp_path, monkeypatch, one):
     """The only form in which query, key and value are apart: a round trip alone would not see it."""
     folder = random_hf(tmp_path, SHAPES["untied-irregular"], "ModernBertDecoderForCausalLM")
-    rows = list(table.QKV[table.DECODER])
-    other = (one + 1) % 3
-    rows[one], rows[other] = (rows[i]._replace(path=rows[j].path) for i, j in ((one, other), (other, one)))
-    monkeypatch.setitem(table.QKV, table.DECODER, tuple(rows))
+    names = table.NAMES[table.DECODER]
+    ours = {f"attn/Wqkv/{one}": f"attn/Wqkv/{(one + 1) % 3}", f"attn/Wqkv/{(one + 1) % 3}": f"attn/Wqkv/{one}"}
+    body = tuple(row._replace(path=ours.get(row.path, row.path)) for row in names.body)
+    monkeypatch.setitem(table.NAMES, table.DECODER, names._replace(body=body))
     assert not parity.compare(folder, folder, only=("7 tokens",))["passed"]
 
 
@@ -416,7 +419,7 @@ def test_golden_hidden_states_of_another_implementation(tmp_path, backend):
     raw = {"model_type": "modernbert", "architectures": [name]} | golden["config"]
     del raw["head_dim"]
     tensors = {}
-    for entry in table.entries(from_hf.read_config(raw), name):
+    for entry in table.stored_entries(from_hf.read_config(raw), name):
         rule = f"encoder.{entry.hf_name}"
         if "norm" in rule:
             tensors[entry.hf_name] = _ruled(rule, entry.hf_shape, 0.1, offset=1.0)

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from convert import private, to_hf
-from tests.convert.test_convert import TINY, random_params
+from tests.convert.forms import random_params
+from tests.convert.test_convert import TINY
 
 HELD = {
     "/home/me/x.txt": "path",
