@@ -14,7 +14,7 @@ from jax.core import Tracer
 
 from cptjax.dropout import Dropping
 from cptjax.model import Attention, Encoder, Mlp, Norm, init_in
-from cptjax.ops import lookup
+from cptjax.ops import affine, lookup
 from cptjax.shape import BertConfig, Precision
 
 
@@ -72,8 +72,7 @@ class Pooler(nn.Module):
         width, compute = self.config.hidden_size, jnp.dtype(self.precision.compute)
         dense = self.param("dense", init_in(self.config), (width, width))
         bias_D = self.param("dense_bias", nn.initializers.zeros, (width,))
-        out_BLD = jnp.einsum("bld,ed->ble", hidden_BLD, dense.astype(compute))
-        return jnp.tanh(out_BLD + bias_D.astype(compute)[None, None])
+        return jnp.tanh(affine("bld,ed->ble", hidden_BLD, dense.astype(compute), bias_D))
 
 
 class Bert(Encoder):

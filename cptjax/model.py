@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from cptjax.attention.backends import KERNELS, attend
 from cptjax.dropout import Dropping, dropped, of_layers
 from cptjax.masks import MaskSpec, positions
-from cptjax.ops import ACTIVATIONS, SAVED, layer_norm, lookup, project, rope_table, rotate
+from cptjax.ops import ACTIVATIONS, SAVED, affine, layer_norm, lookup, project, rope_table, rotate
 from cptjax.shape import FULL, SLIDING, ModelConfig, ModernBertConfig, Precision, Remat, layer_groups
 
 
@@ -88,19 +88,23 @@ class Attention(nn.Module):
         shape_HK = (config.num_attention_heads, config.head_dim)
         w_qkv = self.param("Wqkv", init_in(config), (3, *shape_HK, config.hidden_size))
         w_out = self.param("Wo", init_out(config), (config.hidden_size, *shape_HK))
-        qkv = project(x_BLD.reshape(-1, config.hidden_size).astype(compute), w_qkv.astype(compute))
+        x_ND, w_qkv = x_BLD.reshape(-1, config.hidden_size).astype(compute), w_qkv.astype(compute)
         if config.attention_bias:
-            bias_CHK = self.param("Wqkv_bias", nn.initializers.zeros, (3, *shape_HK)).astype(compute)
-            qkv = [x_NHK + bias_HK[None] for x_NHK, bias_HK in zip(qkv, bias_CHK, strict=True)]
+            bias_CHK = self.param("Wqkv_bias", nn.initializers.zeros, (3, *shape_HK))
+            qkv = [affine("nd,hkd->nhk", x_ND, w, bias_HK) for w, bias_HK in zip(w_qkv, bias_CHK, strict=True)]
+        else:
+            qkv = project(x_ND, w_qkv)
         q_BLHK, k_BLHK, v_BLHK = (x_NHK.reshape(*x_BLD.shape[:2], *shape_HK) for x_NHK in qkv)
         if rope is not None:
             q_BLHK, k_BLHK = rotate(q_BLHK, rope), rotate(k_BLHK, rope)
         mixed_BLHK = attend(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL, backend=self.backend, dropping=dropping)
         mixed_NHK = mixed_BLHK.reshape(-1, *shape_HK)
-        out_ND = jnp.einsum("nhk,dhk->nd", mixed_NHK, w_out.astype(compute))
+        w_out = w_out.astype(compute)
         if config.attention_bias:
             bias_D = self.param("Wo_bias", nn.initializers.zeros, (config.hidden_size,))
-            out_ND += bias_D.astype(compute)[None]
+            out_ND = affine("nhk,dhk->nd", mixed_NHK, w_out, bias_D)
+        else:
+            out_ND = jnp.einsum("nhk,dhk->nd", mixed_NHK, w_out)
         return dropped(out_ND.reshape(x_BLD.shape), "attention_output", dropping)
 
 
@@ -116,18 +120,21 @@ class Mlp(nn.Module):
         shape_GFD = (1 + config.gated, config.intermediate_size, config.hidden_size)
         w_in = self.param("Wi", init_in(config), shape_GFD)
         w_out = self.param("Wo", init_out(config), (config.hidden_size, config.intermediate_size))
-        inner = project(x_BLD.reshape(-1, config.hidden_size), w_in.astype(compute))
+        x_ND, w_in, w_out = x_BLD.reshape(-1, config.hidden_size), w_in.astype(compute), w_out.astype(compute)
         if config.mlp_bias:
-            bias_GF = self.param("Wi_bias", nn.initializers.zeros, shape_GFD[:2]).astype(compute)
-            inner = [x_NF + bias_F[None] for x_NF, bias_F in zip(inner, bias_GF, strict=True)]
+            bias_GF = self.param("Wi_bias", nn.initializers.zeros, shape_GFD[:2])
+            inner = [affine("nd,fd->nf", x_ND, w, bias_F) for w, bias_F in zip(w_in, bias_GF, strict=True)]
+        else:
+            inner = project(x_ND, w_in)
         inner_NF = ACTIVATIONS[config.hidden_activation](inner[0])
         if config.gated:
             product_BLF = (inner_NF * inner[1]).reshape(*x_BLD.shape[:2], -1)
             inner_NF = dropped(product_BLF, "mlp", dropping).reshape(inner_NF.shape)
-        out_ND = jnp.einsum("nf,df->nd", inner_NF, w_out.astype(compute))
         if config.mlp_bias:
             bias_D = self.param("Wo_bias", nn.initializers.zeros, (config.hidden_size,))
-            out_ND += bias_D.astype(compute)[None]
+            out_ND = affine("nf,df->nd", inner_NF, w_out, bias_D)
+        else:
+            out_ND = jnp.einsum("nf,df->nd", inner_NF, w_out)
         out_BLD = out_ND.reshape(x_BLD.shape)
         return out_BLD if config.gated else dropped(out_BLD, "mlp", dropping)
 
@@ -205,10 +212,12 @@ class Head(nn.Module):
     def __call__(self, hidden_BLD):
         config, compute = self.config, jnp.dtype(self.precision.compute)
         dense = self.param("dense", init_out(config), (config.hidden_size,) * 2)
-        out_BLD = jnp.einsum("bld,ed->ble", hidden_BLD, dense.astype(compute))
+        dense = dense.astype(compute)
         if config.classifier_bias:
             bias_D = self.param("dense_bias", nn.initializers.zeros, (config.hidden_size,))
-            out_BLD += bias_D.astype(compute)[None, None]
+            out_BLD = affine("bld,ed->ble", hidden_BLD, dense, bias_D)
+        else:
+            out_BLD = jnp.einsum("bld,ed->ble", hidden_BLD, dense)
         out_BLD = ACTIVATIONS[config.classifier_activation](out_BLD)
         return Norm(config, self.precision, self.precision.compute, name="norm")(out_BLD)
 

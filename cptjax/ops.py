@@ -11,6 +11,7 @@ B rows, L tokens per row, N tokens of all rows, D width, H heads, K head width, 
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +131,34 @@ def _project_forward(x_ND, weights):
 
 
 _project_on_cpu.defvjp(_project_forward, _project_backward)
+
+
+def affine(subscripts: str, x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
+    """einsum(x, weight) + bias, whose axes are the last of the sum's, rounded once to x's dtype, as PyTorch rounds it:
+    a product that is rounded before its bias is added makes a second error, up to a fifth of all in a small model."""
+    out: Any = _affine(subscripts, x, weight, bias)
+    return out
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _affine(subscripts, x, weight, bias):
+    sums = jnp.einsum(subscripts, x, weight, preferred_element_type=jnp.float32)
+    return (sums + bias.astype(jnp.float32)[(None,) * (sums.ndim - bias.ndim)]).astype(x.dtype)
+
+
+def _affine_forward(subscripts, x, weight, bias):
+    return checkpoint_name(_affine(subscripts, x, weight, bias), SAVED), (x, weight, bias)
+
+
+def _affine_backward(subscripts, saved, d_out):
+    # The product's own transpose would multiply in float32, for that is what it made.
+    x, weight, bias = saved
+    d_x, d_weight = jax.vjp(partial(jnp.einsum, subscripts), x, weight)[1](d_out)
+    d_bias = d_out.astype(jnp.float32).sum(range(d_out.ndim - bias.ndim))
+    return d_x, d_weight, d_bias.astype(bias.dtype)
+
+
+_affine.defvjp(_affine_forward, _affine_backward)
 
 
 @jax.custom_vjp

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cptjax import ops
-from cptjax.ops import ACTIVATIONS, gelu, layer_norm, lookup, project, total
+from cptjax.ops import ACTIVATIONS, affine, gelu, layer_norm, lookup, project, total
 
 CPU_AND_OTHERS = ("cpu", "tpu")
 
@@ -99,3 +99,26 @@ def test_a_lookup_is_take_with_its_gradient():
     assert np.array_equal(pairs[0][0], pairs[1][0])
     gradients = [pull(jnp.cos(out))[0] for out, pull in pairs]
     np.testing.assert_allclose(*gradients, atol=1e-6)
+
+
+def test_a_bias_is_added_before_the_sum_is_rounded():
+    # Broken by: the product in x's dtype; in float32 in the backward pass too; d_bias summed in bfloat16.
+    keys = jax.random.split(jax.random.key(0), 4)
+    x_ND, w_FD = (jax.random.normal(key, (96, 32)).astype(jnp.bfloat16) for key in keys[:2])
+    bias_F, d_NF = jax.random.normal(keys[2], (96,)), jax.random.normal(keys[3], (96, 96)).astype(jnp.bfloat16)
+
+    def exact(x_ND, w_FD, bias_F):
+        x_ND, w_FD = (array.astype(jnp.float32) for array in (x_ND, w_FD))
+        return jnp.einsum("nd,fd->nf", x_ND, w_FD, precision="highest") + bias_F[None]
+
+    ours_NF, pull = jax.vjp(lambda *parts: affine("nd,fd->nf", *parts), x_ND, w_FD, bias_F)
+    exact_NF, exact_pull = jax.vjp(exact, x_ND, w_FD, bias_F)
+    assert (ours_NF == exact_NF.astype(jnp.bfloat16)).mean() > 0.999  # sums in another order may round otherwise
+    ours, theirs = pull(d_NF), exact_pull(d_NF.astype(jnp.float32))
+    assert [x.dtype for x in ours] == [jnp.bfloat16, jnp.bfloat16, jnp.float32]
+    for mine, other in zip(ours, theirs, strict=True):
+        mine, other = (array.astype(jnp.float32) for array in (mine, other))
+        np.testing.assert_allclose(mine, other, atol=2**-8 * jnp.abs(other).max())
+    np.testing.assert_allclose(ours[2], theirs[2], rtol=1e-5)
+    products = [line for line in str(jax.make_jaxpr(pull)(d_NF)).splitlines() if "dot_general" in line]
+    assert products and not [line for line in products if ":f32" in line.split("=")[0]]
