@@ -57,7 +57,3 @@ class Bert(Family[BertConfig]):
     def versions(self, config, architecture):
         """All that this project knows of; the classes are older."""
         return ">=4.48"
-
-    def first_position(self, config):
-        """transformers' RoBERTa counts ids that are not the padding's: a text might hold it."""
-        return config.first_position

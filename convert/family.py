@@ -67,10 +67,6 @@ class Family(Generic[Shape]):
         """The versions of transformers that have the model class and give this model the same numbers, as pip says."""
         raise NotImplementedError
 
-    def first_position(self, config: Shape) -> int | None:
-        """The first position id of a document; None where transformers' models are not told of positions."""
-        return None
-
     def is_decoder(self, architecture: str) -> bool:
         """Whether the model class reads causally."""
         return table.ARCHITECTURES[architecture].mask_mode == "causal"

@@ -312,9 +312,9 @@ def _transformers(side: Side, architecture: str, dtype: str) -> Model:
 
     def told(token_BL, segment_BL) -> dict[str, torch.Tensor]:
         rows = {"input_ids": token_BL, "attention_mask": segment_BL}
-        first = family.first_position(side.config)
-        if first is not None:
-            rows["position_ids"] = first + np.arange(token_BL.shape[1])[None]
+        padding = getattr(body.embeddings, "padding_idx", None)
+        if padding is not None:  # RoBERTa's count the ids that are not padding's: a random text holds it too
+            rows["position_ids"] = padding + 1 + np.arange(token_BL.shape[1])[None]
         return {name: torch.from_numpy(x).long() for name, x in rows.items()}
 
     @torch.inference_mode()

@@ -6,6 +6,7 @@ initial values, so that a wrong one shows. B rows, L tokens, D width, V vocabula
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -19,7 +20,7 @@ from convert.parity import Case
 from cptjax import ops
 from cptjax.model import ModernBert
 from cptjax.run.checkpoint import parameter_shapes
-from cptjax.shape import FULL, SLIDING, ModernBertConfig, Precision
+from cptjax.shape import FULL, SLIDING, BertConfig, ModernBertConfig, Precision
 
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "vocab_size": 500}
 SHAPES = {
@@ -34,17 +35,26 @@ SHAPES = {
     | {"num_hidden_layers": 4, "tie_word_embeddings": False}
     | {"layer_types": [FULL, FULL, SLIDING, SLIDING], "local_attention": 32},
 }
-FORMS = [
-    name
-    for name, form in table.ARCHITECTURES.items()
-    if form.shape_type == "modernbert" and name != "ModernBertForMaskedLM"
-]
-TEXTS = "ModernBertForSequenceClassification"
+BERT = SMALL | {"num_hidden_layers": 3, "max_position_embeddings": 512}
+ROBERTA = BERT | {"max_position_embeddings": 514, "pad_token_id": 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+FAMILIES = {  # what its forms are tried in
+    "modernbert": SHAPES["base-like"],
+    "bert": BERT,
+    **dict.fromkeys(("roberta", "camembert", "xlm-roberta"), ROBERTA),
+}
+MASKED = "ModernBertForMaskedLM"
+WHOLE = {  # shapes of masked language models, each tried in all cases or in three
+    **{name: (MASKED, shape, name in ("base-like", "untied-irregular")) for name, shape in SHAPES.items()},
+    "bert": ("BertForMaskedLM", BERT, True),
+    "bert-untied": ("BertForMaskedLM", BERT | {"tie_word_embeddings": False, "hidden_act": "relu"}, False),
+    "roberta": ("RobertaForMaskedLM", ROBERTA | {"hidden_act": "silu"}, True),
+}
+FORMS = [name for name in table.ARCHITECTURES if name not in {architecture for architecture, *_ in WHOLE.values()}]
 FAST = ("400 tokens",)  # longer than the window of 128, short enough to repeat often
 GOLDEN = Path(__file__).parents[3] / "shared/golden/tiny_modernbert_encoder_golden_vllmcpp.json"
 
 
-def random_hf(folder: Path, shape: dict, name: str = "ModernBertForMaskedLM") -> Path:
+def random_hf(folder: Path, shape: dict, name: str = MASKED) -> Path:
     """A random model written by transformers, every parameter far from its initial value."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -52,12 +62,16 @@ def random_hf(folder: Path, shape: dict, name: str = "ModernBertForMaskedLM") ->
     torch.manual_seed(0)
     ids = {"pad_token_id": 3, "cls_token_id": 0, "sep_token_id": 1}
     ids |= {"bos_token_id": 0, "eos_token_id": 1}
-    kind = getattr(transformers, name)
-    model = kind(kind.config_class(**shape, **ids, initializer_range=0.2))
+    kind, form = getattr(transformers, name), table.ARCHITECTURES[name]
+    causal = {"is_decoder": True} if form.mask_mode == "causal" and form.model_type != table.DECODER else {}
+    model = kind(kind.config_class(**ids | causal | shape, initializer_range=0.2))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name or name.endswith("bias"):
+        for parameter_name, parameter in model.named_parameters():
+            if "norm" in parameter_name.lower() or parameter_name.endswith("bias"):
                 parameter.add_(0.2 * torch.randn_like(parameter))
+        for copy in table.NAMES[form.model_type].copies if form.stands == "lm" else ():
+            if not copy.tied:
+                model.get_parameter(copy.hf_name).copy_(model.get_parameter(copy.of))
     model.save_pretrained(folder)
     return folder
 
@@ -69,36 +83,47 @@ def tiny(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def roberta(tmp_path_factory) -> Path:
+    """One of another family, whose head has an activation of its own."""
+    return random_hf(tmp_path_factory.mktemp("roberta"), ROBERTA | {"hidden_act": "relu"}, "RobertaForMaskedLM")
+
+
+@pytest.fixture(scope="module")
 def biased(tmp_path_factory) -> Path:
     """One with every bias."""
     return random_hf(tmp_path_factory.mktemp("biased"), SHAPES["nine-layers"])
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", WHOLE)
 def test_every_layer_and_the_scores_match_transformers(shape, tmp_path):
-    """In float32 and bfloat16; every case (2,100 tokens, padded, of one token, ...) for two of the shapes."""
-    only = None if shape in ("base-like", "untied-irregular") else ("129 tokens", "400 tokens", "packed")
-    report = parity.compare(*[random_hf(tmp_path / "hf", SHAPES[shape])] * 2, only=only)
+    """In float32 and bfloat16; every case (2,100 tokens or 512, padded, of one token, ...) for some of the shapes."""
+    name, values, every_case = WHOLE[shape]
+    only = None if every_case else ("129 tokens", "400 tokens", "packed")
+    report = parity.compare(*[random_hf(tmp_path / "hf", values, name)] * 2, only=only)
     assert report["judge"] == "transformers eager" and report["passed"], report["worst"]
-    rows = report["relative_difference"]
-    assert only is not None or {"1 tokens", "2100 tokens", "packed", "special tokens"} < rows.keys()
-    assert all(len(row["float32"]) == SHAPES[shape]["num_hidden_layers"] + 3 for row in rows.values())
+    rows, modern = report["relative_difference"], name.startswith("Modern")
+    longest = "2100 tokens" if modern else "512 tokens"
+    assert not every_case or {"1 tokens", longest, "packed", "special tokens"} < rows.keys()
+    outputs = values["num_hidden_layers"] + (3 if modern else 2)  # with the embeddings, the scores, and final_norm
+    assert all(len(row["float32"]) == outputs for row in rows.values())
     assert 0 < report["worst"]["bfloat16"] < parity.BFLOAT16_TOLERANCE
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-@pytest.mark.parametrize("name", FORMS)
-def test_every_form_matches_transformers(name, pooling, tmp_path):
-    """Classifiers of texts (both poolings), tokens and spans; the bare encoder; decoders, read causally."""
-    if pooling == "cls" and name != TEXTS:
-        pytest.skip("only a classifier of texts pools")
-    shape = SHAPES["base-like"] | ({"classifier_pooling": pooling, "num_labels": 3} if name == TEXTS else {})
-    folder = random_hf(tmp_path / "hf", shape, name)
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [*((name, {}) for name in FORMS), ("ModernBertForSequenceClassification", {"classifier_pooling": "cls"})],
+)
+def test_every_form_matches_transformers(name, changes, tmp_path):
+    """Classifiers of texts (ModernBERT's in both poolings), tokens and spans; the bare encoder; decoders, read
+    causally."""
+    form = table.ARCHITECTURES[name]
+    shape = {"classifier_pooling": "mean"} | FAMILIES[form.shape_type] | changes
+    folder = random_hf(tmp_path / "hf", shape | ({"num_labels": 3} if form.stands == "texts" else {}), name)
     report = parity.compare(folder, folder, only=("7 tokens", "400 tokens", "packed"))
     assert report["judge"] == "transformers eager" and report["passed"], report["worst"]
     scored = {case for case, row in report["relative_difference"].items() if "scores" in row["float32"]}
-    headless = table.ARCHITECTURES[name].head == "none"
-    assert scored == (set() if headless else {"7 tokens", "400 tokens"} | (set() if name == TEXTS else {"packed"}))
+    together = set() if form.stands == "texts" else {"packed"}
+    assert scored == (set() if form.head == "none" else {"7 tokens", "400 tokens"} | together)
 
 
 def test_every_class_of_transformers_scores_as_a_whole(tmp_path):
@@ -106,14 +131,14 @@ def test_every_class_of_transformers_scores_as_a_whole(tmp_path):
     torch = pytest.importorskip("torch")
     import transformers
 
-    for name in FORMS:
-        if table.ARCHITECTURES[name].head != "none" and name != TEXTS:
-            folder = random_hf(tmp_path / name, SHAPES["base-like"], name)
+    for name, form in table.ARCHITECTURES.items():
+        if form.stands in ("lm", "tokens", "spans"):
+            folder = random_hf(tmp_path / name, FAMILIES[form.shape_type], name)
             judge = parity.judge(parity.read_side(folder), name, "float32")
-            case = Case("", *(np.ones((1, 90), np.int32),) * 2)
+            case = Case("", np.full((1, 90), 7, np.int32), np.ones((1, 90), np.int32))
             (score_NV,) = judge.scores(*case[1:], judge.outputs(*case[1:])[-1])
             with torch.inference_mode():
-                whole = getattr(transformers, name).from_pretrained(folder).eval()(torch.ones((1, 90)).long())
+                whole = getattr(transformers, name).from_pretrained(folder).eval()(torch.full((1, 90), 7))
             spans = "start_logits" in whole
             their_LV = torch.stack([whole.start_logits, whole.end_logits], -1)[0] if spans else whole.logits[0]
             np.testing.assert_allclose(score_NV, their_LV.numpy(), atol=1e-4)
@@ -172,7 +197,7 @@ def _reshape(**changes):
         def read_config(raw, **where):
             config = right(raw, **where)
             values = {name: change(config) for name, change in changes.items()}
-            return ModernBertConfig(**(vars(config) | values))
+            return replace(config, **values)
 
         monkeypatch.setattr(from_hf, "read_config", read_config)
 
@@ -190,6 +215,11 @@ def _norm_before_layer_0(monkeypatch):
         return ours(config, params | {"layer_0": one_more}, *arguments, **options)
 
     monkeypatch.setattr(parity, "ours", with_norm)
+
+
+def _activation_of_the_layers(monkeypatch):
+    """Give RoBERTa's head the activation that BERT's has."""
+    monkeypatch.setattr(BertConfig, "classifier_activation", property(lambda config: config.hidden_act))
 
 
 def _transposed(ours, entry):
@@ -219,6 +249,17 @@ MISTAKES = {
     "norm epsilon": _reshape(norm_eps=lambda c: 1e-2),
     "norm of layer 0 invented": _norm_before_layer_0,
 }
+BERT_MISTAKES = {
+    "none": lambda monkeypatch: None,
+    "positions from 0": _reshape(pad_token_id=lambda c: 0),
+    "query transposed": _reread("query.weight", lambda w, _: w[::-1]),
+    "attention output transposed": _reread("attention.output.dense.weight", _transposed),
+    "head transposed": _reread("lm_head.dense.weight", _transposed),
+    "a norm turned round": _reread("attention.output.LayerNorm.weight", lambda w, _: w[::-1]),
+    "types forgotten": _reread("token_type_embeddings.weight", lambda w, _: np.zeros_like(w)),
+    "head's activation that of the layers": _activation_of_the_layers,
+    "norm epsilon": _reshape(layer_norm_eps=lambda c: 1e-2),
+}
 BIASES = ("embeddings.norm.bias", "Wqkv.bias", "attn.Wo.bias", "mlp.Wi.bias", "mlp.Wo.bias", "head.dense.bias")
 
 
@@ -231,6 +272,14 @@ def test_a_wrong_conversion_is_caught(tiny, monkeypatch, mistake):
     MISTAKES[mistake](monkeypatch)
     report = parity.compare(tiny, tiny, only=FAST)
     assert report["judge"] == "transformers eager" and not report["passed"], report["worst"]
+
+
+@pytest.mark.parametrize("mistake", BERT_MISTAKES)
+def test_a_wrong_conversion_of_a_roberta_is_caught(roberta, monkeypatch, mistake):
+    jax.clear_caches()
+    BERT_MISTAKES[mistake](monkeypatch)
+    assert parity.compare(roberta, roberta, only=("7 tokens",))["passed"] == (mistake == "none")
+    jax.clear_caches()
 
 
 @pytest.mark.parametrize("bias", BIASES)
@@ -314,8 +363,9 @@ def test_the_inputs_can_expose_mistakes():
     assert max(parity.LENGTHS) > 2 * 128 + 1 and set(parity.BFLOAT16) < found.keys()
     assert set(found["special tokens"].token_BL.flat) == {3, 7}
     assert found["packed"].segment_BL.max() == len(parity.PACKED)
-    short = {case.name for case in parity.cases(500, [3], 128)}
-    assert "7 tokens" in short and "129 tokens" not in short
+    short = list(parity.cases(500, [3], 128))
+    assert {"7 tokens", "128 tokens"} < {case.name for case in short}
+    assert max(case.token_BL.shape[1] for case in short) == 128 and short[-2].segment_BL.max() == len(parity.PACKED)
 
 
 def test_without_torch_the_dense_reference_judges(tiny, monkeypatch):
