@@ -211,7 +211,7 @@ def _bert_names(prefix: str, lm: str, lm_head: tuple[Row, ...], texts: tuple[Row
         ),
         old=((".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".LayerNorm.bias")),
         buffers=(f"{prefix}embeddings.position_ids",),
-        left_over=("cls.seq_relationship.", f"{prefix}pooler."),  # a pooler: where the class has none
+        left_over=("cls.seq_relationship.", *(row.hf_name for row in pooler)),  # a pooler where the class has none
     )
 
 
