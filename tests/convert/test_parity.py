@@ -12,12 +12,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from convert import from_hf, parity, table, to_hf
 from convert.__main__ import main
 from convert.parity import Case
 from cptjax import ops
+from cptjax.data.tokenizer import load_tokenizer
+from cptjax.families import encoder
+from cptjax.heads import pool
 from cptjax.model import ModernBert
 from cptjax.run.checkpoint import parameter_shapes
 from cptjax.shape import FULL, SLIDING, BertConfig, ModernBertConfig, Precision
@@ -52,6 +55,9 @@ WHOLE = {  # shapes of masked language models, each tried in all cases or in thr
 FORMS = [name for name in table.ARCHITECTURES if name not in {architecture for architecture, *_ in WHOLE.values()}]
 FAST = ("400 tokens",)  # longer than the window of 128, short enough to repeat often
 GOLDEN = Path(__file__).parents[3] / "shared/golden/tiny_modernbert_encoder_golden_vllmcpp.json"
+
+
+MINILM = Path(__file__).parents[3] / "shared/models/minilm-l6"
 
 
 def random_hf(folder: Path, shape: dict, name: str = MASKED) -> Path:
@@ -484,3 +490,49 @@ def test_golden_hidden_states_of_another_implementation(tmp_path, backend):
     hidden_BLD = model.apply({"params": params}, token_BL, np.ones_like(token_BL)).hidden_BLD
     expected_LD = np.reshape(golden["hidden_states"], golden["hidden_states_shape"])
     assert np.abs(hidden_BLD[0] - expected_LD).max() < 2e-6
+
+
+# Real weights of another family
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory) -> Path:
+    """minilm-l6, through a run folder and back."""
+    top = tmp_path_factory.mktemp("minilm")
+    assert main(["from-hf", str(MINILM), str(top / "run")]) == main(["to-hf", str(top / "run"), str(top / "back")]) == 0
+    return top / "back"
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not MINILM.is_dir(), reason=f"{MINILM} is not here")
+def test_a_real_bert_comes_back_to_the_bit_and_agrees_at_every_layer(minilm):
+    given, back = (load_file(folder / from_hf.SINGLE) for folder in (MINILM, minilm))
+    assert given.keys() - back.keys() == {"embeddings.position_ids"}  # a buffer
+    assert all(given[name].tobytes() == back[name].tobytes() for name in back)
+    report = parity.compare(MINILM, minilm)
+    assert report["judge"] == "transformers eager" and report["passed"], report["worst"]
+    assert "512 tokens" in report["relative_difference"]
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not MINILM.is_dir(), reason=f"{MINILM} is not here")
+def test_sentences_of_a_real_bert_lie_where_transformers_puts_them(minilm):
+    """The mean over a text's tokens, as sentence-transformers takes it."""
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModel
+
+    words = sorted(load_tokenizer(MINILM).get_vocab())
+    texts = [" ".join(np.random.default_rng(i).choice(words, size=1 + i % 30)) for i in range(100)]
+    found = [load_tokenizer(minilm).encode(text).ids for text in texts]
+    rows = [np.array([ids[:512]], np.int32) for ids in found]
+    longest = max(row.shape[1] for row in rows)
+    token_BL = np.concatenate([np.pad(row, ((0, 0), (0, longest - row.shape[1]))) for row in rows])
+    segment_BL = np.concatenate([np.pad(np.ones_like(row), ((0, 0), (0, longest - row.shape[1]))) for row in rows])
+    config, params = from_hf.load(minilm)
+    outputs = encoder(config, Precision(compute="float32")).apply({"params": params}, token_BL, segment_BL)
+    ours_BD = np.asarray(pool(outputs.hidden_BLD, segment_BL, "mean"))
+    model = AutoModel.from_pretrained(MINILM).eval()
+    with torch.inference_mode():
+        theirs_BD = np.concatenate([model(torch.from_numpy(row).long())[0].mean(1).numpy() for row in rows])
+    difference_B = np.linalg.norm(ours_BD - theirs_BD, axis=1) / np.linalg.norm(theirs_BD, axis=1)
+    assert difference_B.max() < 1e-5
