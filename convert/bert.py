@@ -57,3 +57,13 @@ class Bert(Family[BertConfig]):
     def versions(self, config, architecture):
         """All that this project knows of; the classes are older."""
         return ">=4.48"
+
+    def cautions(self, config, ids):
+        """transformers' RoBERTa counts the ids of a text that are not the padding's."""
+        pad = ids.get("pad_token_id")
+        if config.model_type == "bert" or pad in (None, config.pad_token_id):
+            return []
+        return [
+            f"transformers takes id {config.pad_token_id} for padding where it counts positions, the tokenizer pads "
+            f"with {pad}: a text that holds the former has other positions there"
+        ]

@@ -1,7 +1,7 @@
 """What conversion asks of a family of encoders, beside its rows in `table`: how a config.json and a shape are made of
 each other. A family is a subclass in a file of its own, and a line in `families`."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, ClassVar, Generic, TypeVar
@@ -66,6 +66,10 @@ class Family(Generic[Shape]):
     def versions(self, config: Shape, architecture: str) -> str:
         """The versions of transformers that have the model class and give this model the same numbers, as pip says."""
         raise NotImplementedError
+
+    def cautions(self, config: Shape, ids: Mapping[str, int | None]) -> list[str]:
+        """What to know of this model beside a tokenizer with these special ids, by config.json's names."""
+        return []
 
     def is_decoder(self, architecture: str) -> bool:
         """Whether the model class reads causally."""

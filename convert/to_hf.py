@@ -189,7 +189,7 @@ def write_config(
     whole = written.to_diff_dict() | {portable.REQUIRES: family.versions(config, architecture)}
     whole |= family.fields_of_4(config, architecture)
     write_json(folder / "config.json", private.without(whole))  # labels are words of its maker
-    return left_out("the config", [*unknown, *private.places(whole)])
+    return [*family.cautions(config, ids), *left_out("the config", [*unknown, *private.places(whole)])]
 
 
 def left_out(where: str, names: list[str]) -> list[str]:

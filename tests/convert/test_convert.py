@@ -663,6 +663,16 @@ def test_a_bert_that_is_another_model_is_refused(tmp_path, architecture, changes
     assert "\n" not in str(caught.value)
 
 
+def test_a_roberta_beside_a_tokenizer_that_pads_with_another_id_is_said(tmp_path):
+    # Broken by: Bert.cautions empty.
+    Tokenizer(WordLevel({"a": 0, "<pad>": 7}, "a")).save(str(tmp_path / "tokenizer.json"))
+    for name, said in (("RobertaForMaskedLM", ["transformers takes id 3 for padding"]), ("BertForMaskedLM", [])):
+        config, out = FIRST[name], tmp_path / name
+        out.mkdir()
+        notes = to_hf.write_config(config, out, name, "float32", hf_config=None, tokenizer=tmp_path)
+        assert [note[:35] for note in notes] == said, notes
+
+
 def test_a_bert_is_exported_as_a_decoder_and_back(bert, tmp_path, capsys):
     folders = [str(tmp_path / name) for name in ("run", "decoder", "run2", "encoder")]
     run, decoder, run2, encoder = folders
