@@ -212,7 +212,8 @@ def test_an_encoder_is_exported_as_a_decoder_and_back(tiny, tmp_path, capsys):
     assert main(["from-hf", str(tiny), run, "--overwrite"]) == 0
     assert main(["to-hf", run, decoder, "--as", "decoder"]) == 0
     assert main(["from-hf", decoder, run2]) == main(["to-hf", run2, encoder, "--as", "encoder"]) == 0
-    assert checkpoint.read_model(folders[2]) == replace(TINY, causal_window_counts_self=True)
+    expected = replace(TINY, causal_window_counts_self=True, attention_dropout=0.1)
+    assert checkpoint.read_model(folders[2]) == expected
     assert (folders[3] / from_hf.SINGLE).read_bytes() == (tiny / from_hf.SINGLE).read_bytes()
     raw = json.loads((folders[1] / "config.json").read_text())
     assert raw["architectures"] == ["ModernBertDecoderForCausalLM"] and raw["model_type"] == "modernbert-decoder"
