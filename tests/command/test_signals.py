@@ -23,6 +23,18 @@ from tests.run.test_recorder import untimed
 from tests.test_train import CONFIG, ROOT, command, events, small_run, store, two_devices  # noqa: F401
 
 
+@pytest.fixture(autouse=True)
+def none_ignored():
+    """Signals as in a terminal, whatever started the tests: nohup ignores SIGHUP in all that it starts."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def steps_of(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
 
