@@ -1,7 +1,7 @@
 """The whole story on one machine in minutes, through the same commands a user types.
 
-Text of our own grammar (or the user's) -> tokenizer and a small base encoder -> Hugging Face folder;
-then the real pipeline on that folder: prepare, from-hf, CLM detour, masked decay, to-hf, parity; and
+Text of our own grammar (or the user's) -> tokenizer and a small base encoder -> Hugging Face folder (or the user's);
+then the real pipeline on that folder: from-hf, prepare, CLM detour, masked decay, to-hf, parity; and
 what it changed: held-out loss and masked-token accuracy, and the blanks of a few sentences.
 """
 
@@ -23,7 +23,7 @@ from cptjax.command.escape import say
 from cptjax.command.line import Options
 from cptjax.corpus.sources import Reading, read_documents
 from cptjax.data.store import Store
-from cptjax.data.tokenizer import load_tokenizer
+from cptjax.data.tokenizer import load_tokenizer, special_tokens
 from cptjax.demo import grammar
 from cptjax.families import encoder
 from cptjax.files import write_json
@@ -41,6 +41,7 @@ SPECIAL = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+PEAK = 2e-4  # learning rate for the user's own encoder: the paper's
 HELD_OUT = 0.04  # share of the documents
 FEW = 300  # documents: below it, text is cut by lines rather than paragraphs, and more is held out
 PROBES = 5  # sentences of the user's own held-out text in which a word is guessed
@@ -52,13 +53,14 @@ class Demo(Options):
 
     workdir: Path = Path("runs/demo")  # made anew
     text: tuple[Path, ...] = ()  # your own text instead of the demo's
+    init: str | None = None  # your own encoder, a folder or Hub id, instead of a small one that the demo trains
 
     def __call__(self, rest: Sequence[str]) -> None:
         """Run it."""
-        demo(self.workdir, self.text)
+        demo(self.workdir, self.text, self.init)
 
 
-def demo(folder: Path, text: Sequence[Path]) -> None:
+def demo(folder: Path, text: Sequence[Path], init: str | None = None) -> None:
     """Run everything under `folder` (made anew) and print what came of it.
 
     Raises ValueError when `folder` exists and is not an earlier demo, CalledProcessError when a step fails.
@@ -70,6 +72,7 @@ def demo(folder: Path, text: Sequence[Path]) -> None:
     for path in text:
         if not path.exists():
             raise FileNotFoundError(f"no text {path}")
+    for path in (*text, *map(Path, [init] if init else [])):
         if path.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{path} lies in {folder}, which the demo makes anew: choose another --workdir")
     shutil.rmtree(folder, ignore_errors=True)
@@ -77,30 +80,38 @@ def demo(folder: Path, text: Sequence[Path]) -> None:
     write_json(mark, {"text": [str(path) for path in text]})
 
     sources = own_text(text, folder / "text") if text else write_text(folder / "text")
-    own_tokenizer = folder / "tokenizer"
-    _head("text -> token store, with a tokenizer trained on it")
-    train_tokenizer(_texts(sources), own_tokenizer)
-    for name, path in sources.items():
-        _prepare(path, own_tokenizer, folder / f"store_{name}")
-
-    _head("a small base encoder, by masked language modelling")
-    vocab_size = -(-load_tokenizer(own_tokenizer).get_vocab_size() // 64) * 64
-    model = ("--model.vocab-size", vocab_size)
-    _train("configs/tiny_base.py", folder / "base", folder / "store_general", *model)
-    _run("convert", "to-hf", folder / "base", folder / "base_hf")
-
-    _head("the pipeline: Hugging Face folder -> CLM detour -> masked decay -> Hugging Face folder")
-    _run("convert", "from-hf", folder / "base_hf", folder / "start")
-    _train("configs/tiny.py", folder / "adapted", folder / "store_clinical", "--init", folder / "start")
+    peak: tuple[object, ...] = ()
+    if init is None:
+        source = base_encoder(sources, folder)
+    else:
+        source, peak = init, ("--phases.0.schedule.peak", PEAK, "--phases.1.schedule.peak", PEAK)
+    start, store = folder / "start", folder / "store_clinical"
+    _head("the pipeline: Hugging Face folder and text -> CLM detour -> masked decay -> Hugging Face folder")
+    _run("convert", "from-hf", source, start)
+    _prepare(sources["clinical"], start / checkpoint.TOKENIZER, store)
+    _train("configs/tiny.py", folder / "adapted", store, "--init", start, *peak)
     _run("convert", "to-hf", folder / "adapted", folder / "adapted_hf")
     _run("convert", "parity", folder / "adapted_hf", folder / "adapted")
 
     _head("what it changed")
     say(table(read_events(folder / "adapted" / "events.jsonl")))
-    questions = own_questions(folder / "store_clinical", own_tokenizer) if text else grammar.PROBES
-    say(probes(questions, folder / "start", folder / "adapted"))
+    questions = own_questions(store, start / checkpoint.TOKENIZER) if text else grammar.PROBES
+    say(probes(questions, start, folder / "adapted"))
     seconds = time.perf_counter() - began
     say(f"\n{seconds:.0f} s in all; plot: {folder / 'adapted' / 'plot.png'}; model: {folder / 'adapted_hf'}")
+
+
+def base_encoder(sources: dict[str, Path], folder: Path) -> Path:
+    """Train a tokenizer, and on general text a small encoder; returns its Hugging Face folder."""
+    own_tokenizer, store = folder / "tokenizer", folder / "store_general"
+    _head("text -> token store, with a tokenizer trained on it")
+    train_tokenizer(_texts(sources), own_tokenizer)
+    _prepare(sources["general"], own_tokenizer, store)
+    _head("a small base encoder, by masked language modelling")
+    vocab_size = -(-load_tokenizer(own_tokenizer).get_vocab_size() // 64) * 64
+    _train("configs/tiny_base.py", folder / "base", store, "--model.vocab-size", vocab_size)
+    _run("convert", "to-hf", folder / "base", folder / "base_hf")
+    return folder / "base_hf"
 
 
 def _head(what: str) -> None:
@@ -205,10 +216,13 @@ def table(events: Sequence[dict]) -> str:
 
 
 def fill_mask(folder: Path, texts: Sequence[str]) -> list[list[str]]:
-    """The three likeliest fillings of the first mask of each text, likeliest first, by a run folder's model."""
+    """The three likeliest fillings of the `{mask}` of each text, likeliest first, by a run folder's model; none where
+    it has no language-model head yet."""
     tokenizer = load_tokenizer(folder / checkpoint.TOKENIZER)
-    mask = tokenizer.token_to_id(SPECIAL["mask_token"])
+    mask = special_tokens(folder / checkpoint.TOKENIZER, tokenizer).mask
     _, config, params = checkpoint.load_params(folder)
+    if config.head != "lm" or mask is None:
+        return [[] for _ in texts]
     model = encoder(config, Precision(compute="float32"))
 
     @jax.jit
@@ -218,7 +232,7 @@ def fill_mask(folder: Path, texts: Sequence[str]) -> list[list[str]]:
 
     answers = []
     for text in texts:
-        ids = np.array([tokenizer.encode(text).ids], np.int32)
+        ids = np.array([tokenizer.encode(text.format(mask=tokenizer.id_to_token(mask))).ids], np.int32)
         scores_V = np.asarray(logits(ids))[0, int(np.argmax(ids[0] == mask))]
         answers.append([tokenizer.decode([int(i)]).strip() for i in np.argsort(-scores_V)[:3]])
     return answers
@@ -240,7 +254,7 @@ def own_questions(store: Path, tokenizer_folder: Path) -> list[tuple[str, str]]:
 
 def probes(questions: Sequence[tuple[str, str]], before: Path, after: Path) -> str:
     """Sentences with a `{mask}` and its word, filled by the model before and after."""
-    texts = [text.format(mask=SPECIAL["mask_token"]) for text, _ in questions]
+    texts = [text for text, _ in questions]
     lines = [f"\n{'expected':14}{'before':34}{'after':34}sentence"]
     for (text, word), old, new in zip(questions, fill_mask(before, texts), fill_mask(after, texts), strict=True):
         lines.append(f"{word:14}{', '.join(old):34}{', '.join(new):34}{text.format(mask='____')}")

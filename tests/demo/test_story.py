@@ -89,3 +89,12 @@ def test_a_folder_that_is_no_demo_is_not_touched(tmp_path):
     with pytest.raises(ValueError, match="is not an earlier demo"):
         story.demo(tmp_path, ())
     assert (tmp_path / "precious").exists()
+
+
+def test_an_encoder_in_the_folder_that_is_made_anew_is_not_touched(tmp_path):
+    # Broken by: the check of `init` left out.
+    (tmp_path / "demo.json").write_text("{}")
+    (tmp_path / "adapted_hf").mkdir()
+    with pytest.raises(ValueError, match="adapted_hf lies in .*, which the demo makes anew"):
+        story.demo(tmp_path, (), str(tmp_path / "adapted_hf"))
+    assert (tmp_path / "adapted_hf").exists()
