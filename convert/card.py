@@ -5,7 +5,6 @@ paid, how the name is written) is for its author to add; nothing is made up in t
 """
 
 import statistics
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from convert import table
 from cptjax.command.escape import code, listed, markdown, printable
 from cptjax.dropout import Dropout
+from cptjax.rows import Row, by_task
 from cptjax.run.checkpoint import model_config
 
 PAPER = "[arXiv:2605.12438](https://arxiv.org/abs/2605.12438)"
@@ -28,7 +28,6 @@ CITATION = """@misc{touchent2026causallanguagemodelingdetour,
   url={https://arxiv.org/abs/2605.12438},
 }"""
 OBJECTIVES = {"clm": "Causal language modelling", "mlm": "Masked language modelling"}
-ROW_FIELDS = ("model", "task", "kind", "metric", "value", "seed")  # of a row; kind is the Hub's name of the task
 FAMILY_NAMES = {  # how people write a model_type
     "modernbert": "ModernBERT",
     "bert": "BERT",
@@ -36,7 +35,6 @@ FAMILY_NAMES = {  # how people write a model_type
     "camembert": "CamemBERT",
     "xlm-roberta": "XLM-RoBERTa",
 }
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -101,6 +99,7 @@ def make_card(
 ) -> ModelCard:
     """The card of a release. `ran` says how the code of `usage` was tried."""
     phases = [phase for phase in run["phases"] if phase["last_step"] <= release.step]
+    rows = _shown(rows)
     sections = [
         f"# {markdown(release.name)}",
         *_summary(release, run, phases),
@@ -113,6 +112,12 @@ def make_card(
         *_closing(release),
     ]
     return ModelCard(f"---\n{_metadata(release, rows).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
+
+
+def _shown(rows: Sequence[Row]) -> list[Row]:
+    """Those of test texts in each task's own metric, which comes first; all of them are released beside the card."""
+    own: dict[str, str] = {}
+    return [row for row in rows if row.split == "test" and row.metric == own.setdefault(row.task, row.metric)]
 
 
 def _metadata(release: Release, rows: Sequence[Row]) -> ModelCardData:
@@ -352,7 +357,7 @@ def _limitations(release: Release, run: Mapping[str, Any], rows: Sequence[Row]) 
             f"transformers 4 decodes {len(words):,} added words of the tokenizer as they are listed, 5 as the "
             f"normaliser leaves them: {listed(list(map(code, words)))}."
         )
-    if not any(row["model"] == release.name for row in rows):
+    if not any(row.model == release.name for row in rows):
         notes.append("Nothing is known of its quality on downstream tasks, nor of how it compares with other models.")
     return ["## Limitations", "\n".join(f"* {note}" for note in notes)]
 
@@ -365,14 +370,6 @@ def _closing(release: Release) -> list[str]:
         "The method:",
         f"```bibtex\n{CITATION}\n```",
     ]
-
-
-def by_task(rows: Iterable[Row]) -> dict[tuple[str, str, str, str], list[float]]:
-    """Values over seeds by (model, task, kind, metric), in the order of the rows."""
-    groups: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
-    for row in rows:
-        groups[row["model"], row["task"], row["kind"], row["metric"]].append(row["value"])
-    return groups
 
 
 def cell(values: Sequence[float]) -> str:

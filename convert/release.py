@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from convert.from_hf import INDEX, SINGLE, check_tokenizer
 from convert.recorded import read_recorded
 from cptjax.command.escape import printable, say
 from cptjax.data.tokenizer import load_tokenizer, special_tokens
-from cptjax.files import check_free, new_folder, parse_json, read_json, write_json
+from cptjax.files import check_free, new_folder, read_json, write_json
 from cptjax.machine import hub
+from cptjax.rows import Row, append_rows, check_comparable, read_rows
 from cptjax.run import checkpoint
 from cptjax.shape import ModernBertConfig
 
@@ -88,7 +89,7 @@ def release(
     base_model = known(None, name_base, record, base_model)
     told = {"--name": name or out.name, "--license": licence, "--language": language, "--example": example}
     known(None, check_names, told, {"--base-model": base_model, "--push": model_id})
-    found_rows = known([], read_rows, rows, name or out.name) if rows is not None else []
+    found_rows = known([], evaluation_rows, rows, name or out.name) if rows is not None else []
     refuse()
     with new_folder(out, markers=MARKERS, overwrite=overwrite) as partial:
         model = partial / "model"
@@ -119,7 +120,7 @@ def release(
         write_json(partial / "parity.json", report)
         write_json(partial / "run.json", record)
         if found_rows:
-            (partial / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found_rows))
+            append_rows(partial / "rows.jsonl", found_rows)
         card.make_card(named, record, found_rows, report, ran).save(partial / "README.md")
     for note in exported.notes:
         say(f"note: {note}", stream=sys.stderr)
@@ -189,38 +190,23 @@ def name_base(record: dict[str, Any], told: str | None) -> str | None:
     return origin["source"]
 
 
-def read_rows(path: Path, name: str) -> list[dict[str, Any]]:
-    """The evaluation's rows, no more of each than a row has. Raises ValueError for all that is wrong with them."""
-    kept: dict[tuple, dict[str, Any]] = {}
-    wrong = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = {field: parse_json(line, "row")[field] for field in card.ROW_FIELDS}
-            texts = [row[field] for field in card.ROW_FIELDS if field not in ("value", "seed")]
-            good = all(isinstance(text, str) for text in texts)
-            good = good and type(row["seed"]) is int and type(row["value"]) in (int, float) and 0 <= row["value"] <= 1
-        except (ValueError, TypeError):
-            wrong.append(f"line {number} is no row")
-            continue
-        except KeyError as error:
-            wrong.append(f"line {number} has no {error.args[0]}")
-            continue
-        which = tuple(row[field] for field in card.ROW_FIELDS if field != "value")
-        if not good:
-            wrong.append(f"line {number}: names are texts, seed a whole number, value a share from 0 to 1")
-        elif kinds := [kind for text in texts for kind in private.kinds_in(text)]:
-            wrong.append(f"line {number} holds a {kinds[0]}, which must not be released")
-        elif which in kept:
-            wrong.append(f"line {number} repeats another row's model, task, metric and seed")
-        else:
-            kept[which] = row
-    if not any(row["model"] == name for row in kept.values()):
-        wrong.append(f"no row is of a model called {name}: give --name")
-    if wrong:
-        raise ValueError(f"{path}: {', '.join(wrong)}")
-    return list(kept.values())
+def evaluation_rows(path: Path, name: str) -> list[Row]:
+    """The evaluation's rows. Raises ValueError for all that is wrong with them, where they are not to be compared, and
+    where none is of this model's test texts."""
+    read = read_rows(path, _private)
+    try:
+        check_comparable(read)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not any(row.model == name and row.split == "test" for row in read):
+        raise ValueError(f"{path}: no row is of the test texts of a model called {name}: give --name")
+    return read
+
+
+def _private(row: Row) -> str | None:
+    """Why a row must not be released, None for one that may."""
+    place = next(private.places(asdict(row)), None)
+    return place and f"has {place}, which must not be released"
 
 
 def choose_example(told: str | None, language: str | None, folder: Path, architecture: str) -> str:

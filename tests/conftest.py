@@ -38,6 +38,7 @@ from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 from cptjax.model import Encoder, ModernBert, init_params  # noqa: E402
 from cptjax.objectives import Vocabulary  # noqa: E402
+from cptjax.rows import Row  # noqa: E402
 from cptjax.shape import ModelConfig, ModernBertConfig, Precision  # noqa: E402
 
 # What takes longest begins first, so that all workers end together.
@@ -129,3 +130,11 @@ def packed(*lengths: int, total: int) -> np.ndarray:
 def random_tokens(rows: int, tokens: int, seed: int = 0) -> jax.Array:
     """Ordinary token ids, [B, L]."""
     return jax.random.randint(jax.random.key(seed), (rows, tokens), 5, VOCABULARY.size, jnp.int32)
+
+
+def evaluation_row(**told: Any) -> Row:
+    """A row of an evaluation; what is not told does not matter."""
+    named = {"model": "small", "task": "ner", "kind": "token-classification", "metric": "f1", "value": 0.5, "seed": 0}
+    hashes = dict.fromkeys(("weights", "tokenizer", "data", "protocol_hash"), "0")
+    ran = {"split": "test", "protocol": "english", "examples": 100, "truncated": 0.0, "learning_rate": 5e-5}
+    return Row(**(named | hashes | ran | told))

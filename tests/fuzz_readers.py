@@ -23,10 +23,12 @@ from cptjax.data.store import OWN_HASH, Store
 from cptjax.data.tokenizer import Encoder
 from cptjax.files import hash_of, read_json, sha256
 from cptjax.machine import processes
+from cptjax.rows import append_rows
 from cptjax.run import checkpoint, events, record
 from cptjax.run.checkpoint import parameter_shapes
 from cptjax.run.clock import KINDS
 from cptjax.shape import ModernBertConfig
+from tests.conftest import evaluation_row
 from tests.fixtures_text import make_store, make_tokenizer
 from tests.fuzz import Reader, damaged_array, damaged_bytes, damaged_lines, damaged_tensors, either
 
@@ -324,8 +326,7 @@ def recorded(folder: Path) -> None:
     ran = record.describe_run(run, TINY, folder, spent=spent, energy_by="NVML", attention=attention, **told)
     origin = record.Origin("a/b", "c")
     (folder / "run.json").write_text(json.dumps(dataclasses.asdict(dataclasses.replace(ran, origin=origin))))
-    row = {"model": "small", "task": "ner", "kind": "token-classification", "metric": "f1", "value": 0.5, "seed": 0}
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row | {"seed": i}) + "\n" for i in range(3)))
+    append_rows(folder / "rows.jsonl", [evaluation_row(seed=i) for i in range(3)])
     update = {"step": 0, "phase": RUN.phases[0].name, **dict.fromkeys(events.UPDATE, 1.0), "loss": 1.0}
     log = [update, {"step": 1, "phase": RUN.phases[0].name, "held_out": held}]
     (folder / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in log))
@@ -344,7 +345,7 @@ def read_card(folder: Path) -> None:
     """The card that a release would have."""
     step = RUN.stretches[-1].last
     found = release.read_record(folder, step)
-    rows = release.read_rows(folder / "rows.jsonl", "small")
+    rows = release.evaluation_rows(folder / "rows.jsonl", "small")
     base = release.name_base(found, None)
     card.make_card(dataclasses.replace(NAMED, step=step, base_model=base), found, rows, PARITY, "")
 

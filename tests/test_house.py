@@ -55,7 +55,7 @@ command.line
 files machine.processes machine.devices machine.host machine.hub machine.energy machine.provenance
 masks schedules sharding dropout
 shape ops objectives optim
-loss attention.reference
+loss rows attention.reference
 attention.blockwise attention.splash attention.cudnn
 attention.backends
 attention.check

@@ -3,7 +3,7 @@
 import json
 import re
 import statistics
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,15 +27,17 @@ from cptjax.families import encoder
 from cptjax.files import parse_json
 from cptjax.model import init_params
 from cptjax.objectives import CLM, mlm
+from cptjax.rows import append_rows
 from cptjax.run import checkpoint
 from cptjax.schedules import Schedule
 from cptjax.shape import BertConfig, ModelConfig, ModernBertConfig, Precision
 from cptjax.train import train
+from tests.conftest import evaluation_row
 from tests.fixtures_text import make_tokenizer
 
 WORDS = "the patient was given aspirin and went home with a lighter heart than she had come with".split()
 ROWS = [
-    {"model": model, "task": task, "kind": "token-classification", "metric": "f1", "value": value, "seed": seed}
+    evaluation_row(model=model, weights=model, task=task, value=value, seed=seed)
     for model, task, value, seed in (
         ("released", "ncbi", 0.8123, 0),
         ("released", "ncbi", 0.8377, 1),
@@ -107,7 +109,7 @@ def released(finished, tmp_path_factory) -> Path:
     """Its release, with rows."""
     out = tmp_path_factory.mktemp("out") / "released"
     rows = out.parent / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    append_rows(rows, [*ROWS, replace(ROWS[0], metric="accuracy"), replace(ROWS[0], split="dev")])
     told = ["--license", "apache-2.0", "--base-model", "someone/base", "--language", "en", "--rows", str(rows)]
     assert main(["release", str(finished), str(out), *told]) == 0
     return out
@@ -219,7 +221,7 @@ def test_every_number_of_the_card_is_in_its_sources(released):
     known = {value for source in sources for value in numbers(source)}
     groups = {}
     for row in ROWS:
-        groups.setdefault((row["model"], row["task"]), []).append(row["value"])
+        groups.setdefault((row.model, row.task), []).append(row.value)
     for values in groups.values():
         known |= {statistics.mean(values), len(values), *([statistics.stdev(values)] if values[1:] else [])}
     known.add(statistics.mean(statistics.mean(groups["released", task]) for task in ("ncbi", "jnlpba")))
@@ -301,8 +303,10 @@ def test_every_reason_is_named_at_once(finished, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(parity, "TOLERANCE", 1e-12)
     monkeypatch.setattr(card, "usage", lambda named: {"Broken": "raise SystemExit('no such class')"})
     rows = tmp_path / "rows.jsonl"
-    lines = [{"model": "x", "task": "t"}, None, "hello", ROWS[0] | {"value": 81.2}, ROWS[0], ROWS[0]]
-    rows.write_text("\n".join(json.dumps(line) if line else "" for line in lines))
+    row = asdict(ROWS[0])
+    told = row | {"notes": ["see /home/someone/notes"]}
+    lines = [{"model": "x"}, None, "hello", row | {"value": 81.2}, row, row, told | {"seed": 9}]
+    rows.write_text("".join(json.dumps(line) + "\n" if line else "\n" for line in lines) + '{"model": ')
     out = tmp_path / "out"
 
     def refused(*more: str) -> str:
@@ -319,11 +323,20 @@ def test_every_reason_is_named_at_once(finished, tmp_path, capsys, monkeypatch):
         "no licence: give --license",
         "no base model: the run started from hf, give --base-model",
         "--language '\\u202een' must be plain text",
-        "rows.jsonl: line 1 has no kind, line 3 is no row, line 4: names are texts",
-        "line 6 repeats another row's",
-        "no row is of a model called out: give --name",
+        "rows.jsonl: line 1: weights: Field required, line 3 must hold a JSON object, not a str",
+        "line 4: value is 81.2: it is a share from 0 to 1, line 6 repeats another row's",
+        "line 7 has notes.0: path, which must not be released, line 8 is cut: start what wrote it again",
     ):
         assert reason in message, reason
+    append_rows(rows.with_name("others.jsonl"), ROWS)
+    append_rows(rows.with_name("mixed.jsonl"), [*ROWS, replace(ROWS[0], protocol="french", protocol_hash="1")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(to_hf, "convert_checkpoint", None)
+        message = refused("--rows", str(rows.with_name("others.jsonl")))
+        assert "no row is of the test texts of a model called out: give --name" in message
+        assert "rows of ncbi are of two protocols (english, french)" in refused(
+            "--rows", str(rows.with_name("mixed.jsonl"))
+        )
     message = refused("--license", "mit", "--base-model", "none")
     assert "parity fails: DIFFERENT" in message and "the card's code fails: Broken: no such class" in message
 
@@ -607,7 +620,7 @@ def test_names_of_others_bring_nothing_into_the_card(released):
         named = card.Release(
             word, "a/b", "ModernBertForMaskedLM", "float32", ">=4.48", 8, word, "a/b", word, f"[MASK] {word}", [word]
         )
-        rows = [row | dict.fromkeys(("task", "kind", "metric", "model"), word) for row in ROWS[:2]]
+        rows = [replace(row, **dict.fromkeys(("task", "kind", "metric", "model"), word)) for row in ROWS[:2]]
         return card.make_card(named, record, rows, json.loads((released / "parity.json").read_text()), "It ran.")
 
     plain, evil = made("word"), made(EVIL)

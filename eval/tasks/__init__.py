@@ -1,0 +1,1 @@
+"""The tasks that models are evaluated on, and how their data is read."""

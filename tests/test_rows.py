@@ -1,0 +1,46 @@
+"""Rows of an evaluation: written whole, read strictly, and only compared where they may be."""
+
+from dataclasses import replace
+
+import pytest
+
+from cptjax.rows import append_rows, by_task, check_comparable, drop_cut_line, read_rows
+from tests.conftest import evaluation_row as row
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [row(seed=1, notes=["text é \u2028"], tuned={"learning_rate": [1e-5, 2e-5]}), row(seed=2, value=None)]
+    append_rows(path, rows[:1])
+    append_rows(path, rows[1:])
+    assert read_rows(path) == rows
+    assert list(by_task(rows).values()) == [[0.5]]
+
+
+def test_a_cut_line_is_named_and_can_be_taken_away(tmp_path):
+    # Broken by: reading the last line where it happens to be whole JSON.
+    path = tmp_path / "rows.jsonl"
+    assert drop_cut_line(path) is None
+    append_rows(path, [row(seed=1), row(seed=2)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=r"rows.jsonl: line 2 is cut: start what wrote it again, it goes on"):
+        read_rows(path)
+    assert drop_cut_line(path) and read_rows(path) == [row(seed=1)]
+    assert drop_cut_line(path) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"protocol_hash": "1", "protocol": "french"}, r"ner are of two protocols \(english, french\)"),
+        ({"data": "1"}, "ner are of two sets of examples"),
+        ({"weights": "1"}, "small are of two sets of weights"),
+    ],
+)
+def test_what_must_not_stand_side_by_side_is_refused(changes, reason):
+    first = row()
+    check_comparable([first, replace(first, seed=1), replace(first, task="other", **(changes | {"weights": "0"}))])
+    check_comparable([first, replace(first, split="dev", data="1")])
+    with pytest.raises(ValueError, match=reason):
+        check_comparable([first, replace(first, seed=1, **changes)])
