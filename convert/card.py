@@ -28,13 +28,6 @@ CITATION = """@misc{touchent2026causallanguagemodelingdetour,
   url={https://arxiv.org/abs/2605.12438},
 }"""
 OBJECTIVES = {"clm": "Causal language modelling", "mlm": "Masked language modelling"}
-FAMILY_NAMES = {  # how people write a model_type
-    "modernbert": "ModernBERT",
-    "bert": "BERT",
-    "roberta": "RoBERTa",
-    "camembert": "CamemBERT",
-    "xlm-roberta": "XLM-RoBERTa",
-}
 
 
 @dataclass(frozen=True)
@@ -173,7 +166,7 @@ def _summary(release: Release, run: Mapping[str, Any], phases: Sequence[Mapping[
         "Language": markdown(release.language or "") or None,
         "Base model": origin,
     }
-    what = f"{FAMILY_NAMES[model['model_type']]} {'decoder' if release.is_decoder else 'encoder'}"
+    what = f"{shape.families[shape.model_type]} {'decoder' if release.is_decoder else 'encoder'}"
     return [
         "## Model summary",
         f"{markdown(release.name)} is a {what} {start}: {names}.",

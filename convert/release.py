@@ -24,7 +24,6 @@ from cptjax.files import check_free, new_folder, read_json, write_json
 from cptjax.machine import hub
 from cptjax.rows import Row, append_rows, check_comparable, read_rows
 from cptjax.run import checkpoint
-from cptjax.shape import ModernBertConfig
 
 EXAMPLES = {"en": "The patient was given {} and went home.", "fr": "Le patient a reçu {} avant de rentrer."}
 MARKERS = (SINGLE, INDEX)
@@ -147,8 +146,7 @@ def certify(folder: Path, run: Path, named: card.Release) -> dict[str, Any]:
     did: then texts within the window have to agree with the run, and all others with the same files.
     """
     config = checkpoint.read_model(run)
-    local = not isinstance(config, ModernBertConfig) or config.causal_window_counts_self
-    if named.dtype == "float32" and (local or not named.is_decoder):
+    if named.dtype == "float32" and (config.causal_window_counts_self or not named.is_decoder):
         report = parity.compare(folder, run, step=named.step)
         return report | {"a": named.name, "b": run.name, "compared_with": "the model as it was trained"}
     within = parity.compare(folder, run, only=WITHIN, step=named.step) if named.dtype == "float32" else None

@@ -2,7 +2,7 @@
 
 import math
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -34,7 +34,7 @@ class ModelConfig:
     num_labels: int = 0  # outputs of a classifier
 
     # What the network asks too: a field, a property or a constant of each family.
-    families: ClassVar[tuple[str, ...]]  # the values of model_type, transformers' word
+    families: ClassVar[Mapping[str, str]]  # the values of model_type, transformers' word, and how people write them
     model_type: ClassVar[str]
     layer_types: ClassVar[tuple[str, ...]]
     layers_before_scan: ClassVar[int]  # first layers that are not like those after them
@@ -53,6 +53,7 @@ class ModelConfig:
     output_range: ClassVar[float]  # initializer_range of what writes into the residual stream
     longest_document: ClassVar[int]  # tokens that have positions
     dropout: ClassVar[Dropout]  # as the config has it
+    causal_window_counts_self: ClassVar[bool] = True  # whether causal local layers, if any, read as transformers' do
 
     def __post_init__(self):
         if wrong := bounds.complaints(vars(self)):
@@ -122,7 +123,7 @@ class ModernBertConfig(ModelConfig):
     causal_window_counts_self: bool = False
     model_type: str = "modernbert"
 
-    families = ("modernbert",)
+    families: ClassVar = {"modernbert": "ModernBERT"}
     layers_before_scan = 1  # layer 0 has no attn_norm
     gated = True
 
@@ -196,7 +197,12 @@ class BertConfig(ModelConfig):
     pad_token_id: int = 0  # RoBERTa's positions begin after it
     pooler: bool = False  # a dense layer on the first token, with a classifier of whole texts or kept for one
 
-    families = ("bert", "roberta", "camembert", "xlm-roberta")
+    families: ClassVar = {
+        "bert": "BERT",
+        "roberta": "RoBERTa",
+        "camembert": "CamemBERT",
+        "xlm-roberta": "XLM-RoBERTa",
+    }
     layers_before_scan = 0
     sliding_window = 0
     gated = False
