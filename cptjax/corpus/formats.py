@@ -119,7 +119,8 @@ def wanted_columns(reading: Reading) -> dict[str, str]:
     """The columns to read, and what to do about one that is not there."""
     roles = {"--weight-field": reading.weight_field, "--id-field": reading.id_field, "--text-field": reading.text_field}
     advice = dict.fromkeys(reading.fields, "correct the name")
-    return advice | {name: f"name yours with {flag}" for flag, name in roles.items() if name is not None}
+    named = {name: f"name yours with {flag}" for flag, name in roles.items() if name is not None}
+    return advice | {name: how for name, how in named.items() if name not in advice}
 
 
 def check_columns(where: str, there: Sequence[str], names: Iterable[str | None], reading: Reading) -> None:

@@ -3,7 +3,7 @@
 Character offsets are the truth everywhere: whoever reads tokens rebuilds the text and finds them in it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -30,6 +30,16 @@ class Span:
     def end(self) -> int:
         """One beyond its last character."""
         return self.ranges[-1][1]
+
+
+def span(ranges: Iterable[tuple[int, int]], label: str) -> Span:
+    """A span from ranges in any order; those that touch or overlap become one."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if merged and start <= merged[-1][1]:
+            start, end = merged[-1][0], max(end, merged.pop()[1])
+        merged.append((start, end))
+    return Span(tuple(merged), label)
 
 
 @dataclass(frozen=True)

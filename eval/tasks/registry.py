@@ -1,0 +1,149 @@
+"""All tasks by name, where their data lies, and what must hold of it before anything is trained on it."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from eval.tasks import blurb, chemprot, e3c, frenchmedmcqa, morfitt, mtl, quaero, uw
+from eval.tasks.files import archive_stem
+from eval.tasks.task import SPLITS, Example, Examples, Span, Task
+
+FAMILIES = (quaero, chemprot, uw, mtl, blurb, morfitt, e3c, frenchmedmcqa)
+TASKS: dict[str, Task] = {task.name: task for family in FAMILIES for task in family.TASKS}
+DEEP = 3  # levels below the data's folder at which a task's may lie
+ONE_LABEL = ("single_label", "relation")
+
+
+def task_named(name: str) -> Task:
+    """The task of a name. Raises ValueError with the known ones."""
+    if name not in TASKS:
+        raise ValueError(f"no task is called {name!r}: there are {', '.join(TASKS)}; your own is NAME=FOLDER")
+    return TASKS[name]
+
+
+def find_folder(data: Path, task: Task) -> Path | None:
+    """The folder of a task's data, or its archive, at most three levels below `data`; None where there is none.
+
+    Of names that its data goes by the first that is there counts. Raises ValueError where two folders have it.
+    """
+    places: dict[str, list[Path]] = {name: [] for name in task.folders}
+    level = [data]
+    for _ in range(DEEP):
+        level = [path for folder in level for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+        for path in level:
+            name = path.name if path.is_dir() else archive_stem(path.name)
+            if name in places:
+                places[name].append(path)
+        level = [path for path in level if path.is_dir()]
+    for name, paths in places.items():
+        folders = [path for path in paths if path.is_dir()] or paths  # an archive may lie beside what it was
+        if len(folders) > 1:
+            listed = " and ".join(map(str, folders))
+            raise ValueError(f"{data} has two folders {name} for {task.name}, {listed}: leave one")
+        if folders:
+            return folders[0]
+    return None
+
+
+def load(task: Task, data: Path) -> Examples:
+    """The examples of a task whose data lies below `data`, checked.
+
+    Raises FileNotFoundError that says where to get what is not there, ValueError for data that does not hold together.
+    """
+    folder = find_folder(data, task)
+    if folder is None:
+        raise FileNotFoundError(f"{data} has no folder {' or '.join(task.folders)} for {task.name}: {task.access}")
+    examples = task.read(folder)
+    check(task, examples, str(folder))
+    return examples
+
+
+def labels_of(task: Task, examples: Examples) -> tuple[str, ...]:
+    """The labels of a task in their order: its own, or those of train; none of multiple_choice."""
+    if task.labels is not None or task.kind == "multiple_choice":
+        return task.labels or ()
+    return tuple(sorted(set(_labels(task, examples["train"]))))
+
+
+def data_hash(examples: Examples) -> str:
+    """The sha256 of examples: of all that a model is given and asked."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for example in examples[split]:
+            line = json.dumps([split, asdict(example)], ensure_ascii=False)
+            digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
+    return digest.hexdigest()
+
+
+# ---- what must hold
+
+
+def check(task: Task, examples: Examples, where: str) -> None:
+    """Raise ValueError, one line with `where`, for a split that is missing or empty, an id that stands twice, a text
+    or an answer that is no example of the task's kind, and labels that no example of train has."""
+    for split in SPLITS:
+        if not examples.get(split):
+            raise ValueError(f"{where} has no example in {split}")
+        for example in examples[split]:
+            if wrong := _wrong(task, example):
+                raise ValueError(f"{where}: {split} {example.id} {wrong}")
+    counts = Counter(example.id for split in SPLITS for example in examples[split])
+    again, times = counts.most_common(1)[0]
+    if times > 1:
+        splits = [split for split in SPLITS if any(example.id == again for example in examples[split])]
+        raise ValueError(
+            f"{where}: the id {again} stands {times} times, in {' and '.join(splits)}: an id names one text"
+        )
+    known = set(labels_of(task, examples))
+    for split in SPLITS:
+        unknown = sorted(set(_labels(task, examples[split])) - known)
+        if unknown and task.kind != "multiple_choice":
+            from_where = "train has none" if task.labels is None else f"{task.name} has none"
+            raise ValueError(
+                f"{where}: {split} has the label{'s' * (len(unknown) > 1)} {', '.join(unknown)}: {from_where}"
+            )
+
+
+def _labels(task: Task, examples: Sequence[Example]) -> Iterable[str]:
+    if task.kind in ("entities", "nested_entities"):
+        return (span.label for example in examples for span in example.gold.spans)
+    return (label for example in examples for label in example.gold.labels)
+
+
+def _wrong(task: Task, example: Example) -> str | None:
+    """What is wrong with an example, if anything is."""
+    gold = example.gold
+    if not example.text.strip() or (example.second is not None and not example.second.strip()):
+        return "has an empty text"
+    if task.kind in ONE_LABEL and len(gold.labels) != 1:
+        return f"has {len(gold.labels)} labels: {task.kind} takes one"
+    if len(set(gold.labels)) < len(gold.labels):
+        return f"has the label {Counter(gold.labels).most_common(1)[0][0]} twice"
+    if task.kind == "relation" and not example.arguments:
+        return "has no argument that its relation is of"
+    if task.kind == "multiple_choice" and not (
+        gold.labels and len(example.choices) > 1 and set(gold.labels) <= {*map(str, range(len(example.choices)))}
+    ):
+        return f"has the right answers {', '.join(gold.labels) or 'none'} of {len(example.choices)}"
+    for span in (*gold.spans, *example.arguments):
+        if wrong := _wrong_span(span, example.text):
+            return wrong
+    if task.kind == "entities":
+        for before, after in zip(gold.spans, gold.spans[1:], strict=False):
+            if after.start < before.end:
+                return f"has entities that overlap, at {before.start} and {after.start}: entities are flat"
+    return None
+
+
+def _wrong_span(span: Span, text: str) -> str | None:
+    ends = [place for pair in span.ranges for place in pair]
+    if not ends or ends != sorted(set(ends)):
+        return f"has a {span.label} at {ends}: ranges go forward, apart from each other"
+    if ends[0] < 0 or ends[-1] > len(text):
+        return f"has a {span.label} at {span.start} to {span.end}, but its text has {len(text)} characters"
+    if any(not text[start:end].strip() for start, end in span.ranges):
+        return f"has a {span.label} at {span.start} to {span.end}, where its text is empty"
+    return None

@@ -1,0 +1,40 @@
+"""Rows with columns: TSV, CSV, JSON and JSON lines, read as the corpus chapter reads them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cptjax.corpus.formats import FORMATS, Bad, File, Reading, format_of
+from cptjax.corpus.sources import pieces
+from cptjax.corpus.unpack import FAILURES
+from cptjax.files import check_regular
+
+SUFFIXES = (".tsv", ".csv", ".json", ".jsonl")
+
+
+def read_table(path: Path, columns: tuple[str, ...], quotes: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row of a file, by column, and how messages call it. `columns` must be there; `quotes`: the cells of a .tsv
+    file may be quoted.
+
+    Raises OSError, or ValueError, one line, for what cannot be read.
+    """
+    check_regular(path)
+    kind = format_of(path)
+    if kind not in SUFFIXES:
+        raise ValueError(f"{path} is no table: it is one of {', '.join(SUFFIXES)}")
+    file = File(str(path), str(path), kind, path.stat().st_size)
+    reading = Reading(text_field=columns[0], fields=columns, tsv_quotes=quotes)
+    for piece in pieces(file, reading):
+        if isinstance(piece, Bad):
+            raise ValueError(piece.message)
+        try:
+            for row, parse in FORMATS[kind][1](file, piece, reading):
+                record = parse()
+                if missing := [name for name in columns if record.get(name) is None]:
+                    has = ", ".join(map(str, record))
+                    raise ValueError(f"{path}:{row} has no {missing[0]!r}: it has {has}")
+                yield f"{path}:{row}", record
+        except FAILURES as error:
+            if isinstance(error, ValueError):
+                raise
+            raise ValueError(f"{path} cannot be read ({error})") from None
