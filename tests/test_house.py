@@ -369,6 +369,7 @@ def test_the_twin_differs_in_the_first_objective_only(name):
 # ---- declared packages
 
 DISTRIBUTION = {
+    "sklearn": "scikit-learn",
     "markdown_it": "markdown-it-py",
     "absl": "absl-py",
     "orbax": "orbax-checkpoint",
