@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
-
 # Of XLA, by platform; where none is named, none was found that gains anything.
 XLA_OPTIONS: dict[str, dict[str, bool]] = {
     # Weights of the next layer are gathered during this one's products; what NVIDIA's own JAX images set.
@@ -43,6 +41,8 @@ def xla_options(platform: str) -> dict[str, bool]:
 def device_memory(device: Any) -> int | None:
     """Bytes that jax may use of a device of this process, None where it does not say (of GPUs it takes three quarters
     unless XLA_PYTHON_CLIENT_MEM_FRACTION says more); of a CPU, its share of the machine's memory."""
+    import jax  # here, for the processes that write stores need none of it
+
     if device.platform == "cpu":
         return memory() // jax.local_device_count()
     return (device.memory_stats() or {}).get("bytes_limit")

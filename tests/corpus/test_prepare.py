@@ -404,9 +404,11 @@ from cptjax.corpus.cleaning import Cleaning
 formats.PIECE_BYTES = 20_000  # many chunks of little text
 prepare.SHARD_TOKENS = 40_000
 out, tokenizer, workers = sys.argv[1:]
-engine = beam.engine(["--runner=DirectRunner"])
-if workers != "beam":
+if workers == "beam":
+    engine = beam.engine(["--runner=DirectRunner"])
+else:
     def engine(*work): pool.spread(*work, workers=int(workers))
+assert "jax" not in sys.modules  # for every worker would import it too
 prepare.prepare(["in"], tokenizer, out, cleaning=Cleaning(duplicates="near"), held_out=0.1, engine=engine)
 """
 
