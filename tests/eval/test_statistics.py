@@ -1,0 +1,121 @@
+"""Intervals and p-values against cases whose answer is known: formulas, enumeration, simulated models.
+
+S seeds, E examples, C counts of one.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from eval import statistics
+from eval.metrics import METRICS
+from eval.statistics import average, difference, holm
+
+mean = METRICS["accuracy"].value
+# Standard deviations of what an answer's rightness is made of: example and model, seed and model, all three.
+VARIES = {"examples": (0.5, 0, 0.1), "seeds": (0.1, 0.15, 0.3), "single answers": (0, 0, 1), "all": (0.5, 0.1, 0.5)}
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    monkeypatch.setattr(statistics, "DRAWS", 400)
+
+
+def answers(random, seeds: int, examples: int, by_example: float, by_seed: float, by_answer: float, better=0.0):
+    """Counts [S, E, 2] of a model's right answers; texts are as hard for each model, see `equals`."""
+    hard_E = np.random.default_rng(0).normal(size=examples)
+    skill_SE = random.normal(0, by_seed, (seeds, 1)) + random.normal(0, by_answer, (seeds, examples))
+    right_SE = hard_E + skill_SE + random.normal(0, by_example, examples) + 0.8 + better > 0
+    return np.stack([right_SE, np.ones_like(right_SE)], -1).astype(float)
+
+
+def equals(varies: str, seeds: int, times: int, examples: int = 100) -> list[statistics.Difference]:
+    """Differences of as many pairs of models that are as good as each other."""
+    random = np.random.default_rng(1)
+    pairs = ([answers(random, seeds, examples, *VARIES[varies]) for _ in "ab"] for _ in range(times))
+    return [difference(*pair, mean, seed) for seed, pair in enumerate(pairs)]
+
+
+@pytest.mark.parametrize("varies", VARIES)
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_intervals_hold_the_truth_and_equal_models_seldom_differ(few_draws, varies, seeds):
+    # Broken by: _seed_noise of zeros, or drawn from a normal distribution; by_examples not taken away.
+    drawn = equals(varies, seeds, 200)
+    covered = np.mean([low <= 0 <= high for low, high in (each.interval for each in drawn)])
+    assert 0.89 <= covered <= 0.99
+    assert np.mean([each.p < 0.05 for each in drawn]) <= 0.09
+
+
+def test_p_values_of_equal_models_are_uniform(few_draws):
+    # Broken by: p of one side; null_R without the noise of seeds; the ones of null_R not centred.
+    random = np.random.default_rng(2)
+    shares = np.stack([random.random((200, 2, 1, 50)), np.ones((200, 2, 1, 50))], -1)  # answers worth more than 0 or 1
+    alone = [difference(*pair, mean, seed).p for seed, pair in enumerate(shares)]
+    several = [each.p for each in equals("all", 9, 200)]
+    assert stats.kstest(alone, "uniform").pvalue > 0.05
+    assert stats.kstest(several, "uniform").pvalue > 0.05
+
+
+def test_an_interval_of_a_mean_is_that_of_its_standard_error():
+    # Broken by: draws without replacement; other examples for each of the two models.
+    random = np.random.default_rng(0)
+    mine, others = (answers(random, 1, 300, 0.5, 0, 0, better) for better in (0.3, 0))
+    gain_E = (mine - others)[0, :, 0]
+    low, high = difference(mine, others, mean).interval
+    half = 1.96 * gain_E.std() / np.sqrt(300)
+    assert (low, high) == pytest.approx((gain_E.mean() - half, gain_E.mean() + half), abs=0.1 * half)
+
+
+def test_p_is_the_share_of_all_exchanges_that_differ_as_much():
+    # Broken by: exchanges of a seed's answers alone; the ones of the null divided by two.
+    f1 = METRICS["micro_f1"].value
+    random = np.random.default_rng(3)
+    mine, others = random.integers(0, 3, (2, 1, 8, 3)).astype(float)
+    measured = f1(mine.sum(1)) - f1(others.sum(1))
+    exchanged = []
+    for swapped in itertools.product([False, True], repeat=8):
+        keep = ~np.array(swapped)[None, :, None]
+        a, b = np.where(keep, mine, others), np.where(keep, others, mine)
+        exchanged.append(f1(a.sum(1)) - f1(b.sum(1)))
+    exact = np.mean(np.abs(exchanged) >= abs(measured) - 1e-12)
+    assert difference(mine, others, f1).p == pytest.approx(exact, abs=0.02)
+
+
+def test_a_better_model_is_seen_and_the_other_way_round_is_the_same(few_draws):
+    # Broken by: others_SEC less counts_SEC in measured_S.
+    random = np.random.default_rng(0)
+    mine, others = (answers(random, 5, 400, *VARIES["all"], better) for better in (0.8, 0))
+    there, back = difference(mine, others, mean), difference(others, mine, mean)
+    assert there.measured == pytest.approx(mine[..., 0].mean() - others[..., 0].mean())
+    assert there.interval[0] > 0 and there.p < 0.01
+    assert back.measured == pytest.approx(-there.measured) and back.interval[1] < 0
+    same = difference(mine, mine, mean)
+    assert (same.measured, same.interval, same.p) == (0, (0, 0), 1)
+
+
+def test_an_average_over_tasks_varies_less_than_one(few_draws):
+    # Broken by: differences drawn with the same seed; the first one returned.
+    drawn = equals("all", 5, 4)
+    over = average(drawn)
+    assert over.measured == pytest.approx(np.mean([each.measured for each in drawn]))
+    widths = [np.subtract(*each.interval) for each in drawn]
+    assert np.subtract(*over.interval) == pytest.approx(np.mean(widths) / 2, rel=0.3)
+
+
+def test_holm_as_r_has_it():
+    # Broken by: the running maximum or the minimum with 1 left out.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # p.adjust(p, "holm")
+    assert holm([0.9, 0.8]) == [1, 1] and holm([]) == []
+
+
+def test_seeds_add_what_examples_do_not_explain():
+    # Broken by: by_examples not taken away, or divided by all seeds.
+    random = np.random.default_rng(0)
+    measured_S = np.array([-1.0, 1.0, -1.0, 1.0])  # variance 4/3
+    drawn_RS = measured_S + random.normal(0, np.sqrt(1 / 3), (20_000, 4)) + random.normal(0, 9, (20_000, 1))
+    noise_R = statistics._seed_noise(random, measured_S, drawn_RS)
+    assert np.quantile(noise_R, 0.975) == pytest.approx(stats.t.ppf(0.975, 3) * np.sqrt(1 / 4), rel=0.05)
+    assert not statistics._seed_noise(random, measured_S / 10, drawn_RS).any()
+    assert not statistics._seed_noise(random, measured_S[:1], drawn_RS[:, :1]).any()
