@@ -1,6 +1,7 @@
 """Eight CPU devices for every test, and the small things tests share."""
 
 import gc
+import json
 import os
 from contextlib import contextmanager
 from importlib import metadata
@@ -36,10 +37,14 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
+from cptjax.corpus.prepare import prepare  # noqa: E402
 from cptjax.model import Encoder, ModernBert, init_params  # noqa: E402
 from cptjax.objectives import Vocabulary  # noqa: E402
 from cptjax.rows import Row  # noqa: E402
 from cptjax.shape import ModelConfig, ModernBertConfig, Precision  # noqa: E402
+from cptjax.train import train  # noqa: E402
+from tests.fixtures_run import small_run  # noqa: E402
+from tests.fixtures_text import make_tokenizer  # noqa: E402
 
 # What takes longest begins first, so that all workers end together.
 LONGEST = (
@@ -138,3 +143,32 @@ def evaluation_row(**told: Any) -> Row:
     hashes = dict.fromkeys(("weights", "tokenizer", "data", "protocol_hash"), "0")
     ran = {"split": "test", "protocol": "english", "examples": 100, "truncated": 0.0, "learning_rate": 5e-5}
     return Row(**(named | hashes | ran | told))
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory) -> Path:
+    """300 short texts, of which a fifth is held out."""
+    folder = tmp_path_factory.mktemp("text")
+    rng = np.random.default_rng(0)
+    words = "the patient was seen with fever and cough for three days before she left hospital".split()
+    texts = [" ".join(rng.choice(words, rng.integers(5, 60))) for _ in range(300)]
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    make_tokenizer(folder / "tokenizer", seed_text=" ".join(texts))
+    prepare([folder / "text.jsonl"], folder / "tokenizer", folder / "store", held_out=0.2)
+    return folder / "store"
+
+
+@pytest.fixture
+def two_devices(monkeypatch):
+    """A run sees two devices."""
+    devices = jax.devices()[:2]
+    monkeypatch.setattr(jax, "devices", lambda *_: devices)
+
+
+@pytest.fixture(scope="session")
+def finished(store, tmp_path_factory) -> Path:
+    """The folder of a small run that went to its end. What changes it takes a copy."""
+    devices = jax.devices()[:2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: devices)
+        return train(small_run(store), tmp_path_factory.mktemp("runs") / "finished")

@@ -20,124 +20,47 @@ from cptjax.__main__ import main as command_line
 from cptjax.attention.backends import BACKENDS
 from cptjax.attention.reference import attend_reference
 from cptjax.command import errors
-from cptjax.config import Phase, Run, load_config, mlm_twin, override, to_dict
+from cptjax.config import Run, load_config, mlm_twin, override, to_dict
 from cptjax.corpus.prepare import prepare
-from cptjax.data.batches import Data
 from cptjax.data.store import Manifest
 from cptjax.files import locked, read_json, write_json
 from cptjax.machine import host
 from cptjax.model import ModernBert, init_params
-from cptjax.objectives import CLM, mlm
 from cptjax.run import checkpoint, memory
 from cptjax.run.clock import Clock
-from cptjax.run.events import read_events
 from cptjax.run.set_up import choose_attention, open_inputs, set_up
 from cptjax.schedules import Schedule
 from cptjax.shape import FULL, SLIDING, ModernBertConfig, Precision
 from cptjax.sharding import Mesh
 from cptjax.step import TrainState
 from cptjax.train import train
-from tests.fixtures_text import make_store, make_tokenizer
-
-ROOT = Path(__file__).parent.parent
-WORDS = "the patient was seen with fever and cough for three days before she left hospital".split()
+from tests.fixtures_run import CONFIG, ROOT, command, events, small_run
+from tests.fixtures_text import WORDS, make_store
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(WORDS, rng.integers(5, 60))) for _ in range(300)]
-    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    make_tokenizer(folder / "tokenizer", seed_text=" ".join(texts))
-    prepare([folder / "text.jsonl"], folder / "tokenizer", folder / "store", held_out=0.2)
-    return folder / "store"
-
-
-def small_run(store: Path, **changes) -> Run:
-    """Ten steps of CLM, then ten of MLM, of 4 rows of 32 tokens."""
-    tokens = 10 * 4 * 32
-    run = Run(
-        name="small",
-        data=Data(((str(store), 1.0),), sequence_length=32, global_batch_size=4),
-        phases=(
-            Phase("clm", CLM, tokens, Schedule(1e-2, warmup_tokens=tokens // 5)),
-            Phase("decay", mlm(0.3), tokens, Schedule(1e-2, shape="one_minus_sqrt")),
-        ),
-        model=ModernBertConfig(
-            vocab_size=320, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
-        ),
-        precision=Precision(compute="float32"),
-        held_out=str(store / "held_out"),
-        held_out_rows=4,
-        eval_every=5,
-        checkpoint_every=3,
-        device_batch_size=2,
-        mesh=Mesh(2, 1, 1),
-    )
-    return replace(run, **changes)
-
-
-@pytest.fixture
-def two_devices(monkeypatch):
-    """Runs of this file see two devices."""
-    devices = jax.devices()[:2]
-    monkeypatch.setattr(jax, "devices", lambda *_: devices)
-
-
-@pytest.fixture(scope="module")
-def finished(store, tmp_path_factory) -> Path:
-    """The folder of a run that went to its end. What changes it takes a copy."""
-    devices = jax.devices()[:2]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda *_: devices)
-        return train(small_run(store), tmp_path_factory.mktemp("runs") / "finished")
-
-
-def events(folder: Path) -> list[dict]:
-    timing = ("seconds", "_per_s")
-    found = read_events(folder / "events.jsonl")
-    return [{name: value for name, value in event.items() if not name.endswith(timing)} for event in found]
-
-
-CONFIG = """
-import sys
-sys.path[:0] = [{root!r}, {tests!r}]
-from pathlib import Path
-from test_train import Mesh, small_run
-
-def get_config():
-    return small_run(Path({store!r}), mesh=Mesh(), device_batch_size=4)
-"""
-
-
-def command(config: Path, folder: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "cptjax", "train", str(config), "--workdir", str(folder), *overrides]
-
-
-def test_killed_runs_go_on_bit_for_bit(store, tmp_path):
+def test_killed_runs_go_on_bit_for_bit(store, finished, tmp_path, two_devices, monkeypatch):
     """Killed in the first phase and again in the second: the same weights, moments and events."""
-    config = tmp_path / "small.py"
-    config.write_text(CONFIG.format(root=str(ROOT), tests=str(ROOT / "tests"), store=str(store)))
-    subprocess.run(command(config, tmp_path / "calm"), cwd=ROOT, check=True, capture_output=True)
-    killed = tmp_path / "killed"
+    config, killed = tmp_path / "small.py", tmp_path / "killed"
+    config.write_text(CONFIG.format(store=str(store)))
+    words = command(config, killed)
     for at in (5, 14):
-        process = subprocess.Popen(command(config, killed), cwd=ROOT, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
         while max((event["step"] for event in events(killed)), default=-1) < at:
             assert process.poll() is None, "the run ended before it could be killed"
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    subprocess.run(command(config, killed), cwd=ROOT, check=True, capture_output=True)
-    assert events(killed) == events(tmp_path / "calm")
+    monkeypatch.setattr(sys, "argv", words[words.index("cptjax") :])
+    monkeypatch.setattr(host, "keep_freed_memory", lambda: None)  # or this process would, from here on
+    for says in ("the run did not end", "a finished run changed"):
+        assert command_line() == 0, says
+        assert events(killed) == events(finished), says
     for step in (10, 20):
         sums = [
             json.loads(next((folder / "checkpoints" / str(step) / "meta").glob("metadata")).read_text())["checksums"]
-            for folder in (killed, tmp_path / "calm")
+            for folder in (killed, finished)
         ]
         assert sums[0] == sums[1] and len(sums[0]["opt_state"]) > len(sums[0]["params"])
-    again = subprocess.run(command(config, killed), cwd=ROOT, capture_output=True)
-    assert again.returncode == 0 and events(killed) == events(tmp_path / "calm"), "a finished run changed"
 
 
 def test_a_run_writes_everything_it_promises(store, finished, two_devices):
@@ -539,7 +462,7 @@ def test_a_twin_needs_a_causal_phase(store):
 def test_a_config_file_with_a_wrong_field_is_one_line(tmp_path, change, words, capsys):
     # Broken by: _check_types left out of load_config.
     config = tmp_path / "wrong.py"
-    header = CONFIG.format(root=str(ROOT), tests=str(ROOT / "tests"), store="store").split("def get_config")[0]
+    header = CONFIG.format(store="store").split("def get_config")[0]
     header += "from dataclasses import replace\nfrom cptjax.shape import Precision\n"
     config.write_text(header + f"def get_config():\n    return small_run(Path('store'), {change})\n")
     with pytest.raises(ValueError, match=words) as caught:

@@ -21,7 +21,7 @@ from cptjax.run.recorder import Recorder, nothing_spent
 from cptjax.run.set_up import without_text
 from cptjax.sharding import make_mesh
 from cptjax.train import train
-from tests.test_train import small_run, store, two_devices  # noqa: F401
+from tests.fixtures_run import small_run
 
 STOPPED_AT = 14  # in the second phase, after the checkpoint of step 12
 
@@ -33,7 +33,7 @@ def made(run: Run, folder: Path) -> Recorder:
     return Recorder(setting, [], 0, nothing_spent(run))
 
 
-def test_facts_are_a_copy(store, tmp_path, two_devices):  # noqa: F811
+def test_facts_are_a_copy(store, tmp_path, two_devices):
     """They are written while the run goes on."""
     # Broken by: self.spent in the place of its deep copy, and by a shallow one.
     run = small_run(store)
@@ -45,7 +45,7 @@ def test_facts_are_a_copy(store, tmp_path, two_devices):  # noqa: F811
     assert facts["spent"]["phases"]["clm"] | {"tokens": 0.0} == nothing_spent(run)["phases"]["clm"]
 
 
-def test_each_kind_of_time_has_its_own_field(store, tmp_path, two_devices, monkeypatch):  # noqa: F811
+def test_each_kind_of_time_has_its_own_field(store, tmp_path, two_devices, monkeypatch):
     """Evaluations, checkpoints and data are made slow: no step is, and all fields together are the loop's time."""
     # Broken by: `doing` without its clock; fetch without its sums; `update` not compiled ahead.
     slow = {"evaluation_seconds": 0.3, "saving_seconds": 0.2, "waiting_seconds": 0.2}
@@ -119,9 +119,9 @@ class Stop(Exception):
 
 
 @pytest.fixture(scope="module")
-def stopped(store, tmp_path_factory):  # noqa: F811
-    """A run that ended and one that was stopped, from the same config, and run.json of the first."""
-    folder, step = tmp_path_factory.mktemp("runs"), Recorder.step
+def stopped(store, finished, tmp_path_factory):
+    """A run that was stopped, and run.json of one that ended, from the same config."""
+    folder, step = tmp_path_factory.mktemp("runs") / "stopped", Recorder.step
 
     def stop(self, number, *arguments):
         step(self, number, *arguments)
@@ -132,11 +132,10 @@ def stopped(store, tmp_path_factory):  # noqa: F811
     with pytest.MonkeyPatch.context() as patch:
         devices = train_module.jax.devices()[:2]
         patch.setattr(train_module.jax, "devices", lambda *_: devices)
-        calm = read_json(train(run, folder / "calm") / "run.json")
         patch.setattr(Recorder, "step", stop)
         with pytest.raises(Stop):
-            train(run, folder / "stopped")
-    return folder / "stopped", calm
+            train(run, folder)
+    return folder, read_json(finished / "run.json")
 
 
 def untimed(found: Any) -> Any:
@@ -148,7 +147,7 @@ def untimed(found: Any) -> Any:
 
 
 @pytest.mark.parametrize("damage", ["deleted", "mangled"])
-def test_no_log_decides_run_json(store, tmp_path, two_devices, stopped, damage):  # noqa: F811
+def test_no_log_decides_run_json(store, tmp_path, two_devices, stopped, damage):
     # Broken by: describe_phase that sums read_events.
     folder, calm = stopped
     shutil.copytree(folder, tmp_path / "run")
@@ -165,7 +164,7 @@ def test_no_log_decides_run_json(store, tmp_path, two_devices, stopped, damage):
     assert (tmp_path / "run" / "plot.png").stat().st_size > 10_000
 
 
-def test_a_log_that_cannot_be_written_ends_the_run(store, tmp_path, two_devices):  # noqa: F811
+def test_a_log_that_cannot_be_written_ends_the_run(store, tmp_path, two_devices):
     # Broken by: naming left out of EventLog.write; log.close in __exit__.
     run = small_run(store)
     kept = made(run, tmp_path / "run")

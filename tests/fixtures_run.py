@@ -1,0 +1,61 @@
+"""A run small enough to make in every test, here or in a process of its own."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from cptjax.config import Phase, Run
+from cptjax.data.batches import Data
+from cptjax.objectives import CLM, mlm
+from cptjax.run.events import read_events
+from cptjax.schedules import Schedule
+from cptjax.shape import ModernBertConfig, Precision
+from cptjax.sharding import Mesh
+
+ROOT = Path(__file__).parent.parent
+CONFIG = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from tests.fixtures_run import small_run
+
+def get_config():
+    return small_run(Path({{store!r}}))
+"""
+
+
+def small_run(store: Path, **changes) -> Run:
+    """Ten steps of CLM, then ten of MLM, of 4 rows of 32 tokens, on two devices."""
+    tokens = 10 * 4 * 32
+    run = Run(
+        name="small",
+        data=Data(((str(store), 1.0),), sequence_length=32, global_batch_size=4),
+        phases=(
+            Phase("clm", CLM, tokens, Schedule(1e-2, warmup_tokens=tokens // 5)),
+            Phase("decay", mlm(0.3), tokens, Schedule(1e-2, shape="one_minus_sqrt")),
+        ),
+        model=ModernBertConfig(
+            vocab_size=320, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+        ),
+        precision=Precision(compute="float32"),
+        held_out=str(store / "held_out"),
+        held_out_rows=4,
+        eval_every=5,
+        checkpoint_every=3,
+        device_batch_size=2,
+        mesh=Mesh(2, 1, 1),
+    )
+    return replace(run, **changes)
+
+
+def command(config: Path, folder: Path, *overrides: str) -> list[str]:
+    """Train a config as a user of a machine with two devices does."""
+    devices = ["env", "JAX_NUM_CPU_DEVICES=2"]
+    return [*devices, sys.executable, "-m", "cptjax", "train", str(config), "--workdir", str(folder), *overrides]
+
+
+def events(folder: Path) -> list[dict]:
+    """The log of a run without its times."""
+    timing = ("seconds", "_per_s")
+    found = read_events(folder / "events.jsonl")
+    return [{name: value for name, value in event.items() if not name.endswith(timing)} for event in found]
