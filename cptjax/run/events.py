@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cptjax.command.escape import say
 from cptjax.files import naming, written
@@ -37,9 +37,10 @@ class EventLog:
         self._board: Any = None
         if not active:
             return
-        from tensorboardX.proto import event_pb2
-        from tensorboardX.record_writer import RecordWriter
-        from tensorboardX.summary import scalar
+        with _hidden("torch"):  # tensorboardX imports it where it finds it: seconds, and memory, for nothing
+            from tensorboardX.proto import event_pb2
+            from tensorboardX.record_writer import RecordWriter
+            from tensorboardX.summary import scalar
 
         with naming(self._path):
             _rewind(self._path, step, evaluated)
@@ -88,6 +89,19 @@ class EventLog:
             if log is not None:
                 with contextlib.suppress(OSError):
                     log.close()
+
+
+@contextlib.contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """An import of `module` fails in here, unless it was imported before."""
+    imported = module in sys.modules
+    if not imported:
+        sys.modules[module] = cast(Any, None)
+    try:
+        yield
+    finally:
+        if not imported:
+            del sys.modules[module]
 
 
 def _rewind(path: Path, step: int, evaluated: int) -> None:
