@@ -390,6 +390,7 @@ def test_a_changed_weight_is_noticed(finished, tmp_path, capsys, monkeypatch):
         return found
 
     monkeypatch.setattr(release.to_hf, "convert_checkpoint", wrong)
+    monkeypatch.setattr(release, "try_usage", lambda *_: "This code ran.")
     told = ["--license", "mit", "--base-model", "someone/base"]
     assert main(["release", str(finished), str(tmp_path / "out"), *told]) == 2
     assert "parity fails: DIFFERENT" in capsys.readouterr().err

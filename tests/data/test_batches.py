@@ -142,7 +142,8 @@ def texts_of(rows_seen, store, data):
         assert times[document][0] in (np.floor(weight), np.ceil(weight))
         if not times[document][0]:
             found[document] = documents[document]
-    return [load_tokenizer(store.path / "tokenizer").decode(token_L) for token_L in found]
+    tokenizer = load_tokenizer(store.path / "tokenizer")
+    return [tokenizer.decode(token_L) for token_L in found]
 
 
 def test_pieces_of_documents_continue_each_other_in_order(stores):
