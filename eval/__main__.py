@@ -1,4 +1,4 @@
-"""The commands: python -m eval bench attention | loss | step | compare | rounding | convert | data | prepare."""
+"""The commands of evaluation: python -m eval tasks, and the benchmarks, bench attention and so on."""
 
 import sys
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from cptjax.command import line
 from cptjax.command.line import Command
 
 COMMANDS = {
+    "tasks": Command("what models can be scored on, and where to get it", "eval.tasks.command:Tasks"),
     "bench attention": Command(
         "every backend of attention: errors, speed, memory", "eval.bench.attention:AttentionBench"
     ),

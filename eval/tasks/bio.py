@@ -1,7 +1,7 @@
 """Entities as a token and its tag a line (CoNLL, BIO/IOB2; BIOES and BILOU too). The text is the tokens, joined by a
 space, and offsets are found in it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from eval.tasks.files import as_text
 from eval.tasks.task import Answer, Example, Span
@@ -22,9 +22,17 @@ def read_bio(data: bytes, split: str, name: str, strict: bool = False) -> list[E
     """
     sentences = _sentences(as_text(data, name).removeprefix("\ufeff"), name)
     return [
-        Example(f"{split}:{number}", " ".join(token for token, _ in tagged), Answer(spans=(*_spans(tagged),)))
-        for number, tagged in enumerate(_checked(sentences, strict), start=1)
+        tagged_example(f"{split}:{number}", tagged, where, strict)
+        for number, (tagged, where) in enumerate(sentences, start=1)
     ]
+
+
+def tagged_example(name: str, tagged: Tagged, where: str, strict: bool = False) -> Example:
+    """A sentence of tokens with their tags, as an example. Raises ValueError as `read_bio` does."""
+    tagged = [(token.strip(), _tag(tag.strip(), where)) for token, tag in tagged]
+    if strict:
+        _check(tagged, where)
+    return Example(name, " ".join(token for token, _ in tagged), Answer(spans=(*_spans(tagged),)))
 
 
 def _sentences(text: str, name: str) -> Iterator[tuple[Tagged, str]]:
@@ -42,7 +50,7 @@ def _sentences(text: str, name: str) -> Iterator[tuple[Tagged, str]]:
             raise ValueError(f"{name}:{number} is no token and its tag, with a tab or a space between")
         else:
             first = first if tagged else number
-            tagged.append((cells[0].strip(), _tag(cells[-1].strip(), f"{name}:{number}")))
+            tagged.append((cells[0], cells[-1]))
 
 
 def _tag(tag: str, where: str) -> str:
@@ -55,14 +63,12 @@ def _tag(tag: str, where: str) -> str:
     return f"{place}-{label or UNNAMED}"
 
 
-def _checked(sentences: Iterable[tuple[Tagged, str]], strict: bool) -> Iterator[Tagged]:
-    for tagged, where in sentences:
-        before = "O"
-        for token, tag in tagged:
-            if strict and tag.startswith("I-") and before[2:] != tag[2:]:
-                raise ValueError(f"{where} has {tag} at {token!r} in a sentence where no B-{tag[2:]} began: correct it")
-            before = tag
-        yield tagged
+def _check(tagged: Tagged, where: str) -> None:
+    before = "O"
+    for token, tag in tagged:
+        if tag.startswith("I-") and before[2:] != tag[2:]:
+            raise ValueError(f"{where} has {tag} at {token!r} in a sentence where no B-{tag[2:]} began: correct it")
+        before = tag
 
 
 def _spans(tagged: Tagged) -> Iterator[Span]:

@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 from eval.tasks import blurb, chemprot, e3c, frenchmedmcqa, morfitt, mtl, quaero, uw
 from eval.tasks.files import archive_stem
-from eval.tasks.task import SPLITS, Example, Examples, Span, Task
+from eval.tasks.own import own_task
+from eval.tasks.task import SPLITS, Example, Examples, Span, Task, said_labels
 
 FAMILIES = (quaero, chemprot, uw, mtl, blurb, morfitt, e3c, frenchmedmcqa)
 TASKS: dict[str, Task] = {task.name: task for family in FAMILIES for task in family.TASKS}
@@ -17,11 +18,22 @@ DEEP = 3  # levels below the data's folder at which a task's may lie
 ONE_LABEL = ("single_label", "relation")
 
 
-def task_named(name: str) -> Task:
-    """The task of a name. Raises ValueError with the known ones."""
-    if name not in TASKS:
-        raise ValueError(f"no task is called {name!r}: there are {', '.join(TASKS)}; your own is NAME=FOLDER")
-    return TASKS[name]
+def chosen(words: Iterable[str], language: str = "en") -> list[Task]:
+    """The tasks that words name: one of ours, or NAME=FOLDER, which is the user's own, in this language.
+
+    Raises ValueError for an unknown one, with those known, and for what `own_task` refuses.
+    """
+    tasks = []
+    for word in words:
+        name, is_own, folder = word.partition("=")
+        if not is_own and name not in TASKS:
+            raise ValueError(f"no task is called {name!r}: there are {', '.join(TASKS)}; your own is NAME=FOLDER")
+        if is_own and name in TASKS:
+            raise ValueError(f"{name} is a task of ours: give yours another name")
+        tasks.append(own_task(name, Path(folder), language) if is_own else TASKS[name])
+    if again := [name for name, times in Counter(task.name for task in tasks).items() if times > 1]:
+        raise ValueError(f"the task {again[0]} is named twice")
+    return tasks
 
 
 def find_folder(data: Path, task: Task) -> Path | None:
@@ -48,11 +60,17 @@ def find_folder(data: Path, task: Task) -> Path | None:
     return None
 
 
-def load(task: Task, data: Path) -> Examples:
+def load(task: Task, data: Path | None) -> Examples:
     """The examples of a task whose data lies below `data`, checked.
 
     Raises FileNotFoundError that says where to get what is not there, ValueError for data that does not hold together.
     """
+    if task.is_own:
+        examples = task.read(Path(task.access))
+        check(task, examples, task.access)
+        return examples
+    if data is None:
+        raise ValueError(f"{task.name} needs --data, the folder that its data lies in")
     folder = find_folder(data, task)
     if folder is None:
         raise FileNotFoundError(f"{data} has no folder {' or '.join(task.folders)} for {task.name}: {task.access}")
@@ -65,7 +83,7 @@ def labels_of(task: Task, examples: Examples) -> tuple[str, ...]:
     """The labels of a task in their order: its own, or those of train; none of multiple_choice."""
     if task.labels is not None or task.kind == "multiple_choice":
         return task.labels or ()
-    return tuple(sorted(set(_labels(task, examples["train"]))))
+    return tuple(sorted(set(said_labels(task.kind, examples["train"]))))
 
 
 def data_hash(examples: Examples) -> str:
@@ -99,18 +117,10 @@ def check(task: Task, examples: Examples, where: str) -> None:
         )
     known = set(labels_of(task, examples))
     for split in SPLITS:
-        unknown = sorted(set(_labels(task, examples[split])) - known)
+        unknown = sorted(set(said_labels(task.kind, examples[split])) - known)
         if unknown and task.kind != "multiple_choice":
-            from_where = "train has none" if task.labels is None else f"{task.name} has none"
-            raise ValueError(
-                f"{where}: {split} has the label{'s' * (len(unknown) > 1)} {', '.join(unknown)}: {from_where}"
-            )
-
-
-def _labels(task: Task, examples: Sequence[Example]) -> Iterable[str]:
-    if task.kind in ("entities", "nested_entities"):
-        return (span.label for example in examples for span in example.gold.spans)
-    return (label for example in examples for label in example.gold.labels)
+            whose = task.name if task.labels is not None and not task.is_own else "train"
+            raise ValueError(f"{where}: {split} has the label {', '.join(unknown)}, which {whose} has not")
 
 
 def _wrong(task: Task, example: Example) -> str | None:

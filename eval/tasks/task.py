@@ -3,7 +3,7 @@
 Character offsets are the truth everywhere: whoever reads tokens rebuilds the text and finds them in it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -76,7 +76,7 @@ class Task:
     name: str
     kind: Kind
     language: str  # ISO 639-1
-    folders: tuple[str, ...]  # names that its folder has where it is handed out
+    folders: tuple[str, ...]  # names that its folder or archive has where it is handed out
     read: Callable[[Path], Examples]
     metrics: tuple[str, ...]  # names in metrics.METRICS; the first chooses the checkpoint
     protocol: str  # its own, by name in protocols.PROTOCOLS
@@ -87,3 +87,15 @@ class Task:
     sizes: Mapping[str, int] | None = None  # published number of examples by split
     source: str = ""  # of the sizes and the form, where they were not seen
     doubts: tuple[str, ...] = ()  # what is not known of how others score it; each row says so
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the user's own, which has no name to be looked for: it was read where `access` says."""
+        return not self.folders
+
+
+def said_labels(kind: Kind, examples: Iterable[Example]) -> Iterator[str]:
+    """Each label that is said of examples of a kind, as often as it is said."""
+    for example in examples:
+        of_spans = kind in ("entities", "nested_entities")
+        yield from (each.label for each in example.gold.spans) if of_spans else example.gold.labels
