@@ -1,4 +1,7 @@
-"""What a reader of a number should know of the data behind it: each guard gives notes, one line each."""
+"""What a reader of a number should know of the data behind it: each guard gives notes, one line each.
+
+W words, G n-grams of words.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
