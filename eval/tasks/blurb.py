@@ -1,13 +1,17 @@
-"""Hallmarks of Cancer (Baker et al. 2016, doi:10.1093/bioinformatics/btv585) as BLURB divides it (arXiv:2007.15779).
+"""Tasks of BLURB (arXiv:2007.15779): Hallmarks of Cancer (Baker et al. 2016, doi:10.1093/bioinformatics/btv585), and
+GAD (Bravo et al. 2015, doi:10.1186/s12859-015-0472-9), whether a gene and a disease of a sentence are associated.
 
-Form: train.tsv, dev.tsv and test.tsv with columns labels, sentence and index; labels is `0_0,1_1,...`, the place of a
-hallmark and whether it is there, places in the order of the alphabet.
+Form of GAD (BioBERT's REdata/GAD/1; never seen here): train.tsv, dev.tsv and test.tsv, whose last two cells are a
+sentence with @GENE$ and @DISEASE$, and 0 or 1; a first row may name the columns.
+
+Form of the first: train.tsv, dev.tsv and test.tsv with columns labels, sentence and index; labels is `0_0,1_1,...`, the
+place of a hallmark and whether it is there, places in the order of the alphabet.
 """
 
 import re
 from pathlib import Path
 
-from eval.tasks.files import split_files
+from eval.tasks.files import as_text, read_file, split_files
 from eval.tasks.tables import read_table
 from eval.tasks.task import Answer, Example, Examples, Task
 
@@ -44,7 +48,35 @@ def _hallmarks(cell: str, where: str) -> tuple[str, ...]:
     return tuple(name for name, place in zip(HALLMARKS, places, strict=True) if place and place[1] == "1")
 
 
+def read_gad(folder: Path) -> Examples:
+    """The sentences, each with 0 or 1."""
+    examples = {}
+    for split, path in split_files(folder, (".tsv",)).items():
+        rows = [line.rstrip("\r").split("\t") for line in as_text(read_file(path), str(path)).split("\n")]
+        examples[split] = [
+            Example(f"{split}:{number}", cells[-2].strip(), Answer((cells[-1].strip(),)))
+            for number, cells in enumerate(rows, start=1)
+            if len(cells) > 1 and cells[-1].strip() != "label"
+        ]
+    return examples
+
+
 TASKS = (
+    Task(
+        name="gad",
+        kind="single_label",
+        language="en",
+        folders=("GAD", "GAD_blurb", "gad"),
+        read=read_gad,
+        metrics=("weighted_f1", "micro_f1", "macro_f1"),
+        protocol="english_text",
+        licence="none named",
+        access="https://microsoft.github.io/BLURB, GAD, free; its three files in a folder GAD",
+        labels=("0", "1"),
+        sizes={"train": 4261, "dev": 535, "test": 534},
+        source="sizes: BLURB; form: never seen, read as BioBERT hands it out",
+        doubts=("which F1 the published number is, and of which of ten divisions, is not said",),
+    ),
     Task(
         name="hoc",
         kind="multi_label",

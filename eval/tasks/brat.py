@@ -1,6 +1,7 @@
 """Brat's standoff form (https://brat.nlplab.org/standoff.html): a .txt file and a .ann file beside it, which names
 stretches of the text by characters, more than one where a mention is discontinuous, and notes on them."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,12 +19,13 @@ class Mention:
     """A stretch of a text that somebody marked, and what is noted of it, such as codes."""
 
     span: Span
-    notes: tuple[str, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()  # of what kind, and what
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text by its file's name, without .txt, and the mentions in it, in the order of the file."""
+    """A text by its file's name, without .txt and the folders that all have in common, and the mentions in it, in the
+    order of the file."""
 
     name: str
     text: str
@@ -47,29 +49,33 @@ def read_brat(files: Mapping[str, bytes], alike: Callable[[str], str] = str) -> 
         stem = alone[0]
         there, missing = (".txt", ".ann") if stem in stems else (".ann", ".txt")
         raise ValueError(f"{stem}{there} has no {stem}{missing} beside it: a document is both")
-    return [_document(stem, as_text(files[name], name), files[marked[stem]], alike) for stem, name in stems.items()]
+    common = os.path.commonpath([os.path.dirname(stem) for stem in stems]) if stems else ""
+    return [
+        _document(stem, os.path.relpath(stem, common or "."), as_text(files[name], name), files[marked[stem]], alike)
+        for stem, name in stems.items()
+    ]
 
 
-def _document(stem: str, text: str, annotations: bytes, alike: Callable[[str], str]) -> Document:
+def _document(stem: str, name: str, text: str, annotations: bytes, alike: Callable[[str], str]) -> Document:
     mentions: dict[str, Mention] = {}
-    notes: list[tuple[str, str]] = []
+    notes: list[tuple[str, str, str]] = []
     for number, line in enumerate(as_text(annotations, f"{stem}.ann").split("\n"), start=1):
         where = f"{stem}.ann:{number}"
-        name, *cells = line.removesuffix("\r").split("\t")
-        if not name or name[0] in OTHERS:
+        mark, *cells = line.removesuffix("\r").split("\t")
+        if not mark or mark[0] in OTHERS:
             continue
-        if len(cells) < 1 or name[0] not in "T#N":
+        if len(cells) < 1 or mark[0] not in "T#N":
             raise ValueError(f"{where} is {line[:40]!r}: no line of brat's")
-        if name[0] == "T":
-            mentions[name] = Mention(_placed(text, cells, where, alike))
+        if mark[0] == "T":
+            mentions[mark] = Mention(_placed(text, cells, where, alike))
         else:  # "#1 TYPE T1<tab>note", "N1 Reference T1 KIND:CODE<tab>words"
             words = cells[0].split(" ")
-            said = words[2:3] if name[0] == "N" else cells[1:2]
-            notes += [(words[1], each) for each in said] if len(words) > 1 else []
-    for of, note in notes:
+            said = words[2:3] if mark[0] == "N" else cells[1:2]
+            notes += [(words[1], words[0], each) for each in said] if len(words) > 1 else []
+    for of, kind, note in notes:
         if of in mentions:  # a note may be on a relation too
-            mentions[of] = replace(mentions[of], notes=(*mentions[of].notes, note))
-    return Document(stem, text, tuple(mentions.values()))
+            mentions[of] = replace(mentions[of], notes=(*mentions[of].notes, (kind, note)))
+    return Document(name, text, tuple(mentions.values()))
 
 
 def _placed(text: str, cells: list[str], where: str, alike: Callable[[str], str]) -> Span:

@@ -34,6 +34,7 @@ class Tasks(Options):
     data: Path | None = None  # folder that the tasks' data lies in, at most three levels down
     task: tuple[str, ...] = ()  # these only, by name; your own as NAME=FOLDER; separated by commas
     language: str = "en"  # of your own tasks
+    from_hub: bool = False  # fetch from the Hub what is hosted there and not in --data
 
     rules: ClassVar[tuple[Any, ...]] = (names,)
 
@@ -56,7 +57,8 @@ class Tasks(Options):
 
     def _read(self, task: Task) -> Examples | None:
         is_here = task.is_own or (self.data is not None and find_folder(self.data, task) is not None)
-        return load(task, self.data) if is_here else None
+        is_hosted = self.from_hub and task.hub is not None
+        return load(task, self.data, self.from_hub) if is_here or is_hosted else None
 
 
 def _row(task: Task, examples: Examples | None) -> tuple[str, ...]:
@@ -71,7 +73,8 @@ def _row(task: Task, examples: Examples | None) -> tuple[str, ...]:
 def _said(task: Task, examples: Examples | None) -> list[str]:
     """What a line below the table says of a task."""
     if examples is None:
-        return [f"{task.name} is not here: {task.access}"]
+        hosted = f"; or from the Hub, {task.hub.id}, with --from-hub" if task.hub else ""
+        return [f"{task.name} is not here: {task.access}{hosted}"]
     published = task.sizes or {}
     said = [f"{split} {size:,}" for split, size in published.items() if size != len(examples[split])]
     other = [f"published sizes differ: {', '.join(said)}{f' ({task.source})' * bool(task.source)}"] if said else []

@@ -52,7 +52,7 @@ def own_task(name: str, folder: Path, language: str = "en", seed: int = SEED) ->
         folders=(),
         read=lambda _: examples,
         metrics=METRICS[kind],
-        protocol="own",
+        protocol="french" if language == "fr" else "english",
         licence="its owner's",
         access=str(folder),
         labels=labels,

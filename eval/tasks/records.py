@@ -9,7 +9,7 @@ from eval.tasks.bio import tagged_example
 from eval.tasks.task import Answer, Example, Kind, Span, span
 
 Form = Literal["label", "labels", "spans", "tags"]
-TEXT_FORMS: tuple[Form, ...] = ("label", "labels", "spans")  # beside `text`
+FORMS: tuple[Form, ...] = ("label", "labels", "spans")  # columns beside `text`
 TAGS = ("tags", "ner_tags")  # columns of tags beside `tokens`
 BETWEEN = "|"  # labels in one cell of a table
 
@@ -33,7 +33,7 @@ class _Spans:
 def form_of(row: Mapping[str, Any], where: str) -> Form:
     """What a row says of its text. Raises ValueError where it says nothing, or two things."""
     is_tagged = "tokens" in row and any(name in row for name in TAGS)
-    forms: list[Form] = ["tags"] if is_tagged else [form for form in TEXT_FORMS if form in row]
+    forms: list[Form] = ["tags"] if is_tagged else [form for form in FORMS if form in row]
     if len(forms) != 1 or ("text" not in row and not is_tagged):
         has = ", ".join(map(str, row)) or "nothing"
         raise ValueError(f"{where} has {has}: it needs text, and one of label, labels and spans; or tokens and tags")

@@ -7,12 +7,30 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from eval.tasks import blurb, chemprot, e3c, frenchmedmcqa, morfitt, mtl, quaero, uw
+from eval.tasks import (
+    blurb,
+    chemprot,
+    diamed,
+    e3c,
+    fracco,
+    frasimed,
+    frenchmedmcqa,
+    meddialog,
+    morfitt,
+    mtl,
+    physionet,
+    quaero,
+    uw,
+)
 from eval.tasks.files import archive_stem
+from eval.tasks.hub import read_hub
 from eval.tasks.own import own_task
 from eval.tasks.task import SPLITS, Example, Examples, Span, Task, said_labels
 
-FAMILIES = (quaero, chemprot, uw, mtl, blurb, morfitt, e3c, frenchmedmcqa)
+FRENCH = (fracco, frasimed, meddialog, diamed, quaero)
+ENGLISH = (chemprot, physionet, uw, mtl, blurb)
+EXTRAS = (morfitt, e3c, frenchmedmcqa)  # open data that the paper does not use
+FAMILIES = (*FRENCH, *ENGLISH, *EXTRAS)
 TASKS: dict[str, Task] = {task.name: task for family in FAMILIES for task in family.TASKS}
 DEEP = 3  # levels below the data's folder at which a task's may lie
 ONE_LABEL = ("single_label", "relation")
@@ -60,30 +78,31 @@ def find_folder(data: Path, task: Task) -> Path | None:
     return None
 
 
-def load(task: Task, data: Path | None) -> Examples:
-    """The examples of a task whose data lies below `data`, checked.
+def load(task: Task, data: Path | None, from_hub: bool = False) -> Examples:
+    """The examples of a task whose data lies below `data`, checked; of what is not there, those of the Hub where
+    `from_hub` says so and it is hosted.
 
     Raises FileNotFoundError that says where to get what is not there, ValueError for data that does not hold together.
     """
-    if task.is_own:
-        examples = task.read(Path(task.access))
-        check(task, examples, task.access)
-        return examples
-    if data is None:
+    folder = Path(task.access) if task.is_own else None if data is None else find_folder(data, task)
+    if folder is not None:
+        examples, where = task.read(folder), str(folder)
+    elif from_hub and task.hub is not None:
+        examples, where = read_hub(task.hub), task.hub.id
+    elif data is None:
         raise ValueError(f"{task.name} needs --data, the folder that its data lies in")
-    folder = find_folder(data, task)
-    if folder is None:
+    else:
         raise FileNotFoundError(f"{data} has no folder {' or '.join(task.folders)} for {task.name}: {task.access}")
-    examples = task.read(folder)
-    check(task, examples, str(folder))
+    check(task, examples, where)
     return examples
 
 
 def labels_of(task: Task, examples: Examples) -> tuple[str, ...]:
-    """The labels of a task in their order: its own, or those of train; none of multiple_choice."""
+    """The labels of a task in their order: its own, or those said of its examples; none of multiple_choice."""
     if task.labels is not None or task.kind == "multiple_choice":
         return task.labels or ()
-    return tuple(sorted(set(said_labels(task.kind, examples["train"]))))
+    splits = SPLITS if task.vocabulary == "all" else SPLITS[:1]
+    return tuple(sorted({label for split in splits for label in said_labels(task.kind, examples[split])}))
 
 
 def data_hash(examples: Examples) -> str:

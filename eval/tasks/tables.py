@@ -12,9 +12,11 @@ from cptjax.files import check_regular
 SUFFIXES = (".tsv", ".csv", ".json", ".jsonl")
 
 
-def read_table(path: Path, columns: tuple[str, ...], quotes: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_table(
+    path: Path, columns: tuple[str, ...], quotes: bool = False, tabs: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row of a file, by column, and how messages call it. `columns` must be there; `quotes`: the cells of a .tsv
-    file may be quoted.
+    file may be quoted; `tabs`: a .csv file has tabs for commas.
 
     Raises OSError, or ValueError, one line, for what cannot be read.
     """
@@ -22,8 +24,9 @@ def read_table(path: Path, columns: tuple[str, ...], quotes: bool = False) -> It
     kind = format_of(path)
     if kind not in SUFFIXES:
         raise ValueError(f"{path} is no table: it is one of {', '.join(SUFFIXES)}")
+    kind = ".tsv" if tabs else kind
     file = File(str(path), str(path), kind, path.stat().st_size)
-    reading = Reading(text_field=columns[0], fields=columns, tsv_quotes=quotes)
+    reading = Reading(text_field=columns[0] if columns else "", fields=columns, tsv_quotes=quotes or tabs)
     for piece in pieces(file, reading):
         if isinstance(piece, Bad):
             raise ValueError(piece.message)

@@ -67,6 +67,14 @@ Examples = Mapping[str, Sequence[Example]]  # by split
 
 
 @dataclass(frozen=True)
+class Hub:
+    """A data set of the Hub that needs no script: its id, and what its columns are called in `records.py`."""
+
+    id: str
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Task:
     """A task by name: how it is read and scored, who may use it, and where it is to be had.
 
@@ -82,8 +90,9 @@ class Task:
     protocol: str  # its own, by name in protocols.PROTOCOLS
     licence: str
     access: str  # where to get it, and on what condition
-    hub: str | None = None  # the id of its data set on the Hub, where that needs no script
-    labels: tuple[str, ...] | None = None  # in their order; None: those of train, sorted
+    hub: Hub | None = None
+    labels: tuple[str, ...] | None = None  # in their order; None: those of `vocabulary`, sorted
+    vocabulary: Literal["train", "all"] = "train"  # splits whose labels are known
     sizes: Mapping[str, int] | None = None  # published number of examples by split
     source: str = ""  # of the sizes and the form, where they were not seen
     doubts: tuple[str, ...] = ()  # what is not known of how others score it; each row says so

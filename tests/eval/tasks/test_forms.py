@@ -10,7 +10,7 @@ from eval.tasks.bio import read_bio
 from eval.tasks.brat import read_brat
 from eval.tasks.files import read_file, read_files, split_files, split_of
 from eval.tasks.pieces import cut, flat, lines
-from eval.tasks.splits import cut_dev, shuffled
+from eval.tasks.splits import cut_dev, drawn_by_datasets, largest_remainders, rounded_down, shuffled
 from eval.tasks.tables import read_table
 from eval.tasks.task import Span, span
 from eval.tasks.xmi import read_xmi
@@ -49,14 +49,19 @@ def brat(text=TEXT, marked=MARKED):
 def test_brat_gives_nested_overlapping_and_discontinuous_mentions_with_their_notes():
     # Broken by: offsets in bytes; ranges left in the order of the file; notes of a relation kept.
     (document,) = read_brat(brat())
-    assert document.name == "dev/a"
+    assert document.name == "a"
     assert words(document.text, document.spans) == {
         ("DISO", "Hépatites B"),
         ("DISO", "Hépatites", "C"),
         ("DISO", "Hépatites"),
         ("DISO", "B\net"),
     }
-    assert [mention.notes for mention in document.mentions] == [("C0019163",), ("UMLS:C0019196",), (), ()]
+    assert [mention.notes for mention in document.mentions] == [
+        (("AnnotatorNotes", "C0019163"),),
+        (("Reference", "UMLS:C0019196"),),
+        (),
+        (),
+    ]
 
 
 def test_ranges_that_touch_are_one():
@@ -196,13 +201,25 @@ def test_splits_are_those_of_the_names():
 
 
 def test_splits_are_drawn_by_a_seed():
-    # The published code: random.Random(42).shuffle, then int(.8 n), int(.1 n) and the rest.
-    splits = shuffled(range(19), (0.8, 0.1))
-    assert [len(items) for items in splits.values()] == [15, 1, 3]
-    assert sorted(sum(splits.values(), [])) == list(range(19))
+    # The published code: random.Random(42).shuffle, then int(.8 n), int(.1 n) and the rest; for FRACCO what rounding
+    # leaves goes to those it took most from.
+    assert [rounded_down(count, (0.8, 0.1)) for count in (19, 1297)] == [(15, 1), (1037, 129)]
+    assert [largest_remainders(count, (0.8, 0.1)) for count in (1300, 1297)] == [(1040, 130), (1037, 130)]
+    names = shuffled("abcdefghij", (8, 1))
+    assert names == {"train": list("hdcifgje"), "dev": ["a"], "test": ["b"]}
     kept, dev = cut_dev(range(19))
     assert len(dev) == 1 and sorted(kept + dev) == list(range(19)) and cut_dev(range(19)) == (kept, dev)
     assert cut_dev(range(50), seed=1) != cut_dev(range(50), seed=2)
+
+
+def test_splits_are_those_that_datasets_draws():
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"n": [*range(53)]})
+    first = rows.train_test_split(test_size=0.2, seed=42)
+    second = first["train"].train_test_split(test_size=0.125, seed=42)
+    theirs = {"train": second["train"]["n"][:], "dev": second["test"]["n"][:], "test": first["test"]["n"][:]}
+    assert drawn_by_datasets(range(53), 0.2, 0.125) == theirs
 
 
 def test_a_split_has_one_file(tmp_path):
