@@ -1,14 +1,15 @@
 """A user's own task: a folder with train, dev and test, whose kind follows from what is in them.
 
 A split is a file: .tsv, .conll, .bio or .iob with a token and its tag a line; .jsonl or .csv with `text` and `label`,
-`labels` (in a .csv with bars between) or `spans`. Without dev, a tenth of train is drawn by a seed.
+`labels` (in a .csv with bars between) or `spans`, or with `tokens` and their `tags`. Without dev, a tenth of train is
+drawn by a seed.
 """
 
 import re
 from pathlib import Path
 
 from eval.tasks.bio import read_bio
-from eval.tasks.files import read_file, split_files
+from eval.tasks.files import read_file, split_files, unpacked_name
 from eval.tasks.records import Form, kind_of, read_records
 from eval.tasks.splits import SEED, cut_dev
 from eval.tasks.tables import read_table
@@ -60,7 +61,8 @@ def own_task(name: str, folder: Path, language: str = "en", seed: int = SEED) ->
 
 
 def _read(path: Path, split: str) -> tuple[Form, list[Example]]:
-    if path.name.lower().removesuffix(".gz").removesuffix(".zst").endswith(TAGGED):
+    if unpacked_name(path.name).lower().endswith(TAGGED):
         return "tags", read_bio(read_file(path), split, str(path), strict=True)
-    form, examples = read_records(read_table(path, ("text",)), split)
+    columns = ("text",) if unpacked_name(path.name).lower().endswith(".csv") else ()  # else a row may have tokens
+    form, examples = read_records(read_table(path, columns), split)
     return form or "label", examples

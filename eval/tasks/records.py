@@ -73,8 +73,11 @@ def kind_of(form: Form, examples: Iterable[Example]) -> Kind:
 def _example(row: Mapping[str, Any], form: Form, number: str, where: str) -> Example:
     name = str(row["id"]) if row.get("id") not in (None, "") else number
     if form == "tags":
-        tags = next(row[column] for column in TAGS if column in row)
-        return tagged_example(name, list(zip(row["tokens"], tags, strict=True)), where)
+        tokens, tags = row["tokens"], next(row[column] for column in TAGS if column in row)
+        lists = all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in (tokens, tags))
+        if not lists or len(tokens) != len(tags):
+            raise ValueError(f"{where} has tokens and tags that are not two lists of words, as long as each other")
+        return tagged_example(name, list(zip(tokens, tags, strict=True)), where)
     second = row.get("second")
     for text in (row["text"], second):
         if not isinstance(text, str | None):

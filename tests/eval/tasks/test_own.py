@@ -106,6 +106,13 @@ BAD = {
     "one example": ({"train.jsonl": labelled("a"), "dev.jsonl": None}, "has 1 examples in train: too few to draw dev"),
     "a split without examples": ({"dev.jsonl": ""}, "no example in dev"),
     "no JSON": ({"train.jsonl": "{"}, "train.jsonl:1 is not JSON"),
+    "tokens that are none": (
+        {"train.jsonl": jsonl({"tokens": ["a", None], "tags": ["O", "O"]})},
+        "train.jsonl:1 has tokens and tags that are not two lists",
+    ),
+    "tokens without a tag": ({"dev.jsonl": jsonl({"tokens": ["a"], "tags": []})}, "dev.jsonl:1 has tokens and tags"),
+    "an empty label": ({"test.jsonl": labelled("")}, "test test:1 has an empty label"),
+    "half a character": ({"test.jsonl": jsonl({"text": "\ud800", "label": "a"})}, "has half a surrogate pair"),
     "a text that is none": ({"train.jsonl": jsonl({"text": 3, "label": "a"})}, "train.jsonl:1 has a text that is none"),
 }
 
