@@ -13,6 +13,7 @@ from cptjax.masks import MaskMode
 from cptjax.model import Layer, ModernBert, encode, init_params
 from cptjax.ops import layer_norm, rope_table
 from cptjax.planning import hlo
+from cptjax.run.checkpoint import parameter_shapes
 from cptjax.shape import FULL, SLIDING, BertConfig, ModernBertConfig, Precision
 from tests.conftest import as_a_user_would, moved, packed, random_tokens
 
@@ -164,7 +165,7 @@ def test_initialisation_is_truncated_and_smaller_into_the_residual():
 def test_rows_and_token_types_beyond_the_tables_are_refused(name):
     config = FAMILIES[name]
     model, longest = encoder(config), 512 - (name == "roberta")
-    params = moved(model)
+    params = parameter_shapes(config)
     token_BL = jnp.zeros((1, longest + 1), jnp.int32)
     with pytest.raises(ValueError, match=f"a row has {longest + 1} tokens: this model has positions for {longest}"):
         encode(model, params, token_BL, token_BL + 1)
@@ -182,4 +183,4 @@ def test_token_types_are_added_and_modernbert_has_none():
     assert not np.array_equal(out().hidden_BLD, out(token_type_BL=token_BL * 0 + 1).hidden_BLD)
     modern = encoder(FAMILIES["modernbert"])
     with pytest.raises(ValueError, match="ModernBERT has no token types"):
-        encode(modern, moved(modern), token_BL, token_BL * 0 + 1, token_type_BL=token_BL * 0)
+        encode(modern, parameter_shapes(modern.config), token_BL, token_BL * 0 + 1, token_type_BL=token_BL * 0)

@@ -385,7 +385,7 @@ def test_stores_and_model_agree_on_each_token_that_decides_a_number(store, tmp_p
 
 def test_a_classifier_is_no_start(store, tmp_path, two_devices):
     config = replace(small_run(store).model, head="classifier", num_labels=3)
-    params = init_params(ModernBert(config), jax.random.key(0))
+    params = jax.jit(init_params, static_argnums=0)(ModernBert(config), jax.random.key(0))
     to_hf.save(config, params, tmp_path / "hf", architecture="ModernBertForTokenClassification")
     from_hf.convert_folder(tmp_path / "hf", tmp_path / "start")
     with pytest.raises(ValueError, match="is a fine-tuned classifier"):

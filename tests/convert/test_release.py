@@ -71,7 +71,7 @@ def finish(folder: Path, config: ModelConfig) -> Path:
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     make_tokenizer(folder / "tokenizer")
     prepare([folder / "text.jsonl"], folder / "tokenizer", folder / "letters", held_out=0.2)
-    params = init_params(encoder(config), jax.random.key(0))
+    params = jax.jit(init_params, static_argnums=0)(encoder(config), jax.random.key(0))
     to_hf.save(config, params, folder / "hf", tokenizer=folder / "letters" / "tokenizer")
     settings = folder / "hf" / "tokenizer_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"name_or_path": str(folder)}))
