@@ -260,7 +260,8 @@ def ours(config: ModelConfig, params: Any, architecture: str, *, dtype: Any, bac
         hidden_BLD = hidden_BLD.astype(jnp.dtype(dtype))
         if _of_texts(architecture):
             if segment_BL.max() == 1:  # one text a row
-                yield exactly(heads.text_scores, hidden_BLD, segment_BL)
+                rows = len(segment_BL)
+                yield exactly(heads.text_scores, hidden_BLD, segment_BL * np.arange(1, rows + 1)[:, None], rows)
         elif config.head != "none":
             score = _logits if config.head == "lm" else heads.token_scores
             yield from _by_chunk(partial(exactly, jax.jit(score, static_argnums=0)), segment_BL, hidden_BLD)

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from cptjax.dropout import Dropping
+from cptjax.dropout import Dropping, dropped_features
 from cptjax.model import Attention, Encoder, Mlp, Norm, init_in
 from cptjax.ops import affine, lookup
 from cptjax.shape import BertConfig, Precision
@@ -103,9 +103,15 @@ class Bert(Encoder):
         """The last layer's output as an operand of products: that layer ends in its norm."""
         return hidden_BLD.astype(self.precision.compute)
 
-    def labels(self, hidden_BLD):
-        """Scores of a classifier's labels at every position, [B, L, N] float32, through the pooler if there is one."""
-        return self.classifier(self.pooler(hidden_BLD) if self.config.pooler else hidden_BLD)
+    def labels(self, hidden_BLD, dropping=None):
+        """Scores of a classifier's labels at every position, [B, L, N] float32, through the pooler if there is one;
+        RoBERTa drops of what enters that, too."""
+        share = self.config.features_dropout
+        if self.config.pooler:
+            if self.config.model_type != "bert":
+                hidden_BLD = dropped_features(hidden_BLD, share, dropping, layer=1)
+            hidden_BLD = self.pooler(hidden_BLD)
+        return self.classifier(dropped_features(hidden_BLD, share, dropping))
 
     def everything(self, token_BL, segment_BL):
         """Touch every parameter once, the pooler too."""

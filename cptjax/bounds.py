@@ -26,10 +26,11 @@ NUMBERS: dict[str, tuple[float, float]] = {  # least and most; whole where they 
     "norm_eps": (1e-30, 1.0),
     "layer_norm_eps": (1e-30, 1.0),
     "initializer_range": (0.0, 100.0),
-    **dict.fromkeys(("embedding_dropout", "attention_dropout", "mlp_dropout"), (0.0, 0.99)),
+    **dict.fromkeys(("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"), (0.0, 0.99)),
     **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), (0.0, 0.99)),
     "initializer_cutoff_factor": (1e-3, 100.0),
 }
+NULLABLE = {"classifier_dropout"}
 ELSEWHERE = {"global_attn_every_n_layers", "sliding_window"}  # fields of transformers' configs, not of ours
 REALS = {name for name, (least, _) in NUMBERS.items() if type(least) is float}
 BOOLEANS = (
@@ -54,6 +55,8 @@ def complaints(values: Mapping[str, Any]) -> list[str]:
     """What is wrong with fields of a config: each such field, its value and what would be right."""
     wrong = []
     for name, value in values.items():
+        if value is None and name in NULLABLE:
+            continue
         if name in NUMBERS:
             good, right = _number(value, *NUMBERS[name])
         elif name in CHOICES:

@@ -8,7 +8,7 @@ import fnmatch
 import importlib.util
 import json
 import reprlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_type_hints
@@ -152,22 +152,33 @@ def load_config(path: Path) -> Run:
     """The Run of a config file. Raises FileNotFoundError or ValueError when it is not one."""
     if not path.is_file():
         raise FileNotFoundError(f"no config file {path}; see configs/ for examples")
+    run = called(path, "get_config", _checked)
+    if not isinstance(run, Run):
+        raise ValueError(f"{path} must define get_config() -> cptjax.config.Run")
+    return run
+
+
+def _checked(get_config: Callable[[], Any]) -> Any:
+    run = get_config()
+    if isinstance(run, Run):
+        _check_types(run, "")
+    return run
+
+
+def called(path: Path, name: str, call: Callable[[Callable], Any]) -> Any:
+    """What `call` makes of the function of this name in a Python file, None where it has none. Raises ValueError, one
+    line, for whatever goes wrong in it."""
     spec = importlib.util.spec_from_file_location(f"_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        run = module.get_config() if hasattr(module, "get_config") else None
-        if isinstance(run, Run):
-            _check_types(run, "")
+        return call(getattr(module, name)) if hasattr(module, name) else None
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a config is a program: anything may go wrong in it, and it may call sys.exit
         raise ValueError(f"{path}: {type(error).__name__}: {reason(error)}") from error
-    if not isinstance(run, Run):
-        raise ValueError(f"{path} must define get_config() -> cptjax.config.Run")
-    return run
 
 
 def _check_types(value: Any, path: str) -> None:

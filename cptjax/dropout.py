@@ -66,11 +66,19 @@ def of_layers(dropping: Dropping | None, number: int | Sequence) -> Dropping | N
 def dropped(x: jax.Array, place: str, dropping: Dropping | None) -> jax.Array:
     """x [B, ...] with values set to 0 by the share of the place, and the others divided by what is left of 1; x itself
     without a `dropping`."""
-    share = 0.0 if dropping is None else getattr(dropping.shares, place)
-    if dropping is None or not share:
+    return x if dropping is None else _dropped(x, getattr(dropping.shares, place), dropping.key_B, PLACES.index(place))
+
+
+def dropped_features(x: jax.Array, share: float, dropping: Dropping | None, layer: int = 0) -> jax.Array:
+    """The same of what a classifier reads, or one of the layers before it, by a share of its own; `dropping` has a key
+    for each text where x has a text in a row."""
+    return x if dropping is None else _dropped(x, share, dropping.key_B, len(PLACES) + layer)
+
+
+def _dropped(x, share: float | None, key_B, number: int):
+    if not share:
         return x
     with jax.named_scope("dropout"):
-        number = PLACES.index(place)
         draw = partial(jax.random.bernoulli, p=1 - share, shape=x.shape[1:])
-        kept = jax.vmap(lambda key: draw(jax.random.fold_in(key, number)))(dropping.key_B)
+        kept = jax.vmap(lambda key: draw(jax.random.fold_in(key, number)))(key_B)
         return jnp.where(kept, x / (1 - share), jnp.zeros((), x.dtype))

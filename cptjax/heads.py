@@ -2,7 +2,7 @@
 
 All three are the same two layers (the head's features, then a linear classifier) and differ in what they read.
 
-B texts, one a row, L tokens, D width, N labels.
+B rows, L tokens, T texts of all rows, D width, N labels.
 """
 
 from typing import Any
@@ -10,31 +10,47 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cptjax.dropout import Dropping
+from cptjax.masks import positions
 from cptjax.model import Encoder
 
 
-def pool(hidden_BLD: jax.Array, segment_BL: jax.Array, pooling: str) -> jax.Array:
-    """One vector per row, [B, D]: its first token ("cls"), or the mean over what is not padding ("mean")."""
-    if pooling == "cls":
-        return hidden_BLD[:, 0]
-    real_BL1 = (segment_BL > 0).astype(jnp.float32)[..., None]
-    mean_BD = (hidden_BLD.astype(jnp.float32) * real_BL1).sum(1) / real_BL1.sum(1)
-    return mean_BD.astype(hidden_BLD.dtype)
+def pool(hidden_BLD: jax.Array, text_BL: jax.Array, texts: int, pooling: str) -> jax.Array:
+    """One vector per text, [T, D]: its first token ("cls"), or the mean over its tokens ("mean").
 
-
-def text_scores(model: Encoder, params: Any, hidden_BLD: jax.Array, segment_BL: jax.Array) -> jax.Array:
-    """Scores of each text's labels, [B, N] float32; as transformers' ModernBertForSequenceClassification.
-
-    `hidden_BLD` is what `encode` returns for rows that hold one text each (segment 1, then padding 0).
+    `text_BL` is a segment array whose numbers run over all rows, from 1 to `texts`, 0 for padding; a number that is not
+    there gives zeros.
     """
-    pooled_BD = pool(hidden_BLD, segment_BL, model.config.classifier_pooling)
-    return token_scores(model, params, pooled_BD[:, None])[:, 0]
+    text_T11 = jnp.arange(1, texts + 1, dtype=jnp.int32)[:, None, None]
+    reads_TBL = text_BL[None] == text_T11
+    if pooling == "cls":
+        reads_TBL &= (positions(text_BL) == 0)[None]
+    weight_TBL = reads_TBL.astype(jnp.float32)
+    weight_TBL = weight_TBL / jnp.maximum(weight_TBL.sum((1, 2), keepdims=True), 1.0)
+    hidden_BLD, exact = hidden_BLD.astype(jnp.float32), jax.lax.Precision.HIGHEST
+    return jnp.einsum("tbl,bld->td", weight_TBL, hidden_BLD, precision=exact)
 
 
-def token_scores(model: Encoder, params: Any, hidden_BLD: jax.Array) -> jax.Array:
+def text_scores(
+    model: Encoder,
+    params: Any,
+    hidden_BLD: jax.Array,
+    text_BL: jax.Array,
+    texts: int,
+    dropping: Dropping | None = None,
+) -> jax.Array:
+    """Scores of each text's labels, [T, N] float32; as transformers' ModernBertForSequenceClassification.
+
+    `hidden_BLD` is what `encode` returns, `text_BL` as `pool` takes it; a `dropping` has a key for each text.
+    """
+    pooled_TD = pool(hidden_BLD, text_BL, texts, model.config.classifier_pooling).astype(hidden_BLD.dtype)
+    return token_scores(model, params, pooled_TD[:, None], dropping)[:, 0]
+
+
+def token_scores(model: Encoder, params: Any, hidden_BLD: jax.Array, dropping: Dropping | None = None) -> jax.Array:
     """Scores of each token's labels, [B, L, N] float32; as transformers' ModernBertForTokenClassification.
 
     Two labels are the beginning and the end of an answer, as in ModernBertForQuestionAnswering.
     """
-    scores_BLN: Any = model.apply({"params": params}, hidden_BLD, method="labels")
+    scores_BLN: Any = model.apply({"params": params}, hidden_BLD, dropping, method="labels")
     return scores_BLN

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from cptjax.attention.backends import KERNELS, attend
-from cptjax.dropout import Dropping, dropped, of_layers
+from cptjax.dropout import Dropping, dropped, dropped_features, of_layers
 from cptjax.masks import MaskSpec, positions
 from cptjax.ops import ACTIVATIONS, SAVED, affine, layer_norm, lookup, project, rope_table, rotate
 from cptjax.shape import FULL, SLIDING, ModelConfig, ModernBertConfig, Precision, Remat, layer_groups
@@ -249,7 +249,7 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, feature_BLD):
         config = self.config
-        init = truncated_normal(config, config.hidden_size**-0.5)
+        init = truncated_normal(config, config.classifier_range)
         weight_ND = self.param("weight", init, (config.num_labels, config.hidden_size))
         bias_N = self.param("bias", nn.initializers.zeros, (config.num_labels,))
         weight_ND = weight_ND.astype(feature_BLD.dtype)
@@ -365,9 +365,9 @@ class Encoder(nn.Module):
         logits_BLV = jnp.einsum("bld,vd->blv", feature_BLD, table_VD, preferred_element_type=jnp.float32)
         return logits_BLV + bias_V[None, None]
 
-    def labels(self, hidden_BLD: jax.Array) -> jax.Array:
+    def labels(self, hidden_BLD: jax.Array, dropping: Dropping | None = None) -> jax.Array:
         """Scores of a classifier's labels at every position, [B, L, N] float32, N = num_labels."""
-        return self.classifier(self.head(hidden_BLD))
+        return self.classifier(dropped_features(self.head(hidden_BLD), self.config.features_dropout, dropping))
 
     def everything(self, token_BL, segment_BL):
         """Touch every parameter of this config's model once; what `init` traces."""

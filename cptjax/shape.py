@@ -54,6 +54,8 @@ class ModelConfig:
     longest_document: ClassVar[int]  # tokens that have positions
     dropout: ClassVar[Dropout]  # as the config has it
     causal_window_counts_self: ClassVar[bool] = True  # whether causal local layers, if any, read as transformers' do
+    features_dropout: ClassVar[float]  # share dropped of what a classifier reads
+    classifier_range: ClassVar[float]  # initializer_range of a classifier
 
     def __post_init__(self):
         if wrong := bounds.complaints(vars(self)):
@@ -63,7 +65,8 @@ class ModelConfig:
                 f"model_type is {reprlib.repr(self.model_type)}: it must be one of {', '.join(self.families)}"
             )
         for name in bounds.REALS & vars(self).keys():  # jax takes no whole number that an int32 does not hold
-            object.__setattr__(self, name, float(getattr(self, name)))
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be a multiple of num_attention_heads {self.num_attention_heads}"
@@ -104,6 +107,7 @@ class ModernBertConfig(ModelConfig):
     embedding_dropout: float = 0.0
     attention_dropout: float = 0.0  # of the weights of keys, and of what attention adds
     mlp_dropout: float = 0.0
+    classifier_dropout: float | None = 0.0  # of what a classifier reads
     local_attention: int = 128  # a local layer sees local_attention // 2 tokens on each side
     global_rope_theta: float = 160_000.0
     local_rope_theta: float = 10_000.0
@@ -170,6 +174,16 @@ class ModernBertConfig(ModelConfig):
         """Shares of values dropped in training, as in transformers."""
         return Dropout(self.embedding_dropout, self.attention_dropout, self.attention_dropout, self.mlp_dropout)
 
+    @property
+    def features_dropout(self) -> float:
+        """Share dropped of what a classifier reads."""
+        return self.classifier_dropout or 0.0
+
+    @property
+    def classifier_range(self) -> float:
+        """Deviation of a classifier's weights at the start."""
+        return self.hidden_size**-0.5
+
     def mask_spec(self, kind: str, mask_mode: str) -> MaskSpec:
         """What a layer of this kind reads. Raises ValueError for a mode that is not a MaskMode."""
         spec = super().mask_spec(kind, mask_mode)
@@ -193,6 +207,7 @@ class BertConfig(ModelConfig):
     layer_norm_eps: float = 1e-12
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None  # of what a classifier reads; None: as of the hidden states
     type_vocab_size: int = 2
     pad_token_id: int = 0  # RoBERTa's positions begin after it
     pooler: bool = False  # a dense layer on the first token, with a classifier of whole texts or kept for one
@@ -233,6 +248,16 @@ class BertConfig(ModelConfig):
         """Shares of values dropped in training, as in transformers."""
         hidden = self.hidden_dropout_prob
         return Dropout(hidden, self.attention_probs_dropout_prob, hidden, hidden)
+
+    @property
+    def features_dropout(self) -> float:
+        """Share dropped of what a classifier reads."""
+        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
+
+    @property
+    def classifier_range(self) -> float:
+        """Deviation of a classifier's weights at the start."""
+        return self.initializer_range
 
     @property
     def layer_types(self) -> tuple[str, ...]:

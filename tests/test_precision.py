@@ -117,7 +117,7 @@ def test_the_mean_of_a_long_text_is_rounded_once():
     # Broken by: sums in the dtype of the hidden states: 3.0156.
     hidden_BLD = jnp.full((1, 300, 2), 3, jnp.bfloat16)
     segment_BL = (jnp.arange(300, dtype=jnp.int32) < 257)[None].astype(jnp.int32)
-    assert heads.pool(hidden_BLD, segment_BL, "mean").tolist() == [[3, 3]]
+    assert heads.pool(hidden_BLD, segment_BL, 1, "mean").tolist() == [[3, 3]]
 
 
 def test_the_bfloat16_gradient_of_28_layers_is_as_near_as_autocasts():

@@ -371,6 +371,26 @@ class Encoder:
             )
         return probe.ids[:before], probe.ids[after:]
 
+    def around_one(self) -> tuple[list[int], list[int]]:
+        """The ids that stand before and after a text."""
+        return self._before, self._after
+
+    def around_two(self) -> tuple[list[int], list[int], list[int]]:
+        """The ids that stand before, between and after the two texts of a pair."""
+        with _library(self._path), silenced():
+            probe = self.tokenizer.encode("a", "a")
+        of = [-1 if text is None else text for text in probe.sequence_ids]
+        before, between, end = of.index(0), of.index(1), len(of) - of[::-1].index(1)
+        first_end = between - of[:between][::-1].index(0)
+        put = (probe.ids[:before], probe.ids[first_end:between], probe.ids[end:])
+        return put if put[1] else (self._before, self._after, self._after)
+
+    def with_offsets(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The ids [L] of each text alone, and the characters that each comes from, [L, 2]: first, one past the last."""
+        with _library(self._path):
+            encoded = self._text.encode_batch(list(texts), add_special_tokens=False)
+        return [(np.array(each.ids, np.int32), np.array(each.offsets, np.int32).reshape(-1, 2)) for each in encoded]
+
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text as `dtype` [L], special tokens included."""
         short = iter(self._ids([text for text in texts if len(text) <= LONG_TEXT]))

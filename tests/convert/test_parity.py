@@ -530,7 +530,8 @@ def test_sentences_of_a_real_bert_lie_where_transformers_puts_them(minilm):
     segment_BL = np.concatenate([np.pad(np.ones_like(row), ((0, 0), (0, longest - row.shape[1]))) for row in rows])
     config, params = from_hf.load(minilm)
     outputs = encoder(config, Precision(compute="float32")).apply({"params": params}, token_BL, segment_BL)
-    ours_BD = np.asarray(pool(outputs.hidden_BLD, segment_BL, "mean"))
+    text_BL = segment_BL * np.arange(1, len(rows) + 1)[:, None]
+    ours_BD = np.asarray(pool(outputs.hidden_BLD, text_BL, len(rows), "mean"))
     model = AutoModel.from_pretrained(MINILM).eval()
     with torch.inference_mode():
         theirs_BD = np.concatenate([model(torch.from_numpy(row).long())[0].mean(1).numpy() for row in rows])
