@@ -60,6 +60,22 @@ def make_tokenizer(folder: Path, *, ends: bool = True, seed_text: str = "") -> P
     return folder
 
 
+def make_bert_tokenizer(folder: Path) -> Path:
+    """Write one as a BERT's into `folder`: words in pieces, small letters, pairs with token types."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789@#-.$é"]
+    trainer = trainers.WordPieceTrainer(vocab_size=160, special_tokens=special, initial_alphabet=letters)
+    tokenizer.train_from_iterator([" ".join(WORDS)] * 3, trainer)
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ids)
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
 def make_store(
     folder: Path, tokenizer_folder: Path, texts: Sequence[str], weights: Sequence[float] | None = None, shards: int = 1
 ) -> Path:

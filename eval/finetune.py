@@ -1,0 +1,349 @@
+"""Fine-tuning a model on a task with all its seeds, and learning rates, in one compiled program; then its answers.
+
+The numbers of a run are those of it alone: its order of texts and what is dropped follow from its seed, and no shape
+that a draw has depends on who trains beside it.
+
+R runs, T texts of a step.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cptjax.data.tokenizer import Encoder
+from cptjax.machine.host import device_memory
+from cptjax.shape import ModelConfig, Precision
+from eval import metrics
+from eval.heads import Head, Scores, head_of
+from eval.packed import Piece, Placed, Shape, batch, few_shapes, row_lengths, rows_needed, split_batches
+from eval.protocols import Protocol
+from eval.tasks.task import Answer, Example, Examples, Kind
+from eval.texts import Texts, tokenise
+from eval.update import Programs, programs
+
+THRESHOLDS = tuple(np.arange(0.05, 0.96, 0.05).round(2).tolist())  # tried on dev where the protocol asks for it
+MEMORY_SHARE = 0.6  # of a device's memory that runs may fill by a rough formula
+
+
+class Run(NamedTuple):
+    """One training among those of a task."""
+
+    seed: int
+    learning_rate: float
+
+
+class Look(NamedTuple):
+    """What dev said after so many steps, and the threshold it said it with."""
+
+    step: int
+    score: float
+    threshold: float
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of a run."""
+
+    seed: int
+    learning_rate: float
+    losses: np.ndarray  # of each step
+    diverged: bool  # a loss was not finite: there are no answers
+    head: Head
+    texts: Mapping[str, Texts]  # each split as tokens, the same for all runs
+    looks: tuple[Look, ...] = ()
+    chosen: Look | None = None  # of the parameters that answered; None without dev
+    answers: Mapping[str, list[Answer]] = field(default_factory=dict)  # by split
+    scores: Mapping[str, list[Scores]] = field(default_factory=dict)  # by split, where labels of texts have any
+    params: Any = None  # where they are kept
+    config: ModelConfig | None = None  # their shape
+    seconds: float = 0.0  # its share of all that was done together
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A split, its tokens and what is right of them."""
+
+    examples: Sequence[Example]
+    texts: Texts
+    pieces: list[Piece]
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What all runs share."""
+
+    config: ModelConfig
+    params: Any
+    head: Head
+    protocol: Protocol
+    labels: tuple[str, ...]
+    metric: str
+    splits: dict[str, Split]
+    programs: Programs
+    sharding: Any
+
+
+def prepare_splits(
+    config: ModelConfig, encoder: Encoder, kind: Kind, head: Head, examples: Examples, protocol: Protocol
+) -> dict[str, Split]:
+    """Each split as tokens with what is right of them."""
+    splits = {}
+    for name, of_split in examples.items():
+        texts = tokenise(encoder, config, of_split, kind, protocol)
+        pieces = [
+            Piece(text, head.targets(text, texts.words[text.example], of_split[text.example])) for text in texts.texts
+        ]
+        splits[name] = Split(of_split, texts, pieces)
+    return splits
+
+
+def finetune(
+    config: ModelConfig,
+    params: Any,
+    encoder: Encoder,
+    kind: Kind,
+    labels: Sequence[str],
+    examples: Examples,
+    protocol: Protocol,
+    seeds: Sequence[int],
+    learning_rates: Sequence[float] = (),
+    *,
+    metric: str,
+    at_once: int | None = None,
+    devices: Sequence[Any] | None = None,
+    keep: bool = False,
+) -> Iterator[Outcome]:
+    """Train a model with each seed at each learning rate (the protocol's own without any), and answer dev and test.
+
+    `at_once` runs train together, as many as fit by default; `devices` share them. `metric` chooses among looks at
+    dev. Raises ValueError for what no model can be trained on.
+    """
+    if not examples.get("train"):
+        raise ValueError("there is no text in train: nothing can be learnt")
+    head = head_of(kind, labels, examples["train"], protocol)
+    devices = list(devices or jax.devices()[:1])
+    sharding = None
+    if len(devices) > 1:
+        mesh = jax.make_mesh((len(devices),), ("runs",), axis_types=(AxisType.Auto,), devices=devices)
+        sharding = NamedSharding(mesh, P("runs"))
+    setting = Setting(
+        config,
+        params,
+        head,
+        protocol,
+        tuple(labels),
+        metric,
+        prepare_splits(config, encoder, kind, head, examples, protocol),
+        programs(config, head, protocol, precision_of(protocol, devices[0].platform), sharding),
+        sharding,
+    )
+    runs = [Run(seed, rate) for rate in learning_rates or (protocol.learning_rate,) for seed in seeds]
+    at_once = at_once or fitting(setting, devices)
+    for first in range(0, len(runs), at_once):
+        yield from _together(setting, runs[first : first + at_once], len(devices), keep)
+
+
+def precision_of(protocol: Protocol, platform: str) -> Precision:
+    """The dtypes that a protocol computes in on such devices."""
+    usual = "float32" if platform == "cpu" else "bfloat16"
+    return Precision(usual if protocol.precision == "auto" else protocol.precision)
+
+
+def fitting(setting: Setting, devices: Sequence[Any]) -> int:
+    """How many runs fit these devices together, at least one on each: parameters, moments, gradients and the best so
+    far, and what a step keeps of each token in each layer."""
+    config = setting.config
+    parameters = sum(np.size(x) for x in jax.tree.leaves(setting.params))
+    per_token = 12 * config.hidden_size + 4 * (1 + config.gated) * config.intermediate_size
+    lengths = sorted((len(piece.text.token_L) for piece in setting.splits["train"].pieces), reverse=True)
+    tokens = 2 * sum(lengths[: setting.protocol.texts_per_step])
+    need = 4 * (6 * parameters + tokens * per_token * config.num_hidden_layers)
+    memory = device_memory(devices[0])
+    return len(devices) * max(1, int(MEMORY_SHARE * memory // need)) if memory else len(devices)
+
+
+# ---- which texts a step holds
+
+
+def order_of(seed: int, split: Split, protocol: Protocol) -> list[list[int]]:
+    """Numbers of the pieces of each step: every pass in an order of its own, its last step with what is left."""
+    together, size = split.texts.steps_of, protocol.texts_per_step
+    a_pass = -(-len(together) // size)
+    total = protocol.steps or protocol.epochs * a_pass
+    steps: list[list[int]] = []
+    for epoch in range(-(-total // a_pass)):
+        drawn = np.random.default_rng([seed, epoch]).permutation(len(together)).tolist()
+        steps += [
+            [piece for place in drawn[first : first + size] for piece in together[place]]
+            for first in range(0, len(together), size)
+        ]
+    return steps[:total]
+
+
+def rate_of(protocol: Protocol, step: int, total: int) -> float:
+    """Share of the peak rate at a step, as transformers' get_linear_schedule_with_warmup and its like have it."""
+    warmup = int(np.ceil(protocol.warmup * total))
+    if step < warmup:
+        return step / warmup
+    return 1.0 if protocol.schedule == "constant" else (total - step) / max(1, total - warmup)
+
+
+def step_shapes(orders: Sequence[list[list[int]]], split: Split, texts: int, most_tokens: int) -> list[Shape]:
+    """The shape of each step, with room for it in each of the orders."""
+    length_T = [len(piece.text.token_L) for piece in split.pieces]
+    entities = [len(piece.targets.entity_S3) for piece in split.pieces]
+    lengths = row_lengths(length_T, most_tokens)
+    needed, most = [], 0
+    for steps in zip(*orders, strict=True):
+        needs = [rows_needed([length_T[piece] for piece in step], lengths) for step in steps]
+        needed.append(tuple(map(max, zip(*needs, strict=True))))
+        most = max(most, *(sum(entities[piece] for piece in step) for step in steps))
+    return [
+        Shape(tuple((length, rows) for length, rows in zip(lengths, each, strict=True) if rows), texts, most)
+        for each in few_shapes(needed, lengths)
+    ]
+
+
+# ---- runs that train together
+
+
+def _together(setting: Setting, runs: Sequence[Run], devices: int, keep: bool) -> Iterator[Outcome]:
+    began = time.perf_counter()
+    spread = [*runs, *[runs[-1]] * (-len(runs) % devices)]  # a device with nothing to do repeats the last
+    train, protocol = setting.splits["train"], setting.protocol
+    orders = {run.seed: order_of(run.seed, train, protocol) for run in runs}
+    texts = protocol.texts_per_step * max(map(len, train.texts.steps_of))
+    shapes = step_shapes([orders[run.seed] for run in runs], train, texts, setting.config.longest_document)
+    put = partial(jax.device_put, device=setting.sharding)
+    key_R = put(jnp.stack([jax.random.key(run.seed) for run in spread]))
+    state = setting.programs.start(setting.params, key_R)
+    progress = _Progress(setting, len(spread))
+    for step, shape in enumerate(shapes):
+        arrays = [batch([train.pieces[i] for i in orders[run.seed][step]], shape).arrays for run in spread]
+        share = rate_of(protocol, step, len(shapes))
+        rate_R = np.array([share * run.learning_rate for run in spread], np.float32)
+        ahead_R = (
+            rate_R if protocol.head_learning_rate is None else np.full_like(rate_R, share * protocol.head_learning_rate)
+        )
+        stacked = put(jax.tree.map(lambda *each: np.stack(each), *arrays))
+        state, loss_R = setting.programs.update(state, stacked, key_R, put(rate_R), put(ahead_R))
+        progress.losses.append(loss_R)
+        if _is_due(setting, step + 1, len(shapes)) and not progress.look(state.params, step + 1):
+            break
+    params = state.params if progress.best is None else progress.best
+    told = {name: tell(setting, params, split) for name, split in setting.splits.items() if name != "train"}
+    seconds = (time.perf_counter() - began) / len(runs)
+    for number, run in enumerate(runs):
+        yield _outcome(setting, progress, told, run, number, params if keep else None, seconds)
+
+
+def _is_due(setting: Setting, done: int, total: int) -> bool:
+    groups = len(setting.splits["train"].texts.steps_of)
+    every = setting.protocol.evaluate_every or -(-groups // setting.protocol.texts_per_step)
+    return done % every == 0 or done == total
+
+
+class _Progress:
+    """What is known of the runs so far: losses, looks at dev, and the parameters of the best where they are chosen."""
+
+    def __init__(self, setting: Setting, runs: int):
+        self.setting, self.runs = setting, runs
+        self.losses: list[jax.Array] = []
+        self.looks: list[list[Look]] = [[] for _ in range(runs)]
+        self.chosen: list[Look | None] = [None] * runs
+        self.best: Any = None
+
+    def finite(self) -> np.ndarray:
+        """Whether each run's losses are, so far: [R]."""
+        finite_NR = np.isfinite(np.stack([np.asarray(loss_R) for loss_R in self.losses]))
+        return np.asarray(finite_NR.all(0))
+
+    def look(self, params: Any, step: int) -> bool:
+        """Look at dev, and keep what is best there; returns whether any run can go on."""
+        finite_R = self.finite()
+        dev, is_last = self.setting.splits.get("dev"), self.setting.protocol.selection == "last"
+        if dev is None:
+            return bool(finite_R.any())
+        told = tell(self.setting, params, dev)
+        better_R = np.zeros(self.runs, bool)
+        for run in np.flatnonzero(finite_R):
+            look = Look(step, *best_threshold(self.setting, dev, [score[run] for score in told]))
+            self.looks[run].append(look)
+            before = self.chosen[run]
+            better_R[run] = is_last or before is None or look.score > before.score
+            self.chosen[run] = look if better_R[run] else before
+        if not is_last:
+            keep = self.setting.programs.choose
+            self.best = jax.tree.map(jnp.copy, params) if self.best is None else keep(better_R, params, self.best)
+        return bool(finite_R.any())
+
+
+def tell(setting: Setting, params: Any, split: Split) -> list[list[np.ndarray]]:
+    """What each run's head makes of each text of a split: by text, then run."""
+    told: list[list[np.ndarray]] = [[] for _ in split.pieces]
+
+    def read(numbers: list[int], placed: Placed, score_R: jax.Array) -> None:
+        of_runs = np.asarray(score_R)
+        for number, text in enumerate(numbers):
+            _, row, start = placed.place_T[number]
+            told[text] = [setting.head.of_text(each, number, row, start, split.pieces[text].text) for each in of_runs]
+
+    before = None  # read while the device is at the next
+    for numbers, placed in split_batches(split.pieces, setting.config.longest_document):
+        at_work = (numbers, placed, setting.programs.scores(params, placed.arrays))
+        if before is not None:
+            read(*before)
+        before = at_work
+    if before is not None:
+        read(*before)
+    return told
+
+
+def best_threshold(setting: Setting, dev: Split, told: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The score on dev and the threshold it has it at: the protocol's, or the best of THRESHOLDS."""
+    own = setting.protocol.threshold
+    gold = [example.gold for example in dev.examples]
+
+    def at(threshold: float) -> float:
+        answers, _ = setting.head.answers(dev.texts, told, threshold)
+        return metrics.score(setting.metric, gold, answers, setting.labels)
+
+    if own != "dev":
+        return at(own), own
+    return max(
+        ((at(threshold), threshold) for threshold in THRESHOLDS), key=lambda pair: (pair[0], -abs(pair[1] - 0.5))
+    )
+
+
+def _outcome(
+    setting: Setting, progress: _Progress, told, run: Run, number: int, params: Any, seconds: float
+) -> Outcome:
+    losses = np.array([float(loss_R[number]) for loss_R in map(np.asarray, progress.losses)], np.float32)
+    texts = {name: split.texts for name, split in setting.splits.items()}
+    outcome = Outcome(
+        *run, losses, not np.isfinite(losses).all(), setting.head, texts, tuple(progress.looks[number]), seconds=seconds
+    )
+    if outcome.diverged:
+        return outcome
+    chosen, own = progress.chosen[number], setting.protocol.threshold
+    threshold = chosen.threshold if chosen else 0.5 if own == "dev" else own
+    answered = {
+        name: setting.head.answers(texts[name], [each[number] for each in of_texts], threshold)
+        for name, of_texts in told.items()
+    }
+    return replace(
+        outcome,
+        chosen=chosen,
+        answers={name: answers for name, (answers, _) in answered.items()},
+        scores={name: scores for name, (_, scores) in answered.items() if scores is not None},
+        params=None if params is None else jax.tree.map(lambda x: np.asarray(x[number]), params),
+        config=setting.head.shape(setting.config),
+    )

@@ -1,0 +1,166 @@
+"""A task that is learnt in seconds, a model that learns it, and the same training by PyTorch."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from convert import to_hf
+from cptjax.data.tokenizer import Encoder
+from cptjax.families import encoder
+from cptjax.shape import ModelConfig, Precision
+from eval.finetune import Split, order_of, prepare_splits, rate_of
+from eval.heads import Head, TextHead, head_of
+from eval.packed import Piece
+from eval.protocols import Protocol
+from eval.tasks.task import Answer, Example, Examples, Kind, Span
+from eval.update import start_params
+from tests.fixtures_text import WORDS
+
+CLASSES = {  # by what stands
+    "bert": {"texts": "BertForSequenceClassification", "tokens": "BertForTokenClassification"},
+    "modernbert": {"texts": "ModernBertForSequenceClassification", "tokens": "ModernBertForTokenClassification"},
+}
+ENTITIES = {"heart": "ORGAN", "vessels": "ORGAN", "blood": "FLUID"}
+
+
+def example(kind: Kind, number: int, random_: random.Random) -> Example:
+    """Some words; of two pieces where the kind has them. Its labels are of the words in it."""
+    words = random_.choices(WORDS, k=random_.randint(2, 9))
+    text, spans = " ".join(words), []
+    for place, word in enumerate(words):
+        start = len(" ".join(words[:place])) + (place > 0)
+        spans += [Span(((start, start + len(word)),), ENTITIES[word])] if word in ENTITIES else []
+    labels = sorted({span.label for span in spans})
+    if kind == "relation":
+        return Example(str(number), text, Answer(("yes" if "mind" in words else "no",)), second="mind the heart")
+    if kind == "multiple_choice":
+        order = ["mind", "blood", "the"]
+        random_.shuffle(order)
+        return Example(str(number), text, Answer((str(order.index("mind")),)), choices=tuple(order))
+    if kind == "multi_label":
+        return Example(str(number), text, Answer(tuple(labels)))
+    return Example(str(number), text, Answer(spans=tuple(sorted(spans))))
+
+
+def examples(kind: Kind, train: int = 40) -> Examples:
+    """A task of this kind."""
+    random_ = random.Random(0)
+    return {
+        split: [example(kind, i, random_) for i in range(size)]
+        for split, size in {"train": train, "dev": 12, "test": 12}.items()
+    }
+
+
+LABELS: dict[Kind, tuple[str, ...]] = {
+    **dict.fromkeys(("entities", "nested_entities", "multi_label"), ("FLUID", "ORGAN")),
+    "relation": ("no", "yes"),
+    "multiple_choice": (),
+}
+
+
+def peer_losses(
+    folder: Path, config: ModelConfig, params: Any, split: Split, head: Head, protocol: Protocol, seed: int
+) -> list[float]:
+    """Losses of each step as transformers and PyTorch have them, from the same weights, texts and order: AdamW without
+    decay of norms and biases, linear schedule, clipped gradients, a text a row with padding."""
+    import torch
+
+    model = encoder(head.shape(config), Precision("float32"))
+    theirs = exported(folder, model.config, start_params(model, head, params, jax.random.key(seed)), head).train()
+    still = {name for name, _ in theirs.named_parameters() if "bias" in name or "norm" in name.lower()}
+    groups = [
+        {"params": [p for name, p in theirs.named_parameters() if (name in still) == is_still], "weight_decay": decay}
+        for is_still, decay in ((False, protocol.weight_decay), (True, 0.0))
+    ]
+    betas = (protocol.b1, protocol.b2)
+    optimizer = torch.optim.AdamW(groups, lr=protocol.learning_rate, betas=betas, eps=protocol.eps)
+    orders = order_of(seed, split, protocol)
+    losses = []
+    for step, order in enumerate(orders):
+        for group in optimizer.param_groups:
+            group["lr"] = protocol.learning_rate * rate_of(protocol, step, len(orders))
+        loss = peer_loss(theirs, [split.pieces[i] for i in order], head)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), protocol.clip_norm or float("inf"))
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def exported(folder: Path, config: ModelConfig, params: Any, head: Head) -> Any:
+    """A model under a head, as transformers reads it."""
+    import transformers
+
+    architecture = CLASSES[config.model_type][head.stands or ""]
+    to_hf.save(config, jax.device_get(params), folder, architecture=architecture)
+    return getattr(transformers, architecture).from_pretrained(folder).eval()
+
+
+def peer_loss(theirs: Any, pieces: Sequence[Piece], head: Head) -> Any:
+    """The loss of some texts as transformers' classes define it."""
+    import torch
+    from torch.nn import functional
+
+    logits = peer_logits(theirs, pieces)
+    if not isinstance(head, TextHead):
+        tags = [np.where(piece.targets.of_tokens["tag"] < 0, -100, piece.targets.of_tokens["tag"]) for piece in pieces]
+        return functional.cross_entropy(logits.flatten(0, 1), padded(tags, -100).flatten())
+    target_TN = torch.tensor(np.stack([piece.targets.of_text_N for piece in pieces]))
+    if head.right == "any":
+        return functional.binary_cross_entropy_with_logits(logits, target_TN, pos_weight=torch.tensor(head.positive_N))
+    if head.of_choices:
+        choices = max(piece.text.choice for piece in pieces) + 1
+        return functional.cross_entropy(logits.reshape(-1, choices), target_TN.reshape(-1, choices).argmax(1))
+    return functional.cross_entropy(logits, target_TN.argmax(1))
+
+
+def peer_logits(theirs: Any, pieces: Sequence[Piece]) -> Any:
+    """What a model of transformers says of texts, one a row."""
+    fed = {
+        "input_ids": padded([piece.text.token_L for piece in pieces], 0),
+        "attention_mask": padded([np.ones_like(piece.text.token_L) for piece in pieces], 0),
+    }
+    if theirs.config.model_type == "bert":
+        fed["token_type_ids"] = padded([piece.text.token_type_L for piece in pieces], 0)
+    return theirs(**fed).logits
+
+
+def padded(arrays: list[np.ndarray], value: int) -> Any:
+    """A matrix of PyTorch's."""
+    import torch
+
+    longest = max(map(len, arrays))
+    return torch.tensor(np.stack([np.pad(x, (0, longest - len(x)), constant_values=value) for x in arrays])).long()
+
+
+def peer_answers(theirs: Any, split: Split, head: Head) -> list[Answer]:
+    """The answers that a model of transformers gives, a text at a time."""
+    import torch
+
+    told = []
+    for piece in split.pieces:
+        with torch.no_grad():
+            score = peer_logits(theirs, [piece]).numpy()
+        score = score if head.stands == "texts" else score.argmax(-1)
+        told.append(head.of_text(score, 0, 0, 0, piece.text))
+    return head.answers(split.texts, told, 0.5)[0]
+
+
+def splits_of(
+    config: ModelConfig, tokenizer: Encoder, kind: Kind, of: Examples, protocol: Protocol
+) -> tuple[Head, dict[str, Split]]:
+    """The head of a task, and its splits as tokens."""
+    head = head_of(kind, LABELS[kind], of["train"], protocol)
+    return head, prepare_splits(config, tokenizer, kind, head, of, protocol)
+
+
+def without_dropout(config: ModelConfig) -> ModelConfig:
+    """The same, of which nothing is dropped."""
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob") if config.model_type == "bert" else ()
+    return replace(config, **dict.fromkeys(names, 0.0))
