@@ -2,19 +2,28 @@
 losses are theirs step by step, and so is what the exported model says."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from convert.from_hf import load
 from cptjax.data.tokenizer import Encoder
 from cptjax.shape import BertConfig, ModernBertConfig
-from eval.finetune import finetune
+from eval.finetune import finetune, prepare_splits
+from eval.kept import keep_model
 from eval.protocols import protocol_of
+from eval.tagging import spans_of, tag_names
+from eval.tasks.registry import TASKS
+from eval.texts import words_of
 from tests.convert.forms import random_params
 from tests.eval.small import LABELS, examples, exported, peer_answers, peer_losses, splits_of, without_dropout
 from tests.fixtures_text import make_bert_tokenizer
 
+SHARED = Path(__file__).parents[3] / "shared"
+MINILM, ANATEM = SHARED / "models/minilm-l6", SHARED / "data/ner_en/AnatEM-IOB"
+REAL_TEXTS = 200  # of AnatEM's test
 SIZES = {"vocab_size": 160, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
 CONFIGS = {
     "bert": without_dropout(BertConfig(**SIZES, num_hidden_layers=2, max_position_embeddings=64)),
@@ -54,3 +63,33 @@ def test_losses_are_those_of_transformers_step_by_step(tmp_path, tokenizer, name
     assert outcome.config is not None
     theirs = exported(tmp_path / "trained", outcome.config, outcome.params, head)
     assert peer_answers(theirs, splits["test"], head) == outcome.answers["test"]
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not (MINILM.is_dir() and ANATEM.is_dir()), reason=f"{MINILM} or {ANATEM} is not here")
+def test_a_real_encoder_is_trained_as_there_and_says_the_same_of_every_text(tmp_path):
+    """20 steps of AnatEM; transformers reads the kept folder with its own tokenizer."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config, params = load(MINILM)
+    config, tokenizer, task = without_dropout(config), Encoder(MINILM), TASKS["anatem"]
+    whole = task.read(ANATEM)
+    of = {"train": whole["train"][:320], "test": whole["test"][:REAL_TEXTS]}
+    labels = sorted({span.label for example in of["train"] for span in example.gold.spans})
+    protocol = protocol_of("cpu", "entities", {"steps": 20, "learning_rate": 2e-4})
+    (outcome,) = finetune(
+        config, params, tokenizer, "entities", labels, of, protocol, [1], metric="entity_f1", keep=True
+    )
+    splits = prepare_splits(config, tokenizer, "entities", outcome.head, of, protocol)
+    expected = peer_losses(tmp_path / "start", config, params, splits["train"], outcome.head, protocol, 1)
+    np.testing.assert_allclose(outcome.losses, expected, rtol=1e-4, atol=1e-4)
+    assert keep_model(outcome, labels, MINILM, tmp_path / "kept") == []
+    theirs = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path / "kept").eval()
+    assert theirs.config.id2label == dict(enumerate(tag_names(labels)))
+    own = transformers.AutoTokenizer.from_pretrained(tmp_path / "kept")
+    for example, answer in zip(of["test"], outcome.answers["test"], strict=True):
+        fed = own(example.text, return_tensors="pt", return_offsets_mapping=True, truncation=True)
+        first_U, words_U2 = words_of(example.text, fed.pop("offset_mapping")[0].numpy(), every=False)
+        with torch.no_grad():
+            tag_L = theirs(**fed).logits[0].argmax(-1).numpy()
+        assert spans_of(tag_L[first_U], words_U2, labels) == answer.spans
+    assert sum(len(answer.spans) for answer in outcome.answers["test"]) > 20
