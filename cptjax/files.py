@@ -258,8 +258,13 @@ def read_array(path: Path, kind: type[np.generic]) -> np.ndarray:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON; a reader never sees half a file."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8; a reader never sees half a file."""
     with written(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
 
 
 def check_out(path: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""The commands of evaluation: python -m eval tasks, and the benchmarks, bench attention and so on."""
+"""The commands of evaluation: tasks, tables, plots, errors, and the benchmarks, bench attention and so on."""
 
 import sys
 from collections.abc import Sequence
@@ -8,6 +8,9 @@ from cptjax.command.line import Command
 
 COMMANDS = {
     "tasks": Command("what models can be scored on, and where to get it", "eval.tasks.command:Tasks"),
+    "table": Command("means, differences and what chance may be in them, from rows", "eval.tables:TableCommand"),
+    "plot": Command("differences by task with their intervals, and learning curves", "eval.plots:PlotCommand"),
+    "errors": Command("a page to look at what was answered wrongly", "eval.errors:ErrorsCommand"),
     "bench attention": Command(
         "every backend of attention: errors, speed, memory", "eval.bench.attention:AttentionBench"
     ),
