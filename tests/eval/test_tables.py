@@ -11,7 +11,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from cptjax.rows import append_rows, read_rows
-from eval import __main__, statistics
+from eval import __main__, statistics, summary
 from eval.metrics import METRICS
 from eval.predictions import read_predictions, write_predictions
 from eval.render import as_html, as_latex, as_markdown, as_text, tex
@@ -85,6 +85,18 @@ def test_a_baseline_gets_differences_with_intervals_over_shared_seeds(rows):
     assert np.subtract(*over.interval) == pytest.approx(-np.hypot(*widths) / 2, rel=0.15)
     with pytest.raises(ValueError, match="no model is called 'large': the rows are of start, adapted"):
         compare(results, "large")
+
+
+def test_each_task_has_draws_of_its_own_and_each_model_the_same(rows, monkeypatch):
+    """An average over tasks would vary too much if they shared their draws."""
+    # Broken by: 0 in place of draws_of_its_own.
+    seeds = []
+    monkeypatch.setattr(
+        summary, "difference", lambda *given: (seeds.append(given[3]), statistics.difference(*given))[1]
+    )
+    results = read_results([rows], "test")
+    compare(results, "start"), compare(results, "adapted")
+    assert seeds == [0, 1, 0, 1]
 
 
 def test_without_predictions_a_difference_has_no_interval_and_says_so(rows, tmp_path):
