@@ -73,11 +73,12 @@ def read_rows(path: Path, refusal: Callable[[Row], str | None] = lambda _: None)
 
 
 def append_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Add rows to a file, all on the disk once this returns; a kill leaves at most one line cut. OSError with the path
-    where it cannot."""
-    with naming(path), open(path, "ab") as stream:
-        stream.write(b"".join(written(row) for row in rows))
-        stream.flush()
+    """Add rows to a file, all on the disk once this returns; a process that is killed leaves all or none of them, a
+    machine at most one line cut. OSError with the path where it cannot."""
+    lines = b"".join(written(row) for row in rows)
+    with naming(path), open(path, "ab", buffering=0) as stream:  # one write, which no signal cuts
+        while lines := lines[stream.write(lines) :]:
+            pass
         os.fsync(stream.fileno())
 
 

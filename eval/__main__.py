@@ -1,4 +1,4 @@
-"""The commands of evaluation: tasks, tables, plots, errors, and the benchmarks, bench attention and so on."""
+"""The commands of evaluation: runs, tasks, tables, plots, errors, and the benchmarks, bench attention and so on."""
 
 import sys
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from cptjax.command import line
 from cptjax.command.line import Command
 
 COMMANDS = {
+    "run": Command("fine-tune and score models on tasks, with many seeds", "eval.run:Evaluation"),
     "tasks": Command("what models can be scored on, and where to get it", "eval.tasks.command:Tasks"),
     "table": Command("means, differences and what chance may be in them, from rows", "eval.tables:TableCommand"),
     "plot": Command("differences by task with their intervals, and learning curves", "eval.plots:PlotCommand"),

@@ -1,5 +1,6 @@
 """A fine-tuned model as a folder that transformers' classifiers load as it is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from convert import table, to_hf
@@ -11,7 +12,9 @@ from eval.tagging import tag_names
 PROBLEMS = {"one": "single_label_classification", "any": "multi_label_classification"}
 
 
-def keep_model(outcome: Outcome, labels: list[str], source: Path, out: Path, *, overwrite: bool = False) -> list[str]:
+def keep_model(
+    outcome: Outcome, labels: Sequence[str], source: Path, out: Path, *, overwrite: bool = False
+) -> list[str]:
     """Write the model of a run that kept its parameters, with its tokenizer and the names of its labels; returns notes
     for its reader. A head of choices gives one score for a question with a choice.
 

@@ -1,0 +1,101 @@
+"""`python -m eval run`: fine-tune models on tasks with many seeds, and add what they are worth to a file of rows."""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from cptjax.command.escape import say
+from cptjax.command.line import Options
+from cptjax.files import check_out, locked
+from cptjax.rows import drop_cut_line, read_rows
+from eval import sweep
+from eval.protocols import protocol_of
+from eval.tasks.registry import chosen
+
+arg = tyro.conf.arg
+RATES = re.compile(r"learning_rate=(\d[\d.e-]*(?:,\d[\d.e-]*)*)")
+FIRST_SEED = 42  # that of both papers' code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Options):
+    """Fine-tune and score models on tasks; the same command goes on with what was interrupted."""
+
+    model: str  # folders or Hub ids with commas between; "baseline" needs no model
+    task: str  # names of tasks with commas between, or NAME=FOLDER of your own
+    data: Annotated[Path | None, arg(metavar="DIR")] = None  # the folder that the tasks' folders lie in
+    out: Annotated[Path, arg(metavar="ROWS")] = Path("rows.jsonl")  # rows are added to it
+    language: str = "en"  # of your own tasks
+    seeds: int = 5  # how many, from 42 on
+    protocol: str | None = None  # name or Python file; the task's own by default
+    change: Annotated[list[str], arg(metavar="FIELD=VALUE")] = field(default_factory=list)  # of the protocol
+    tune: str | None = None  # learning_rate=1e-5,2e-5: the best on dev, by model and task
+    train_examples: int | None = None  # the first so many of a drawn order, where all would take too long
+    part: str = "1/1"  # I/N: the I-th of N shares of the seeds, for N machines
+    together: int | None = None  # seeds that train at once; as many as fit by default
+    keep_model: Annotated[Path | None, arg(metavar="DIR")] = None  # a folder for each fine-tuned model
+
+    goes_on = True
+
+    def __call__(self, rest: Sequence[str]) -> None:
+        """Do what is not done yet."""
+        check_out(self.out)
+        part, rates, changes = _part(self.part), _rates(self.tune), _changes(self.change)
+        models = sweep.candidates(self.model.split(","))
+        tasks = [
+            sweep.prepare(
+                task,
+                self.data,
+                protocol_of(self.protocol or task.protocol, task.kind, changes),
+                rates,
+                self.train_examples,
+            )
+            for task in chosen(self.task.split(","), self.language)
+        ]
+        with locked(sweep.predictions_folder(self.out)):
+            if cut := drop_cut_line(self.out):
+                say(
+                    f"{self.out}: the last line was cut after {len(cut)} characters: it is made again",
+                    stream=sys.stderr,
+                )
+            rows = read_rows(self.out) if self.out.exists() else []
+            for job in sweep.jobs(models, tasks, range(FIRST_SEED, FIRST_SEED + self.seeds), part):
+                if (left := sweep.left(job, rows)).seeds:
+                    say(f"{job.model.name} on {job.on.task.name}: {len(left.seeds)} seeds", stream=sys.stderr)
+                    sweep.do(left, rows, self.out, together=self.together, keep=self.keep_model)
+
+
+def _rates(text: str | None) -> list[float]:
+    """The learning rates that --tune names."""
+    if text is None:
+        return []
+    if not (given := RATES.fullmatch(text)):
+        raise ValueError(f"--tune {text!r}: it is learning_rate=1e-5,2e-5, with the rates to choose among")
+    return [float(rate) for rate in given[1].split(",")]
+
+
+def _changes(words: Sequence[str]) -> dict[str, Any]:
+    """The fields of a protocol that FIELD=VALUE words change, values as JSON or else as texts."""
+    changes = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"--change {word!r}: it is FIELD=VALUE, such as epochs=3")
+        try:
+            changes[name] = json.loads(value)
+        except ValueError:
+            changes[name] = value
+    return changes
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, slash, parts = text.partition("/")
+    if not (slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise ValueError(f"--part {text!r}: it is I/N, such as 2/4 for the second of four")
+    return int(number), int(parts)

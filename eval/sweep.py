@@ -1,0 +1,311 @@
+"""Models by tasks by seeds to rows: what is done is not done again, and parts of a sweep add up to the whole.
+
+What trains together is a job. Its rows are added all at once, when it has ended: one that a kill cut leaves none, and
+is done again from its beginning.
+
+E examples of a split.
+"""
+
+import itertools
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from convert import from_hf
+from cptjax.data.tokenizer import Encoder, cautions, load_tokenizer
+from cptjax.files import hash_of, sha256
+from cptjax.machine.provenance import git_commit, versions
+from cptjax.rows import Row, append_rows
+from eval import baseline, metrics
+from eval.finetune import Look, Outcome, finetune
+from eval.kept import keep_model
+from eval.predictions import Head, Prediction, Seen, write_predictions
+from eval.protocols import Protocol
+from eval.tasks import guards, registry
+from eval.tasks.splits import SEED
+from eval.tasks.task import Answer, Examples, Kind, Task
+
+HUB_KINDS: dict[Kind, str] = {  # the Hub's names
+    "single_label": "text-classification",
+    "multi_label": "text-classification",
+    "relation": "text-classification",
+    "entities": "token-classification",
+    "nested_entities": "token-classification",
+    "multiple_choice": "multiple-choice",
+}
+SCORED = ("dev", "test")  # splits
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to be measured: its folder, None for the baseline, and what its rows say of it."""
+
+    name: str
+    folder: Path | None
+    weights: str  # hashes
+    tokenizer: str
+    notes: tuple[str, ...] = ()  # what a reader of its numbers should know
+
+
+def candidate(model: str) -> Candidate:
+    """The model of a folder or Hub id, or the baseline by its name. Raises as `from_hf.find` does, and ValueError for a
+    model without a tokenizer."""
+    if model == baseline.NAME:
+        return Candidate(model, None, hash_of(model), hash_of(model))
+    folder = from_hf.find(model)
+    if not (tokenizer := folder / "tokenizer.json").is_file():
+        raise ValueError(f"{model} has no tokenizer.json: a model is measured with its own")
+    weights = hash_of({path.name: sha256(path) for path in from_hf.weight_files(folder)})
+    notes = tuple(cautions(folder, load_tokenizer(folder)))
+    return Candidate(model.rstrip("/").split("/")[-1], folder, weights, sha256(tokenizer), notes)
+
+
+def candidates(models: Sequence[str]) -> list[Candidate]:
+    """These models. Raises ValueError for two of one name, whose rows nobody could tell apart."""
+    each = [candidate(model) for model in models]
+    for first, second in itertools.combinations(each, 2):
+        if first.name == second.name:
+            raise ValueError(f"two models are called {first.name}: rename one of their folders")
+    return each
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A task as it is trained on and scored here."""
+
+    task: Task
+    examples: Examples
+    labels: tuple[str, ...]
+    data: str  # hash of the examples
+    protocol: Protocol
+    learning_rates: tuple[float, ...]  # the best on dev counts
+    notes: tuple[str, ...]  # what a reader of its numbers should know
+
+    @property
+    def protocol_hash(self) -> str:
+        """Of all that numbers depend on beside data, model and seed."""
+        return hash_of([self.protocol.hash, self.learning_rates]) if self.learning_rates else self.protocol.hash
+
+
+def prepare(
+    task: Task, data: Path | None, protocol: Protocol, rates: Sequence[float] = (), train_examples: int | None = None
+) -> Prepared:
+    """Read a task, a draw of so many of its training texts if told. Raises as `registry.load` does."""
+    examples = dict(registry.load(task, data))
+    labels, train = registry.labels_of(task, examples), examples["train"]
+    notes = [*task.doubts, *protocol.doubts, *guards.data_notes(task, examples)]
+    if train_examples is not None and train_examples < len(train):
+        examples["train"] = random.Random(SEED).sample(train, train_examples)
+        notes.append(f"trained on {train_examples:,} of {len(train):,} texts")
+    return Prepared(task, examples, labels, registry.data_hash(examples), protocol, tuple(rates), tuple(notes))
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What trains together: the seeds of one model on one task."""
+
+    model: Candidate
+    on: Prepared
+    seeds: tuple[int, ...]
+
+
+def jobs(
+    models: Sequence[Candidate], tasks: Sequence[Prepared], seeds: Sequence[int], part: tuple[int, int]
+) -> list[Job]:
+    """The jobs of part I of N, counted from 1: the whole sweep in an order, cut in N stretches of as many seeds."""
+    number, parts = part
+    whole = list(itertools.product(tasks, models, seeds))
+    first, last = (len(whole) * i // parts for i in (number - 1, number))
+    grouped = itertools.groupby(whole[first:last], key=lambda unit: unit[:2])
+    return [Job(model, on, tuple(unit[2] for unit in units)) for (on, model), units in grouped]
+
+
+def left(job: Job, rows: Iterable[Row]) -> Job:
+    """The job without the seeds whose rows are all there."""
+    of = (job.model.name, job.model.weights, job.on.task.name, job.on.data, job.on.protocol_hash)
+    known = {
+        (row.seed, row.split, row.metric)
+        for row in rows
+        if (row.model, row.weights, row.task, row.data, row.protocol_hash) == of
+    }
+    wanted = list(itertools.product(SCORED, job.on.task.metrics))
+    return replace(job, seeds=tuple(seed for seed in job.seeds if {(seed, *each) for each in wanted} - known))
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What one seed gave."""
+
+    seed: int
+    learning_rate: float
+    seconds: float
+    of: Mapping[str, Sequence[Answer]]  # by split; nothing where the training diverged
+    scores: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)  # by split, of labels of texts
+    tokens: Mapping[str, np.ndarray] = field(default_factory=dict)  # by split, of each example
+    truncated: Mapping[str, np.ndarray] = field(default_factory=dict)
+    looks: tuple[Look, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def do(job: Job, known: Iterable[Row], out: Path, *, together: int | None, keep: Path | None) -> None:
+    """Train and score the seeds of a job; its predictions are written, then its rows added to `out`, all at once, but
+    for those `known`."""
+    there = {row.of for row in known}
+    each = _baseline(job) if job.model.folder is None else _trained(job, together, keep)
+    append_rows(out, [row for answers in each for row in _rows(job, answers, out) if row.of not in there])
+
+
+def _baseline(job: Job) -> list[Answers]:
+    """What the baseline says, with each seed the same."""
+    on, began = job.on, time.perf_counter()
+    said = {split: baseline.answers(on.task.kind, on.examples["train"], on.examples[split]) for split in SCORED}
+    seconds = (time.perf_counter() - began) / len(job.seeds)
+    return [Answers(seed, 0.0, seconds, said) for seed in job.seeds]
+
+
+def _trained(job: Job, together: int | None, keep: Path | None) -> list[Answers]:
+    """What fine-tuned models say, at the learning rate that is best on dev, as a mean over seeds."""
+    on, folder = job.on, job.model.folder
+    assert folder is not None
+    config, params = from_hf.load(folder)
+    outcomes = list(
+        finetune(
+            config,
+            params,
+            Encoder(folder),
+            on.task.kind,
+            on.labels,
+            on.examples,
+            on.protocol,
+            job.seeds,
+            on.learning_rates,
+            metric=on.task.metrics[0],
+            at_once=together,
+            devices=jax.devices(),
+            keep=keep is not None,
+        )
+    )
+    rates = sorted({outcome.learning_rate for outcome in outcomes})
+    best = max(rates, key=lambda rate: _on_dev([x for x in outcomes if x.learning_rate == rate]))
+    chosen = [outcome for outcome in outcomes if outcome.learning_rate == best]
+    if keep is not None:
+        for outcome in chosen:
+            keep_model(
+                outcome, on.labels, folder, keep / f"{job.model.name}_{on.task.name}_{outcome.seed}", overwrite=True
+            )
+    ceiling = _ceiling(job, chosen[0])
+    return [_answers(outcome, ceiling) for outcome in chosen]
+
+
+def _on_dev(outcomes: Sequence[Outcome]) -> float:
+    """The mean of the scores on dev of what was chosen there, 0 for a run that diverged."""
+    return float(np.mean([0.0 if x.diverged or x.chosen is None else x.chosen.score for x in outcomes]))
+
+
+def _answers(outcome: Outcome, notes: tuple[str, ...]) -> Answers:
+    if outcome.diverged:
+        notes = (*notes, "the training diverged: its loss was not finite")
+    return Answers(
+        outcome.seed,
+        outcome.learning_rate,
+        outcome.seconds,
+        outcome.answers,
+        outcome.scores,
+        {split: texts.tokens_E for split, texts in outcome.texts.items()},
+        {split: texts.truncated_E for split, texts in outcome.texts.items()},
+        outcome.looks,
+        notes,
+    )
+
+
+def _ceiling(job: Job, outcome: Outcome) -> tuple[str, ...]:
+    """What no answer of the head can reach, where entities do not end where the tokenizer's words do."""
+    examples, metric = job.on.examples["test"], job.on.task.metrics[0]
+    best = outcome.head.best_answers(outcome.texts["test"], examples)
+    gold = [example.gold for example in examples]
+    if (most := metrics.score(metric, gold, best, job.on.labels)) == 1:
+        return ()
+    missed = sum(len({*g.spans} - {*b.spans}) for g, b in zip(gold, best, strict=True))
+    count = sum(len(g.spans) for g in gold)
+    told = f"{missed:,} of {count:,} entities of test are not words of this tokenizer"
+    return (f"{told}: {metric} is at most {most:.4f}",)
+
+
+def predictions_folder(out: Path) -> Path:
+    """The folder beside a file of rows that holds what they count."""
+    return out.with_name(f"{out.stem}_predictions")
+
+
+def _rows(job: Job, answers: Answers, out: Path) -> Iterator[Row]:
+    """A seed's rows, once its predictions are written; of one that diverged without a value."""
+    on, model, task = job.on, job.model, job.on.task
+    for split in SCORED:
+        gold, path = [example.gold for example in on.examples[split]], ""
+        if answers.of:
+            name = f"{model.name}_{task.name}_{on.protocol_hash[:8]}_{answers.seed}_{split}.jsonl"
+            path = str(Path(predictions_folder(out).name) / name)
+            write_predictions(out.parent / path, *_predictions(job, answers, split))
+        for metric in task.metrics:
+            yield Row(
+                model=model.name,
+                weights=model.weights,
+                tokenizer=model.tokenizer,
+                task=task.name,
+                kind=HUB_KINDS[task.kind],
+                data=on.data,
+                split=split,
+                metric=metric,
+                value=metrics.score(metric, gold, answers.of[split], on.labels) if answers.of else None,
+                seed=answers.seed,
+                protocol=on.protocol.name,
+                protocol_hash=on.protocol_hash,
+                examples=len(gold),
+                truncated=float(np.mean(answers.truncated.get(split, 0.0))),
+                learning_rate=answers.learning_rate,
+                tuned={"learning_rate": list(on.learning_rates)} if on.learning_rates else {},
+                notes=[*model.notes, *on.notes, *answers.notes],
+                versions={name: version for name, version in versions().items() if version is not None},
+                commit=git_commit(),
+                seconds=answers.seconds,
+                predictions=path,
+            )
+
+
+def _predictions(job: Job, answers: Answers, split: str) -> tuple[Head, list[Prediction]]:
+    on, examples, scores = job.on, job.on.examples[split], answers.scores.get(split)
+    head = Head(
+        model=job.model.name,
+        weights=job.model.weights,
+        task=on.task.name,
+        kind=on.task.kind,
+        language=on.task.language,
+        split=split,
+        seed=answers.seed,
+        protocol=on.protocol.name,
+        protocol_hash=on.protocol_hash,
+        labels=on.labels,
+        examples=len(examples),
+        curve=tuple((look.step, look.score) for look in answers.looks),
+    )
+    zeros, seen = np.zeros(len(examples), int), Seen(on.examples["train"])
+    tokens, truncated = answers.tokens.get(split, zeros), answers.truncated.get(split, zeros)
+    return head, [
+        Prediction(
+            id=example.id,
+            text=example.text,
+            second=example.second,
+            choices=example.choices,
+            gold=example.gold,
+            predicted=answers.of[split][number],
+            scores=None if scores is None else dict(scores[number]),
+            tokens=int(tokens[number]),
+            truncated=bool(truncated[number]),
+            seen=seen(example),
+        )
+        for number, example in enumerate(examples)
+    ]
