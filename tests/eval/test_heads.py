@@ -134,7 +134,7 @@ def test_what_a_model_brings_for_a_head_is_kept_as_transformers_keeps_it():
 
 def test_dropout_is_that_of_the_config_and_of_rows_and_texts_alone():
     """Padding rows, and how many texts a step could hold, change no draw."""
-    # Broken by: keys split into as many as there are rows; a share of 0 of what a classifier reads.
+    # Broken by: the number of rows folded into their keys; a share of 0 of what a classifier reads.
     head = HEADS["label"]
     model, params = model_of("bert", head, "reference")
     found, loss = pieces(head), jax.jit(step_loss, static_argnums=(1, 2))

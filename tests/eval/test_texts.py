@@ -125,10 +125,17 @@ def test_long_texts_are_cut_and_it_is_said(encoders):
     assert [len(text.token_L) for text in texts.texts[:2]] == [64, 64]
     probe = encoders[1].tokenizer.encode("the heart", "mind")
     assert texts.texts[2].token_L.tolist() == probe.ids and texts.texts[2].token_type_L.tolist() == probe.type_ids
+    both = [
+        ("heart " * 100, "blood mind"),
+        ("mind", "heart " * 70),
+        ("heart " * 80, "blood " * 90),
+        ("is " * 90, "a " * 90),
+    ]
+    texts = tokenise(encoders[1], BERT, [Example("", a, Answer(), second=b) for a, b in both], "relation", ENGLISH)
     encoders[1].tokenizer.enable_truncation(64)
-    probe = encoders[1].tokenizer.encode(pair.text, pair.second)
+    probes = [encoders[1].tokenizer.encode(*pair).ids for pair in both]
     encoders[1].tokenizer.no_truncation()
-    assert texts.texts[1].token_L.tolist() == probe.ids
+    assert [text.token_L.tolist() for text in texts.texts] == probes
 
 
 def test_each_choice_is_a_pair_with_the_question(encoders):
