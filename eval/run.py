@@ -46,6 +46,9 @@ class Evaluation(Options):
     def __call__(self, rest: Sequence[str]) -> None:
         """Do what is not done yet."""
         check_out(self.out)
+        for name in ("seeds", "train_examples", "together"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {number}: at least 1")
         part, rates, changes = _part(self.part), _rates(self.tune), _changes(self.change)
         models = sweep.candidates(self.model.split(","))
         tasks = [
@@ -58,6 +61,9 @@ class Evaluation(Options):
             )
             for task in chosen(self.task.split(","), self.language)
         ]
+        spans = [on.task.name for on in tasks if on.task.kind == "nested_entities"]
+        if self.keep_model and spans:
+            raise ValueError(f"transformers has no class for the span scorer of {spans[0]}: leave --keep-model out")
         with locked(sweep.predictions_folder(self.out)):
             if cut := drop_cut_line(self.out):
                 say(

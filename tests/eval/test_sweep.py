@@ -107,6 +107,22 @@ def test_parts_add_up_to_the_whole(folder, swept, tmp_path):
     assert [row.of for row in told(joined)] == [row.of for row in told(swept, "start", "adapted")]
 
 
+def test_a_kept_model_says_the_same_in_transformers(folder, tmp_path):
+    # Broken by: the labels' names in another order.
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    out = tmp_path / "rows.jsonl"
+    assert run(folder, out, "--keep-model", str(tmp_path / "kept"), model="start", seeds=1) == 0
+    kept = tmp_path / "kept" / "start_mine_42"
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(kept).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(kept)
+    row = next(row for row in read_rows(out) if row.split == "test")
+    for each in read_predictions(tmp_path / row.predictions)[1]:
+        with torch.no_grad():
+            label = int(model(**tokenizer(each.text, return_tensors="pt")).logits.argmax())
+        assert (model.config.id2label[label],) == each.predicted.labels
+
+
 def test_a_rate_is_chosen_on_dev_and_said(folder, tmp_path):
     # Broken by: choosing on test; the rates left out of the hash.
     out = tmp_path / "rows.jsonl"
@@ -126,8 +142,15 @@ def test_a_seed_that_diverges_is_a_row_that_says_so(folder, tmp_path):
 def test_what_cannot_be_done_is_one_line(folder, tmp_path, capsys):
     out, twice = tmp_path / "rows.jsonl", tmp_path / "start"
     twice.symlink_to(folder / "start")
+    (nested := tmp_path / "nested").mkdir()
+    spans = [{"start": 0, "end": 9, "label": "A"}, {"start": 4, "end": 9, "label": "B"}]
+    for split in TEXTS:
+        (nested / f"{split}.jsonl").write_text(json.dumps({"id": split, "text": "the heart", "spans": spans}) + "\n")
     for options, reason in (
         (("--part", "3/2"), "--part '3/2': it is I/N"),
+        (("--seeds", "0"), "--seeds is 0: at least 1"),
+        (("--train-examples", "0"), "--train-examples is 0: at least 1"),
+        (("--task", f"nested={nested}", "--keep-model", str(out)), "no class for the span scorer of nested"),
         (("--tune", "epochs=1,2"), "--tune 'epochs=1,2': it is learning_rate="),
         (("--tune", "learning_rate=x"), "--tune 'learning_rate=x'"),
         (("--change", "epoch=1"), "protocols have no epoch"),
