@@ -1,4 +1,4 @@
-"""What some transformers reads from folders: run in a process of its own, with that version on the path.
+"""What some transformers reads from folders; an older one in a process of its own, with it on the path.
 
 Given as JSON on stdin: folders by name, and texts. Told on stdout by name: the ids of each text and how they decode,
 and the model's scores, or why there are none.
@@ -7,8 +7,6 @@ and the model's scores, or why there are none.
 import json
 import os
 import sys
-
-os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 import torch
 import transformers
@@ -48,7 +46,11 @@ def read(folder: str, texts: list[str]) -> dict:
     return found
 
 
+def told(folders: dict[str, str], texts: list[str]) -> dict:
+    """What this version makes of all folders."""
+    found = {name: read(folder, texts) for name, folder in folders.items()}
+    return {"version": transformers.__version__, "read": found}
+
+
 if __name__ == "__main__":
-    asked = json.load(sys.stdin)
-    told = {name: read(folder, asked["texts"]) for name, folder in asked["folders"].items()}
-    json.dump({"version": transformers.__version__, "read": told}, sys.stdout)
+    json.dump(told(**json.load(sys.stdin)), sys.stdout)
