@@ -24,6 +24,7 @@ if metadata.version("jaxlib").startswith("0.10."):  # a later one ends the proce
     flags = [f"--{name}={value}" for name, value in FASTER.items()]
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["OMP_NUM_THREADS"] = "1"  # torch's other threads would spin on cores that other tests are using
 
 gc.set_threshold(50_000, 50, 50)  # looking for garbage while programs are traced took a tenth of the CPU time
 

@@ -61,10 +61,15 @@ DRAWS = 200
 IDS = dict.fromkeys(to_hf.SPECIAL_TOKENS, 0)
 
 
-def a_run(folder: Path, model: ModelConfig) -> Run:
-    rng = np.random.default_rng(0)
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> Path:
+    """The store of 400 short texts."""
+    folder, rng = tmp_path_factory.mktemp("texts"), np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS, rng.integers(2, 40))) for _ in range(400)]
-    store = make_store(folder / "store", make_tokenizer(folder / "tokenizer", seed_text=" ".join(texts)), texts)
+    return make_store(folder / "store", make_tokenizer(folder / "tokenizer", seed_text=" ".join(texts)), texts)
+
+
+def a_run(store: Path, model: ModelConfig) -> Run:
     size = ROWS * TOKENS
     causal = Schedule(PEAK, warmup_tokens=WARM_UP * size)
     decay = Schedule(PEAK, shape="one_minus_sqrt", final_ratio=LAST)
@@ -155,6 +160,7 @@ def torchs(folder: Path, batches: list[dict]) -> tuple[list[float], list[float],
 def handed_over(run: Run, vocabulary) -> list[dict]:
     """The packed rows of each step, and what was masked in them."""
     batches, rows = Batches(run.data), jnp.arange(ROWS, dtype=jnp.int32)
+    masked = jax.jit(partial(draw, run.phases[1].objective, vocabulary=vocabulary))
     found = []
     for step in range(CAUSAL + DECAY):
         batch = batches.batch_of_step(step)
@@ -166,7 +172,7 @@ def handed_over(run: Run, vocabulary) -> list[dict]:
             label_BL[~follows_BL] = -100
         else:
             key = jax.random.fold_in(jax.random.key(run.seed), step)
-            targets = draw(run.phases[1].objective, token_BL, segment_BL, rows, key, vocabulary)
+            targets = masked(token_BL, segment_BL, rows, key)
             label_BL = np.full_like(token_BL, -100)
             chosen_BS = np.where(targets.weight_BS, targets.target_BS, -100)
             np.put_along_axis(label_BL, np.asarray(targets.position_BS), chosen_BS, axis=1)
@@ -176,13 +182,13 @@ def handed_over(run: Run, vocabulary) -> list[dict]:
 
 
 @pytest.mark.parametrize("family", MODELS)
-def test_forty_steps_are_those_of_a_plain_pytorch_loop(family, tmp_path, monkeypatch):
+def test_forty_steps_are_those_of_a_plain_pytorch_loop(family, texts, tmp_path, monkeypatch):
     # Broken by: a window of 7, Adam's count running on where FROZEN, decay times the rate.
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     devices = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda *_: devices)
-    run = a_run(tmp_path, MODELS[family])
+    run = a_run(texts, MODELS[family])
     setting = set_up(open_inputs(run, tmp_path / "run"))
     params = jax.jit(partial(init_params, encoder(MODELS[family], run.precision)))(jax.random.key(run.seed))
     to_hf.save(MODELS[family], params, tmp_path / "start", hf_config=IDS)
