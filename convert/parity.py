@@ -95,18 +95,19 @@ def compare(a: str | Path, b: str | Path, *, only: Collection[str] | None = None
         raise ValueError(f"{a} and {b} are different models: {', '.join(unlike)}")
     # The same run may be exported as an encoder or a decoder: the Hugging Face folder says which.
     architecture = second.architecture if first.is_run and not second.is_run else first.architecture
-    judges = {dtype: judge(first, architecture, dtype) for dtype in ("float32", "bfloat16")}
-    candidates = {
-        dtype: ours(second.config, second.params, architecture, dtype=dtype) for dtype in ("float32", "bfloat16")
-    }
+    every = cases(first.config.vocab_size, special_ids(first), first.config.longest_document)
+    tried = [case for case in every if only is None or case.name in only]
+    dtypes = ("float32", "bfloat16") if any(case.name in BFLOAT16 for case in tried) else ("float32",)
+    judges = {dtype: judge(first, architecture, dtype) for dtype in dtypes}
+    candidates = {dtype: ours(second.config, second.params, architecture, dtype=dtype) for dtype in dtypes}
     rows: dict[str, dict[str, dict[str, float]]] = {}
-    for case in cases(first.config.vocab_size, special_ids(first), first.config.longest_document):
-        if only is not None and case.name not in only:
-            continue
-        rows[case.name] = {"float32": differences(judges["float32"], candidates["float32"], case, largest)}
+    for case in tried:
+        exact_NBLD = judges["float32"].outputs(case.token_BL, case.segment_BL)
+        far = partial(differences, judges["float32"], exact_NBLD, case)
+        rows[case.name] = {"float32": far(candidates["float32"], largest)}
         if case.name in BFLOAT16:
             for name, models in (("bfloat16", candidates), ("judge's bfloat16", judges)):
-                rows[case.name][name] = differences(judges["float32"], models["bfloat16"], case, typical)
+                rows[case.name][name] = far(models["bfloat16"], typical)
     worst = float(np.max([value for row in rows.values() for value in row["float32"].values()]))
     rounding = [
         row["bfloat16"][name] / max(own, ROUNDED_ONCE.get(name, LEAST_ERROR))
@@ -197,10 +198,13 @@ def _random_ids(vocab_size: int, rows: int, length: int) -> np.ndarray:
     return token_BL
 
 
-def differences(first: Model, second: Model, case: Case, measure: Callable[[Pairs], float]) -> dict[str, float]:
-    """Relative difference (`largest` or `typical`) by name of the output, real tokens only."""
+def differences(
+    first: Model, a_NBLD: np.ndarray, case: Case, second: Model, measure: Callable[[Pairs], float]
+) -> dict[str, float]:
+    """Relative difference (`largest` or `typical`) by name of the output, real tokens only; `a_NBLD` is what `first`
+    puts out."""
     real = case.segment_BL > 0
-    a_NBLD, b_NBLD = (model.outputs(case.token_BL, case.segment_BL) for model in (first, second))
+    b_NBLD = second.outputs(case.token_BL, case.segment_BL)
     names = ["embeddings", *(f"layer_{i}" for i in range(first.layers)), "final_norm"][: len(a_NBLD)]
     largest = {
         name: measure([(a_BLD[real], b_BLD[real])]) for name, a_BLD, b_BLD in zip(names, a_NBLD, b_NBLD, strict=True)
@@ -261,7 +265,8 @@ def ours(config: ModelConfig, params: Any, architecture: str, *, dtype: Any, bac
         if _of_texts(architecture):
             if segment_BL.max() == 1:  # one text a row
                 rows = len(segment_BL)
-                yield exactly(heads.text_scores, hidden_BLD, segment_BL * np.arange(1, rows + 1)[:, None], rows)
+                text_scores = jax.jit(heads.text_scores, static_argnums=(0, 4))
+                yield exactly(text_scores, hidden_BLD, segment_BL * np.arange(1, rows + 1)[:, None], rows)
         elif config.head != "none":
             score = _logits if config.head == "lm" else heads.token_scores
             yield from _by_chunk(partial(exactly, jax.jit(score, static_argnums=0)), segment_BL, hidden_BLD)
