@@ -36,8 +36,7 @@ def bench(case: Case) -> dict[str, float]:
     exact = our_gradient(case, Precision(compute="float32"), params, batch)
     errors = {}
     for name, precision in OURS.items():
-        off = optax.tree.sub(our_gradient(case, precision, params, batch), exact)
-        errors[name] = float(optax.tree.norm(off) / optax.tree.norm(exact))
+        errors[name] = float(_distance(our_gradient(case, precision, params, batch), exact))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ids = dict.fromkeys(to_hf.SPECIAL_TOKENS, case.vocabulary.special_token_ids[-1])
@@ -45,6 +44,11 @@ def bench(case: Case) -> dict[str, float]:
         write_batch(case, batch, folder / BATCH)
         errors[AUTOCAST] = _autocast_error(ARCHITECTURES[case.objective], folder)
     return errors
+
+
+@jax.jit
+def _distance(gradient: Any, exact: Any) -> jax.Array:
+    return optax.tree.norm(optax.tree.sub(gradient, exact)) / optax.tree.norm(exact)
 
 
 def our_gradient(case: Case, precision: Precision, params: Any, batch: dict[str, jax.Array]) -> Any:
@@ -58,10 +62,14 @@ def our_gradient(case: Case, precision: Precision, params: Any, batch: dict[str,
     )
     key = jax.random.fold_in(jax.random.key(SEED), 0)
     row_B = jnp.arange(case.rows, dtype=jnp.int32)
+
+    @jax.jit
+    def gradient(*given: Any) -> Any:
+        grads, counts = jax.grad(loss, has_aux=True)(*given)
+        return jax.tree.map(lambda g: g / counts["targets"], grads)
+
     with precision.products():
-        gradient = jax.jit(jax.grad(loss, has_aux=True))
-        grads, counts = gradient(params, batch["token_BL"], batch["segment_BL"], row_B, key)
-    return jax.tree.map(lambda g: g / counts["targets"], grads)
+        return gradient(params, batch["token_BL"], batch["segment_BL"], row_B, key)
 
 
 def _autocast_error(architecture: str, folder: Path) -> float:
