@@ -1,1 +1,1 @@
-"""Measures models: benchmarks now; tasks, tables and analysis to come."""
+"""Measures models: what they are worth on tasks, in tables and pages, and what our code costs, in benches."""

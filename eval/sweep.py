@@ -244,6 +244,7 @@ def predictions_folder(out: Path) -> Path:
 def _rows(job: Job, answers: Answers, out: Path) -> Iterator[Row]:
     """A seed's rows, once its predictions are written; of one that diverged without a value."""
     on, model, task = job.on, job.model, job.on.task
+    commit, used = git_commit(), {name: version for name, version in versions().items() if version is not None}
     for split in SCORED:
         gold, path = [example.gold for example in on.examples[split]], ""
         if answers.of:
@@ -269,8 +270,8 @@ def _rows(job: Job, answers: Answers, out: Path) -> Iterator[Row]:
                 learning_rate=answers.learning_rate,
                 tuned={"learning_rate": list(on.learning_rates)} if on.learning_rates else {},
                 notes=[*model.notes, *on.notes, *answers.notes],
-                versions={name: version for name, version in versions().items() if version is not None},
-                commit=git_commit(),
+                versions=used,
+                commit=commit,
                 seconds=answers.seconds,
                 predictions=path,
             )

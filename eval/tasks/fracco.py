@@ -9,7 +9,7 @@ from collections import defaultdict
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from eval.tasks.codes import keep_most_frequent
+from eval.tasks.codes import DOUBTS, keep_most_frequent
 from eval.tasks.files import as_text, list_files, read_files
 from eval.tasks.splits import largest_remainders, shuffled
 from eval.tasks.tables import read_table
@@ -53,9 +53,7 @@ TASKS = tuple(
         vocabulary="all",
         source="form: never seen, read as public code that reads it has it",
         doubts=(
-            "the paper says macro F1; its code scores micro F1, and its published numbers fit that",
-            "codes are chosen by how many documents of all splits have them, as in the paper's code",
-            "of codes as frequent as each other the first of the alphabet is kept; the paper's code draws",
+            *DOUBTS,
             "its texts are those of cantemist_fr",
         ),
     )

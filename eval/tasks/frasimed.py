@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from eval.tasks.brat import FILES, read_brat
-from eval.tasks.codes import keep_most_frequent
+from eval.tasks.codes import DOUBTS, keep_most_frequent
 from eval.tasks.files import read_files
 from eval.tasks.splits import rounded_down, shuffled
 from eval.tasks.task import Answer, Example, Examples, Hub, Task
@@ -44,9 +44,7 @@ def _task(name: str, part: str, scheme: str, hub: str, *doubts: str) -> Task:
         vocabulary="all",
         source="form: never seen, read as public code that reads it has it",
         doubts=(
-            "the paper says macro F1; its code scores micro F1, and its published numbers fit that",
-            "codes are chosen by how many documents of all splits have them, as in the paper's code",
-            "of codes as frequent as each other the first of the alphabet is kept; the paper's code draws",
+            *DOUBTS,
             *doubts,
         ),
     )
