@@ -239,7 +239,8 @@ def _together(setting: Setting, runs: Sequence[Run], devices: int, keep: bool) -
         if _is_due(setting, step + 1, len(shapes)) and not progress.look(state.params, step + 1):
             break
     params = state.params if progress.best is None else progress.best
-    told = {name: tell(setting, params, split) for name, split in setting.splits.items() if name != "train"}
+    rest = {name: split for name, split in setting.splits.items() if name not in ("train", *progress.told)}
+    told = progress.told | {name: tell(setting, params, split) for name, split in rest.items()}
     seconds = (time.perf_counter() - began) / len(runs)
     for number, run in enumerate(runs):
         yield _outcome(setting, progress, told, run, number, params if keep else None, seconds)
@@ -260,6 +261,7 @@ class _Progress:
         self.looks: list[list[Look]] = [[] for _ in range(runs)]
         self.chosen: list[Look | None] = [None] * runs
         self.best: Any = None
+        self.told: dict[str, list[list[np.ndarray]]] = {}  # of dev, by text, then run: what the chosen look saw
 
     def finite(self) -> np.ndarray:
         """Whether each run's losses are, so far: [R]."""
@@ -273,6 +275,7 @@ class _Progress:
         if dev is None:
             return bool(finite_R.any())
         told = tell(self.setting, params, dev)
+        before_told = self.told.get("dev", told)
         better_R = np.zeros(self.runs, bool)
         for run in np.flatnonzero(finite_R):
             look = Look(step, *best_threshold(self.setting, dev, [score[run] for score in told]))
@@ -280,6 +283,10 @@ class _Progress:
             before = self.chosen[run]
             better_R[run] = is_last or before is None or look.score > before.score
             self.chosen[run] = look if better_R[run] else before
+        self.told["dev"] = [
+            [new if better else old for new, old, better in zip(*each, better_R, strict=True)]
+            for each in zip(told, before_told, strict=True)
+        ]
         if not is_last:
             keep = self.setting.programs.choose
             self.best = jax.tree.map(jnp.copy, params) if self.best is None else keep(better_R, params, self.best)

@@ -20,6 +20,7 @@ from eval.tasks.registry import chosen
 
 arg = tyro.conf.arg
 RATES = re.compile(r"learning_rate=(\d[\d.e-]*(?:,\d[\d.e-]*)*)")
+SIZES = re.compile(r"((train|dev|test)=0*[1-9]\d*(,(?=.)|$))+")
 FIRST_SEED = 42  # that of both papers' code
 
 
@@ -36,7 +37,7 @@ class Evaluation(Options):
     protocol: str | None = None  # name or Python file; the task's own by default
     change: Annotated[list[str], arg(metavar="FIELD=VALUE")] = field(default_factory=list)  # of the protocol
     tune: str | None = None  # learning_rate=1e-5,2e-5: the best on dev, by model and task
-    train_examples: int | None = None  # the first so many of a drawn order, where all would take too long
+    examples: str | None = None  # train=1000,test=2000: so many are drawn, where all would take too long
     part: str = "1/1"  # I/N: the I-th of N shares of the seeds, for N machines
     together: int | None = None  # seeds that train at once; as many as fit by default
     keep_model: Annotated[Path | None, arg(metavar="DIR")] = None  # a folder for each fine-tuned model
@@ -46,10 +47,10 @@ class Evaluation(Options):
     def __call__(self, rest: Sequence[str]) -> None:
         """Do what is not done yet."""
         check_out(self.out)
-        for name in ("seeds", "train_examples", "together"):
+        for name in ("seeds", "together"):
             if (number := getattr(self, name)) is not None and number < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {number}: at least 1")
-        part, rates, changes = _part(self.part), _rates(self.tune), _changes(self.change)
+                raise ValueError(f"--{name} is {number}: at least 1")
+        part, rates, changes, sizes = _part(self.part), _rates(self.tune), _changes(self.change), _sizes(self.examples)
         models = sweep.candidates(self.model.split(","))
         tasks = [
             sweep.prepare(
@@ -57,7 +58,7 @@ class Evaluation(Options):
                 self.data,
                 protocol_of(self.protocol or task.protocol, task.kind, changes),
                 rates,
-                self.train_examples,
+                sizes,
             )
             for task in chosen(self.task.split(","), self.language)
         ]
@@ -84,6 +85,15 @@ def _rates(text: str | None) -> list[float]:
     if not (given := RATES.fullmatch(text)):
         raise ValueError(f"--tune {text!r}: it is learning_rate=1e-5,2e-5, with the rates to choose among")
     return [float(rate) for rate in given[1].split(",")]
+
+
+def _sizes(text: str | None) -> dict[str, int]:
+    """How many examples --examples wants of each split."""
+    if text is None:
+        return {}
+    if not SIZES.fullmatch(text):
+        raise ValueError(f"--examples {text!r}: it is train=1000,dev=200,test=500, or some of them, each above 0")
+    return {split: int(size) for split, size in (each.split("=") for each in text.split(","))}
 
 
 def _changes(words: Sequence[str]) -> dict[str, Any]:

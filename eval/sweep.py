@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -93,15 +94,20 @@ class Prepared:
 
 
 def prepare(
-    task: Task, data: Path | None, protocol: Protocol, rates: Sequence[float] = (), train_examples: int | None = None
+    task: Task,
+    data: Path | None,
+    protocol: Protocol,
+    rates: Sequence[float] = (),
+    sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> Prepared:
-    """Read a task, a draw of so many of its training texts if told. Raises as `registry.load` does."""
+    """Read a task, of a split in `sizes` a draw of so many examples. Raises as `registry.load` does."""
     examples = dict(registry.load(task, data))
-    labels, train = registry.labels_of(task, examples), examples["train"]
+    labels = registry.labels_of(task, examples)
     notes = [*task.doubts, *protocol.doubts, *guards.data_notes(task, examples)]
-    if train_examples is not None and train_examples < len(train):
-        examples["train"] = random.Random(SEED).sample(train, train_examples)
-        notes.append(f"trained on {train_examples:,} of {len(train):,} texts")
+    for split, size in sizes.items():
+        if size < (whole := len(examples[split])):
+            examples[split] = random.Random(SEED).sample(examples[split], size)
+            notes.append(f"{size:,} of {whole:,} texts of {split}")
     return Prepared(task, examples, labels, registry.data_hash(examples), protocol, tuple(rates), tuple(notes))
 
 

@@ -132,6 +132,14 @@ def test_a_rate_is_chosen_on_dev_and_said(folder, tmp_path):
     assert {tuple(row.tuned["learning_rate"]) for row in rows} == {(1e-9, 1e-2)}
 
 
+def test_examples_are_drawn_and_said(folder, tmp_path):
+    out = tmp_path / "rows.jsonl"
+    assert run(folder, out, "--examples", "train=6,test=3,dev=99", model="baseline", seeds=1) == 0
+    for row in read_rows(out):
+        assert row.examples == {"dev": 4, "test": 3}[row.split]
+        assert row.notes[-2:] == ["6 of 12 texts of train", "3 of 5 texts of test"]
+
+
 def test_a_seed_that_diverges_is_a_row_that_says_so(folder, tmp_path):
     out = tmp_path / "rows.jsonl"
     assert run(folder, out, "--change", "learning_rate=1e30", "clip_norm=null", model="start", seeds=1) == 0
@@ -149,7 +157,9 @@ def test_what_cannot_be_done_is_one_line(folder, tmp_path, capsys):
     for options, reason in (
         (("--part", "3/2"), "--part '3/2': it is I/N"),
         (("--seeds", "0"), "--seeds is 0: at least 1"),
-        (("--train-examples", "0"), "--train-examples is 0: at least 1"),
+        (("--examples", "train=0"), "--examples 'train=0': it is train=1000,dev=200,test=500"),
+        (("--examples", "train=5,"), "--examples 'train=5,'"),
+        (("--examples", "text=5"), "--examples 'text=5'"),
         (("--task", f"nested={nested}", "--keep-model", str(out)), "no class for the span scorer of nested"),
         (("--tune", "epochs=1,2"), "--tune 'epochs=1,2': it is learning_rate="),
         (("--tune", "learning_rate=x"), "--tune 'learning_rate=x'"),
