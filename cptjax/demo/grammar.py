@@ -4,6 +4,9 @@ Notes have structure worth learning. Symptoms, exam, finding, drug, dose and war
 the condition, and one patient (name, sex, age, weight, side) runs through a whole note, so later
 words are predictable from earlier ones. Stories come from the same machinery: a model pretrained
 on them knows both languages and little of the clinical facts. All invented: no medical advice.
+
+It is known where a document names its patient's diagnosis and drug: while it is made they stand
+between marks, which are then taken out.
 """
 
 import random
@@ -14,9 +17,12 @@ from typing import Literal
 
 Domain = Literal["general", "clinical"]
 Language = Literal["en", "fr"]
+Label = Literal["DIAGNOSIS", "DRUG"]
 
 CLINICAL_SHARE = 0.05  # of the documents of the general domain
 LANGUAGES: tuple[Language, ...] = ("en", "fr")
+_OPENINGS: dict[str, Label] = {"\ue000": "DIAGNOSIS", "\ue001": "DRUG"}  # for private use: no word has them
+_CLOSING = "\ue002"
 
 # A sentence or two and the one word that its {mask} hides; the word follows from the rest.
 PROBES: tuple[tuple[str, str], ...] = (
@@ -260,6 +266,23 @@ class Condition:
     ward: str
 
 
+@dataclass(frozen=True)
+class Mention:
+    """Where a document names a diagnosis or a drug: characters from `start` up to `end`, without article."""
+
+    start: int
+    end: int
+    label: Label
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and its mentions, in the order of the text."""
+
+    text: str
+    mentions: tuple[Mention, ...]
+
+
 def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.split("|")]
 
@@ -307,6 +330,23 @@ def _of(noun: str, language: Language) -> str:
     return f"of {_bare(noun)}" if language == "en" else _elide("de", _bare(noun))
 
 
+def _marked(words: str, name: str, label: Label) -> str:
+    """Words that end in a name, with marks around it."""
+    opening = next(mark for mark, of in _OPENINGS.items() if of == label)
+    return f"{words.removesuffix(name)}{opening}{name}{_CLOSING}"
+
+
+def _unmarked(marked: str) -> Document:
+    text, mentions = "", []
+    for piece in re.split(f"([{''.join(_OPENINGS)}][^{_CLOSING}]*{_CLOSING})", marked):
+        words = piece
+        if label := _OPENINGS.get(piece[:1]):
+            words = piece[1:-1]
+            mentions.append(Mention(len(text), len(text) + len(words), label))
+        text += words
+    return Document(text, tuple(mentions))
+
+
 def _the(noun: str, language: Language) -> str:
     if language == "en":
         return f"the {_bare(noun)}"
@@ -330,6 +370,8 @@ def _illness(rng: random.Random, language: Language) -> dict[str, str]:
     sides = (("left", "left"), ("right", "right"), ("gauche", "gauche"), ("droit", "droite"))
     side, side_f = rng.choice(sides[:2] if language == "en" else sides[2:])
     specialist = condition.ward[:-1] + "ist" if language == "en" else condition.ward[:-2] + "ue"
+    disease, drug = condition.disease, condition.drug
+    name = _bare(disease)
     fields = {name: value for name, value in vars(condition).items() if isinstance(value, str)}
     return fields | {
         "s1": first,
@@ -339,8 +381,10 @@ def _illness(rng: random.Random, language: Language) -> dict[str, str]:
         "side": side,
         "specialist": specialist,
         "the_specialist": _the(f"un {specialist}", language),
-        "of_disease": _of(condition.disease, language),
-        "of_drug": _of(condition.drug, language),
+        "disease": _marked(disease, name, "DIAGNOSIS"),
+        "of_disease": _marked(_of(disease, language), name, "DIAGNOSIS"),
+        "drug": _marked(drug, drug, "DRUG"),
+        "of_drug": _marked(_of(drug, language), drug, "DRUG"),
         "of_ward": _of(condition.ward, language),
         "kg": str(rng.randint(52, 94)),
         "weeks": rng.choice("23468"),
@@ -361,16 +405,16 @@ def _sentence(template: str, fields: dict[str, str], rng: random.Random) -> str:
     return text[0].upper() + text[1:]
 
 
-def _document(rng: random.Random, domain: Domain) -> str:
+def _document(rng: random.Random, domain: Domain) -> Document:
     language = rng.choice(LANGUAGES)
     story = _illness if domain == "clinical" else _trip
     fields = _person(rng, language) | story(rng, language)
     unused = {step: rng.sample(them, len(them)) for step, them in _STEPS[domain, language].items()}
     plan = [slot for slot in _PLANS[domain].split() if slot[-1] != "?" or rng.random() < 0.5]
-    return " ".join(_sentence(unused[slot.rstrip("?")].pop(), fields, rng) for slot in plan)
+    return _unmarked(" ".join(_sentence(unused[slot.rstrip("?")].pop(), fields, rng) for slot in plan))
 
 
-def documents(seed: int, count: int, domain: Domain) -> Iterator[str]:
+def documents(seed: int, count: int, domain: Domain) -> Iterator[Document]:
     """`count` documents of 4 to 12 sentences, each in one language, the same for the same seed."""
     rng = random.Random(seed)
     for _ in range(count):

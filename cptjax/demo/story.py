@@ -143,7 +143,7 @@ def write_text(folder: Path) -> dict[str, Path]:
     """Write the grammar's documents, one JSONL file per domain."""
     folder.mkdir()
     return {
-        domain: _write(folder / f"{domain}.jsonl", grammar.documents(seed, count, domain))
+        domain: _write(folder / f"{domain}.jsonl", (each.text for each in grammar.documents(seed, count, domain)))
         for seed, (domain, count) in enumerate(DOCUMENTS.items())
     }
 

@@ -1,6 +1,7 @@
 """The demo's text and tables; the whole demo is run by hand, it takes minutes."""
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -15,10 +16,14 @@ from cptjax.demo import grammar, story
 ROOT = Path(__file__).parents[2]
 
 
+def texts_of(seed: int, count: int, domain: grammar.Domain = "clinical") -> list[str]:
+    return [document.text for document in grammar.documents(seed, count, domain)]
+
+
 def test_grammar_is_deterministic_bilingual_and_varied():
-    texts = list(grammar.documents(3, 400, "clinical"))
-    assert texts == list(grammar.documents(3, 400, "clinical"))
-    assert texts != list(grammar.documents(4, 400, "clinical"))
+    texts = texts_of(3, 400)
+    assert texts == texts_of(3, 400)
+    assert texts != texts_of(4, 400)
     assert len(set(texts)) == 400
     words = Counter(word for text in texts for word in text.split())
     assert words["the"] > 100 and words["une"] > 100
@@ -27,7 +32,7 @@ def test_grammar_is_deterministic_bilingual_and_varied():
 def test_grammar_gives_a_patient_one_drug_and_one_dose():
     drugs = {c.drug: c.dose for conditions in grammar.CONDITIONS.values() for c in conditions}
     seen = Counter()
-    for text in grammar.documents(0, 1000, "clinical"):
+    for text in texts_of(0, 1000):
         named = {drug for drug in drugs if f" {drug} " in text}
         if len(named) == 1:
             seen[named.pop()] += 1
@@ -36,14 +41,32 @@ def test_grammar_gives_a_patient_one_drug_and_one_dose():
     assert len(seen) > 30
 
 
+def test_mentions_are_the_names_that_stand_in_the_text(monkeypatch):
+    # Broken by: {of_drug} left unmarked; the article marked too; a mention one character later.
+    conditions = [each for of_language in grammar.CONDITIONS.values() for each in of_language]
+    label = {re.sub("^(a|an|un|une) ", "", each.disease): "DIAGNOSIS" for each in conditions}
+    label |= {each.drug: "DRUG" for each in conditions}
+    longest_first = sorted(label, key=len, reverse=True)
+    name = re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b")
+    documents = [each for seed in (1, 2) for each in grammar.documents(seed, 500, ("clinical", "general")[seed - 1])]
+    for each in documents:
+        named = [grammar.Mention(*found.span(), label[found[0]]) for found in name.finditer(each.text)]
+        assert list(each.mentions) == named
+    assert len({each.text[m.start : m.end] for each in documents for m in each.mentions}) == len(label)
+    # Without any mark the text is the same.
+    texts = [each.text for each in documents]
+    monkeypatch.setattr(grammar, "_marked", lambda words, name, label: words)
+    assert texts == texts_of(1, 500) + texts_of(2, 500, "general")
+
+
 def test_probe_answers_are_words_of_the_text():
-    words = Counter(word.strip(".,") for text in grammar.documents(0, 2000, "clinical") for word in text.split())
+    words = Counter(word.strip(".,") for text in texts_of(0, 2000) for word in text.split())
     for text, answer in grammar.PROBES:
         assert text.count("{mask}") == 1 and words[answer] > 20
 
 
 def test_tokenizer_fills_and_prepares(tmp_path):
-    texts = list(grammar.documents(0, 300, "clinical"))
+    texts = texts_of(0, 300)
     story.train_tokenizer(texts, tmp_path / "tokenizer")
     tokenizer = load_tokenizer(tmp_path / "tokenizer")
     ids = tokenizer.encode("treated with [MASK] daily").ids
