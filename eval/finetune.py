@@ -30,6 +30,7 @@ from eval.texts import Texts, tokenise
 from eval.update import Programs, programs
 
 THRESHOLDS = tuple(np.arange(0.05, 0.96, 0.05).round(2).tolist())  # tried on dev where the protocol asks for it
+STEPS_AHEAD = 2  # that may wait at the device: one who stops a run waits for no more
 MEMORY_SHARE = 0.6  # of a device's memory that runs may fill by a rough formula
 
 
@@ -159,7 +160,9 @@ def precision_of(protocol: Protocol, platform: str) -> Precision:
 
 def fitting(setting: Setting, devices: Sequence[Any]) -> int:
     """How many runs fit these devices together, at least one on each: parameters, moments, gradients and the best so
-    far, and what a step keeps of each token in each layer."""
+    far, and what a step keeps of each token in each layer. On a CPU one on each: together they are slower."""
+    if devices[0].platform == "cpu":
+        return len(devices)
     config = setting.config
     parameters = sum(np.size(x) for x in jax.tree.leaves(setting.params))
     per_token = 12 * config.hidden_size + 4 * (1 + config.gated) * config.intermediate_size
@@ -236,6 +239,7 @@ def _together(setting: Setting, runs: Sequence[Run], devices: int, keep: bool) -
         stacked = put(jax.tree.map(lambda *each: np.stack(each), *arrays))
         state, loss_R = setting.programs.update(state, stacked, key_R, put(rate_R), put(ahead_R))
         progress.losses.append(loss_R)
+        jax.block_until_ready(progress.losses[max(0, step - STEPS_AHEAD)])
         if _is_due(setting, step + 1, len(shapes)) and not progress.look(state.params, step + 1):
             break
     params = state.params if progress.best is None else progress.best

@@ -39,7 +39,7 @@ class Evaluation(Options):
     tune: str | None = None  # learning_rate=1e-5,2e-5: the best on dev, by model and task
     examples: str | None = None  # train=1000,test=2000: so many are drawn, where all would take too long
     part: str = "1/1"  # I/N: the I-th of N shares of the seeds, for N machines
-    together: int | None = None  # seeds that train at once; as many as fit by default
+    together: int | None = None  # seeds that train at once; by default as many as fit, on a CPU one
     keep_model: Annotated[Path | None, arg(metavar="DIR")] = None  # a folder for each fine-tuned model
 
     goes_on = True
