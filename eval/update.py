@@ -5,7 +5,7 @@ R runs, B rows, L tokens, T texts of a step.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +34,7 @@ class Programs(NamedTuple):
     choose: Callable  # (where_R, new parameters, old ones) -> parameters
 
 
+@lru_cache(maxsize=4)  # models of one shape follow each other on a task, and need not be compiled for again
 def programs(config: ModelConfig, head: Head, protocol: Protocol, precision: Precision, sharding: Any) -> Programs:
     """The programs for an encoder of this shape under a head; `sharding` is that of the axis of runs, or None."""
     shape = head.shape(config)

@@ -9,11 +9,13 @@ import pytest
 from cptjax.data.tokenizer import Encoder
 from cptjax.families import encoder
 from cptjax.model import init_params
-from cptjax.shape import BertConfig
+from cptjax.shape import BertConfig, Precision
 from eval import metrics
 from eval.finetune import Outcome, finetune, order_of, rate_of
+from eval.heads import head_of
 from eval.protocols import protocol_of
 from eval.tasks.task import Answer
+from eval.update import programs
 from tests.eval.small import LABELS, examples, splits_of
 from tests.fixtures_text import make_bert_tokenizer
 
@@ -67,6 +69,16 @@ def test_runs_that_train_together_are_as_each_alone(tokenizer, params, together)
     (alone,) = tuned(tokenizer, params, "entities", [4], [3e-3])
     same(together[1], alone)
     assert np.abs(together[0].losses - together[1].losses).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_models_of_one_shape_share_what_was_compiled(kind):
+    def made():
+        protocol = protocol_of("cpu", kind)
+        head = head_of(kind, list(LABELS[kind]), examples(kind)["train"], protocol)
+        return programs(replace(CONFIG), head, protocol, Precision("float32"), None)
+
+    assert made() is made()
 
 
 def test_a_run_that_diverges_says_so_and_ends_no_other(together):
