@@ -18,6 +18,9 @@ COMMANDS = {
     "bench loss": Command("the chunked loss, beside the plain one", "eval.bench.loss:LossBench"),
     "bench step": Command("a training step of ours alone", "eval.bench.step:StepBench"),
     "bench compare": Command("a training step, beside PyTorch's", "eval.bench.compare:CompareBench"),
+    "bench finetune": Command(
+        "a fine-tuning, beside transformers' and PyTorch's: scores, seconds", "eval.bench.finetune:FinetuneBench"
+    ),
     "bench rounding": Command(
         "the error of a bfloat16 gradient, beside PyTorch's autocast", "eval.bench.rounding:RoundingBench"
     ),

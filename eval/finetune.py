@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 from cptjax.data.tokenizer import Encoder
 from cptjax.machine.host import device_memory
 from cptjax.shape import ModelConfig, Precision
+from cptjax.step import TrainState
 from eval import metrics
 from eval.heads import Head, Scores, head_of
 from eval.packed import Piece, Placed, Shape, batch, few_shapes, row_lengths, rows_needed, split_batches
@@ -89,6 +90,7 @@ class Setting:
     metric: str
     splits: dict[str, Split]
     programs: Programs
+    devices: Sequence[Any]
     sharding: Any
 
 
@@ -127,15 +129,36 @@ def finetune(
     `at_once` runs train together, as many as fit by default; `devices` share them. `metric` chooses among looks at
     dev. Raises ValueError for what no model can be trained on.
     """
+    setting = setting_of(
+        config, params, encoder, kind, labels, examples, protocol, metric=metric, devices=devices or jax.devices()[:1]
+    )
+    runs = [Run(seed, rate) for rate in learning_rates or (protocol.learning_rate,) for seed in seeds]
+    at_once = at_once or fitting(setting)
+    for first in range(0, len(runs), at_once):
+        yield from _together(setting, runs[first : first + at_once], keep)
+
+
+def setting_of(
+    config: ModelConfig,
+    params: Any,
+    encoder: Encoder,
+    kind: Kind,
+    labels: Sequence[str],
+    examples: Examples,
+    protocol: Protocol,
+    *,
+    metric: str,
+    devices: Sequence[Any],
+) -> Setting:
+    """What the runs of a model on a task share. Raises ValueError for what no model can be trained on."""
     if not examples.get("train"):
         raise ValueError("there is no text in train: nothing can be learnt")
     head = head_of(kind, labels, examples["train"], protocol)
-    devices = list(devices or jax.devices()[:1])
     sharding = None
     if len(devices) > 1:
         mesh = jax.make_mesh((len(devices),), ("runs",), axis_types=(AxisType.Auto,), devices=devices)
         sharding = NamedSharding(mesh, P("runs"))
-    setting = Setting(
+    return Setting(
         config,
         params,
         head,
@@ -144,12 +167,9 @@ def finetune(
         metric,
         prepare_splits(config, encoder, kind, head, examples, protocol),
         programs(config, head, protocol, precision_of(protocol, devices[0].platform), sharding),
+        devices,
         sharding,
     )
-    runs = [Run(seed, rate) for rate in learning_rates or (protocol.learning_rate,) for seed in seeds]
-    at_once = at_once or fitting(setting, devices)
-    for first in range(0, len(runs), at_once):
-        yield from _together(setting, runs[first : first + at_once], len(devices), keep)
 
 
 def precision_of(protocol: Protocol, platform: str) -> Precision:
@@ -158,19 +178,19 @@ def precision_of(protocol: Protocol, platform: str) -> Precision:
     return Precision(usual if protocol.precision == "auto" else protocol.precision)
 
 
-def fitting(setting: Setting, devices: Sequence[Any]) -> int:
-    """How many runs fit these devices together, at least one on each: parameters, moments, gradients and the best so
+def fitting(setting: Setting) -> int:
+    """How many runs fit the devices together, at least one on each: parameters, moments, gradients and the best so
     far, and what a step keeps of each token in each layer. On a CPU one on each: together they are slower."""
-    if devices[0].platform == "cpu":
-        return len(devices)
+    if setting.devices[0].platform == "cpu":
+        return len(setting.devices)
     config = setting.config
     parameters = sum(np.size(x) for x in jax.tree.leaves(setting.params))
     per_token = 12 * config.hidden_size + 4 * (1 + config.gated) * config.intermediate_size
     lengths = sorted((len(piece.text.token_L) for piece in setting.splits["train"].pieces), reverse=True)
     tokens = 2 * sum(lengths[: setting.protocol.texts_per_step])
     need = 4 * (6 * parameters + tokens * per_token * config.num_hidden_layers)
-    memory = device_memory(devices[0])
-    return len(devices) * max(1, int(MEMORY_SHARE * memory // need)) if memory else len(devices)
+    count, memory = len(setting.devices), device_memory(setting.devices[0])
+    return count * max(1, int(MEMORY_SHARE * memory // need)) if memory else count
 
 
 # ---- which texts a step holds
@@ -179,8 +199,7 @@ def fitting(setting: Setting, devices: Sequence[Any]) -> int:
 def order_of(seed: int, split: Split, protocol: Protocol) -> list[list[int]]:
     """Numbers of the pieces of each step: every pass in an order of its own, its last step with what is left."""
     together, size = split.texts.steps_of, protocol.texts_per_step
-    a_pass = -(-len(together) // size)
-    total = protocol.steps or protocol.epochs * a_pass
+    a_pass, total = steps_of(split, protocol)
     steps: list[list[int]] = []
     for epoch in range(-(-total // a_pass)):
         drawn = np.random.default_rng([seed, epoch]).permutation(len(together)).tolist()
@@ -189,6 +208,12 @@ def order_of(seed: int, split: Split, protocol: Protocol) -> list[list[int]]:
             for first in range(0, len(together), size)
         ]
     return steps[:total]
+
+
+def steps_of(split: Split, protocol: Protocol) -> tuple[int, int]:
+    """Steps of a pass over a split, and of a whole training."""
+    a_pass = -(-len(split.texts.steps_of) // protocol.texts_per_step)
+    return a_pass, protocol.steps or protocol.epochs * a_pass
 
 
 def rate_of(protocol: Protocol, step: int, total: int) -> float:
@@ -218,31 +243,38 @@ def step_shapes(orders: Sequence[list[list[int]]], split: Split, texts: int, mos
 # ---- runs that train together
 
 
-def _together(setting: Setting, runs: Sequence[Run], devices: int, keep: bool) -> Iterator[Outcome]:
-    began = time.perf_counter()
-    spread = [*runs, *[runs[-1]] * (-len(runs) % devices)]  # a device with nothing to do repeats the last
+def training(setting: Setting, runs: Sequence[Run]) -> Iterator[tuple[TrainState, jax.Array]]:
+    """Train runs together; after each step their state, which the next step destroys, and losses, [R]."""
     train, protocol = setting.splits["train"], setting.protocol
     orders = {run.seed: order_of(run.seed, train, protocol) for run in runs}
     texts = protocol.texts_per_step * max(map(len, train.texts.steps_of))
     shapes = step_shapes([orders[run.seed] for run in runs], train, texts, setting.config.longest_document)
     put = partial(jax.device_put, device=setting.sharding)
-    key_R = put(jnp.stack([jax.random.key(run.seed) for run in spread]))
+    key_R = put(jnp.stack([jax.random.key(run.seed) for run in runs]))
     state = setting.programs.start(setting.params, key_R)
-    progress = _Progress(setting, len(spread))
     for step, shape in enumerate(shapes):
-        arrays = [batch([train.pieces[i] for i in orders[run.seed][step]], shape).arrays for run in spread]
+        arrays = [batch([train.pieces[i] for i in orders[run.seed][step]], shape).arrays for run in runs]
         share = rate_of(protocol, step, len(shapes))
-        rate_R = np.array([share * run.learning_rate for run in spread], np.float32)
+        rate_R = np.array([share * run.learning_rate for run in runs], np.float32)
         ahead_R = (
             rate_R if protocol.head_learning_rate is None else np.full_like(rate_R, share * protocol.head_learning_rate)
         )
         stacked = put(jax.tree.map(lambda *each: np.stack(each), *arrays))
         state, loss_R = setting.programs.update(state, stacked, key_R, put(rate_R), put(ahead_R))
+        yield state, loss_R
+
+
+def _together(setting: Setting, runs: Sequence[Run], keep: bool) -> Iterator[Outcome]:
+    began = time.perf_counter()
+    spread = [*runs, *[runs[-1]] * (-len(runs) % len(setting.devices))]  # a device with nothing to do repeats the last
+    progress, params = _Progress(setting, len(spread)), None
+    for step, (state, loss_R) in enumerate(training(setting, spread), start=1):
         progress.losses.append(loss_R)
-        jax.block_until_ready(progress.losses[max(0, step - STEPS_AHEAD)])
-        if _is_due(setting, step + 1, len(shapes)) and not progress.look(state.params, step + 1):
+        jax.block_until_ready(progress.losses[max(0, step - 1 - STEPS_AHEAD)])
+        params = state.params
+        if _is_due(setting, step) and not progress.look(params, step):
             break
-    params = state.params if progress.best is None else progress.best
+    params = params if progress.best is None else progress.best
     rest = {name: split for name, split in setting.splits.items() if name not in ("train", *progress.told)}
     told = progress.told | {name: tell(setting, params, split) for name, split in rest.items()}
     seconds = (time.perf_counter() - began) / len(runs)
@@ -250,10 +282,9 @@ def _together(setting: Setting, runs: Sequence[Run], devices: int, keep: bool) -
         yield _outcome(setting, progress, told, run, number, params if keep else None, seconds)
 
 
-def _is_due(setting: Setting, done: int, total: int) -> bool:
-    groups = len(setting.splits["train"].texts.steps_of)
-    every = setting.protocol.evaluate_every or -(-groups // setting.protocol.texts_per_step)
-    return done % every == 0 or done == total
+def _is_due(setting: Setting, done: int) -> bool:
+    a_pass, total = steps_of(setting.splits["train"], setting.protocol)
+    return done % (setting.protocol.evaluate_every or a_pass) == 0 or done == total
 
 
 class _Progress:

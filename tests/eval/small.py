@@ -13,7 +13,8 @@ from convert import to_hf
 from cptjax.data.tokenizer import Encoder
 from cptjax.families import encoder
 from cptjax.shape import ModelConfig, Precision
-from eval.finetune import Split, order_of, prepare_splits, rate_of
+from eval.bench.peer import NO_LABEL, move, optimizer_of, padded
+from eval.finetune import Split, order_of, prepare_splits
 from eval.heads import Head, TextHead, head_of
 from eval.packed import Piece
 from eval.protocols import Protocol
@@ -68,29 +69,14 @@ def peer_losses(
 ) -> list[float]:
     """Losses of each step as transformers and PyTorch have them, from the same weights, texts and order: AdamW without
     decay of norms and biases, linear schedule, clipped gradients, a text a row with padding."""
-    import torch
-
     model = encoder(head.shape(config), Precision("float32"))
     theirs = exported(folder, model.config, start_params(model, head, params, jax.random.key(seed)), head).train()
-    still = {name for name, _ in theirs.named_parameters() if "bias" in name or "norm" in name.lower()}
-    groups = [
-        {"params": [p for name, p in theirs.named_parameters() if (name in still) == is_still], "weight_decay": decay}
-        for is_still, decay in ((False, protocol.weight_decay), (True, 0.0))
-    ]
-    betas = (protocol.b1, protocol.b2)
-    optimizer = torch.optim.AdamW(groups, lr=protocol.learning_rate, betas=betas, eps=protocol.eps)
     orders = order_of(seed, split, protocol)
-    losses = []
-    for step, order in enumerate(orders):
-        for group in optimizer.param_groups:
-            group["lr"] = protocol.learning_rate * rate_of(protocol, step, len(orders))
-        loss = peer_loss(theirs, [split.pieces[i] for i in order], head)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(theirs.parameters(), protocol.clip_norm or float("inf"))
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
+    optimizer, schedule = optimizer_of(theirs, protocol, len(orders))
+    return [
+        move(theirs, optimizer, schedule, peer_loss(theirs, [split.pieces[i] for i in order], head), protocol)
+        for order in orders
+    ]
 
 
 def exported(folder: Path, config: ModelConfig, params: Any, head: Head) -> Any:
@@ -109,8 +95,10 @@ def peer_loss(theirs: Any, pieces: Sequence[Piece], head: Head) -> Any:
 
     logits = peer_logits(theirs, pieces)
     if not isinstance(head, TextHead):
-        tags = [np.where(piece.targets.of_tokens["tag"] < 0, -100, piece.targets.of_tokens["tag"]) for piece in pieces]
-        return functional.cross_entropy(logits.flatten(0, 1), padded(tags, -100).flatten())
+        tags = [
+            np.where(piece.targets.of_tokens["tag"] < 0, NO_LABEL, piece.targets.of_tokens["tag"]) for piece in pieces
+        ]
+        return functional.cross_entropy(logits.flatten(0, 1), padded(tags, NO_LABEL).flatten())
     target_TN = torch.tensor(np.stack([piece.targets.of_text_N for piece in pieces]))
     if head.right == "any":
         return functional.binary_cross_entropy_with_logits(logits, target_TN, pos_weight=torch.tensor(head.positive_N))
@@ -129,14 +117,6 @@ def peer_logits(theirs: Any, pieces: Sequence[Piece]) -> Any:
     if theirs.config.model_type == "bert":
         fed["token_type_ids"] = padded([piece.text.token_type_L for piece in pieces], 0)
     return theirs(**fed).logits
-
-
-def padded(arrays: list[np.ndarray], value: int) -> Any:
-    """A matrix of PyTorch's."""
-    import torch
-
-    longest = max(map(len, arrays))
-    return torch.tensor(np.stack([np.pad(x, (0, longest - len(x)), constant_values=value) for x in arrays])).long()
 
 
 def peer_answers(theirs: Any, split: Split, head: Head) -> list[Answer]:
