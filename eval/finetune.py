@@ -24,10 +24,10 @@ from cptjax.shape import ModelConfig, Precision
 from cptjax.step import TrainState
 from eval import metrics
 from eval.heads import Head, Scores, head_of
-from eval.packed import Piece, Placed, Shape, batch, few_shapes, row_lengths, rows_needed, split_batches
+from eval.packed import Piece, Shape, batch, by_text, few_shapes, row_lengths, rows_needed
 from eval.protocols import Protocol
 from eval.tasks.task import Answer, Example, Examples, Kind
-from eval.texts import Texts, tokenise
+from eval.texts import Text, Texts, tokenise
 from eval.update import Programs, programs
 
 THRESHOLDS = tuple(np.arange(0.05, 0.96, 0.05).round(2).tolist())  # tried on dev where the protocol asks for it
@@ -330,23 +330,12 @@ class _Progress:
 
 def tell(setting: Setting, params: Any, split: Split) -> list[list[np.ndarray]]:
     """What each run's head makes of each text of a split: by text, then run."""
-    told: list[list[np.ndarray]] = [[] for _ in split.pieces]
 
-    def read(numbers: list[int], placed: Placed, score_R: jax.Array) -> None:
-        of_runs = np.asarray(score_R)
-        for number, text in enumerate(numbers):
-            _, row, start = placed.place_T[number]
-            told[text] = [setting.head.of_text(each, number, row, start, split.pieces[text].text) for each in of_runs]
+    def read(score_R: np.ndarray, number: int, row: int, start: int, text: Text) -> list[np.ndarray]:
+        return [setting.head.of_text(score, number, row, start, text) for score in score_R]
 
-    before = None  # read while the device is at the next
-    for numbers, placed in split_batches(split.pieces, setting.config.longest_document):
-        at_work = (numbers, placed, setting.programs.scores(params, placed.arrays))
-        if before is not None:
-            read(*before)
-        before = at_work
-    if before is not None:
-        read(*before)
-    return told
+    work = partial(setting.programs.scores, params)
+    return by_text(split.pieces, setting.config.longest_document, work, read)
 
 
 def best_threshold(setting: Setting, dev: Split, told: Sequence[np.ndarray]) -> tuple[float, float]:

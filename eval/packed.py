@@ -5,15 +5,16 @@ B rows, L tokens, T texts, C entities of all rows, N labels.
 
 import bisect
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from eval.heads import NO_ENTITIES, NO_TAG, Targets
 from eval.texts import Text
 
+Told = TypeVar("Told")
 SHORTEST_ROW, ROUND = 64, 32  # tokens
 TEXTS_A_ROW = 3  # as long as so many texts of mean length, a row has little padding
 MOST_SHAPES = 4  # of steps: each is compiled
@@ -169,6 +170,33 @@ def split_batches(pieces: Sequence[Piece], most: int) -> Iterator[tuple[list[int
         for numbers in batches.values():
             shape = Shape(((length, min(at_once, max(row_T) + 1)),), most, 0)
             yield numbers, batch([_untold(pieces[text]) for text in numbers], shape)
+
+
+def by_text(
+    pieces: Sequence[Piece],
+    most: int,
+    work: Callable[[Any], Any],
+    read: Callable[[np.ndarray, int, int, int, Text], Told],
+) -> list[Told]:
+    """What is made of each text of a split: `work` makes one array of the arrays of a batch, on the device, and `read`
+    takes a text's part of it, by the text's number, row and first token there. Rows have `most` tokens at most."""
+    told: dict[int, Told] = {}
+
+    def read_all(numbers: list[int], placed: Placed, made: Any) -> None:
+        made = np.asarray(made)
+        for number, text in enumerate(numbers):
+            _, row, start = placed.place_T[number]
+            told[text] = read(made, number, row, start, pieces[text].text)
+
+    before = None  # read while the device is at the next
+    for numbers, placed in split_batches(pieces, most):
+        at_work = (numbers, placed, work(placed.arrays))
+        if before is not None:
+            read_all(*before)
+        before = at_work
+    if before is not None:
+        read_all(*before)
+    return [told[text] for text in range(len(pieces))]
 
 
 def _untold(piece: Piece) -> Piece:

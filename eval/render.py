@@ -1,13 +1,34 @@
-"""How tables are written: for a terminal, as Markdown, for a paper, for a browser."""
+"""How tables are written: for a terminal, as Markdown, for a paper, for a browser, for a program."""
 
+import csv
+import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-from cptjax.command.escape import markdown, printable
+from cptjax.command.escape import markdown, printable, say
+from cptjax.files import write_text
 from eval.page import escape, page
 
+Format = Literal["text", "markdown", "latex", "csv", "html"]
 NOTE_WIDTH = 100  # columns of a terminal
+NOTHING = "–"
+
+
+def percent(share: float | None) -> str:
+    """A share in percent, with two digits."""
+    return NOTHING if share is None else f"{100 * share:.2f}"
+
+
+def put(text: str, out: Path | None) -> None:
+    """Write a file, or print where none is asked for."""
+    if out is None:
+        say(text.rstrip("\n"))
+    else:
+        write_text(out, text)
+        say(f"wrote {out}")
 
 
 @dataclass(frozen=True)
@@ -116,3 +137,26 @@ def _section(table: Table) -> str:
     notes = "".join(f"<p class='soft'>{escape(note)}</p>\n" for note in table.notes)
     grid = f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>\n{rows}\n</tbody></table></div>"
     return f"<h2>{escape(table.title)}</h2>\n{grid}\n{notes}"
+
+
+RENDERED: dict[str, Callable[[Sequence[Table]], str]] = {
+    "text": as_text,
+    "markdown": as_markdown,
+    "latex": as_latex,
+    "html": as_html,
+}
+
+
+def csv_lines(columns: Sequence[str], lines: Iterable[Mapping[str, object]]) -> str:
+    """A header and a line for each of the lines; a column that a line has not is empty."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    for line in lines:
+        writer.writerow({name: _no_formula(value) for name, value in line.items()})
+    return stream.getvalue()
+
+
+def _no_formula(value: object) -> object:
+    """A name such that a spreadsheet takes it for no formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -1,29 +1,17 @@
 """`python -m eval table`: what rows say together, as tables for a terminal, a browser, a paper or a program."""
 
-import csv
-import io
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from cptjax.command.escape import say
 from cptjax.command.line import Options
-from cptjax.files import check_out, write_text
-from eval.render import Table, as_html, as_latex, as_markdown, as_text
+from cptjax.files import check_out
+from eval.render import NOTHING, RENDERED, Format, Table, csv_lines, percent, put
 from eval.summary import Beside, Part, Results, beside, by_length, by_seen, published, read_results
-
-Format = Literal["text", "markdown", "latex", "csv", "html"]
-NOTHING = "–"
-RENDERED: dict[str, Callable[[Sequence[Table]], str]] = {
-    "text": as_text,
-    "markdown": as_markdown,
-    "latex": as_latex,
-    "html": as_html,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +35,10 @@ class TableCommand(Options):
             written = as_csv(results, compared)
         else:
             written = RENDERED[self.format](tables(results, compared, self.baseline or ""))
-        if self.out is None:
-            say(written.rstrip("\n"))
-        else:
-            write_text(self.out, written)
-            say(f"wrote {self.out}")
+        put(written, self.out)
 
 
 # ---- what is said
-
-
-def percent(share: float | None) -> str:
-    """A share in percent, with two digits."""
-    return NOTHING if share is None else f"{100 * share:.2f}"
 
 
 def points(share: float) -> str:
@@ -208,12 +187,7 @@ COLUMNS += ("paired_seeds", "difference", "low", "high", "p", "p_holm")
 
 def as_csv(results: Results, compared: Sequence[Beside] = ()) -> str:
     """A line a score: shares from 0 to 1 as they are, of whole tests and of parts; what there is not is empty."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for line in _lines(results, {(each.model, each.task): each for each in compared}):
-        writer.writerow({name: _no_formula(value) for name, value in line.items()})
-    return stream.getvalue()
+    return csv_lines(COLUMNS, _lines(results, {(each.model, each.task): each for each in compared}))
 
 
 def _lines(results: Results, compared: dict[tuple[str, str | None], Beside]) -> Iterator[dict[str, object]]:
@@ -246,8 +220,3 @@ def _of(each: Beside | None) -> dict[str, object]:
         "p_holm": each.p_holm,
     }
     return {**what, "paired_seeds": each.seeds}
-
-
-def _no_formula(value: object) -> object:
-    """A name such that a spreadsheet takes it for no formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

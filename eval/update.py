@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from cptjax.dropout import Dropping
 from cptjax.families import encoder
-from cptjax.model import Encoder, encode, init_params
+from cptjax.model import Encoded, Encoder, encode, init_params
 from cptjax.optim import AdamW, add_decay, make_optimizer
 from cptjax.shape import ModelConfig, Precision
 from cptjax.sharding import parameter_path
@@ -110,5 +110,10 @@ def step_loss(params: Any, model: Encoder, head: Head, batch: Batch, key: jax.Ar
 
 def hidden_states(model: Encoder, params: Any, rows: Batch, dropping: Dropping | None) -> jax.Array:
     """What the encoder makes of rows, [B, L, D]."""
+    return encoded_rows(model, params, rows, dropping=dropping).hidden_BLD
+
+
+def encoded_rows(model: Encoder, params: Any, rows: Batch, **options: Any) -> Encoded:
+    """`encode` of a batch's rows of one length, with its options."""
     types = rows["token_type_BL"] if hasattr(model.config, "type_vocab_size") else None
-    return encode(model, params, rows["token_BL"], rows["text_BL"], token_type_BL=types, dropping=dropping).hidden_BLD
+    return encode(model, params, rows["token_BL"], rows["text_BL"], token_type_BL=types, **options)
