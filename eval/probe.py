@@ -1,0 +1,171 @@
+"""`python -m eval probe`: what models know of a text and of tasks as they are, to choose a checkpoint in minutes."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from tyro.conf import arg
+
+from convert import from_hf
+from cptjax.command.line import Options
+from cptjax.corpus.formats import Reading
+from cptjax.corpus.sources import read_documents
+from cptjax.data.tokenizer import Encoder
+from cptjax.files import check_out
+from cptjax.shape import ModelConfig
+from eval.fill_mask import Word, count_words, draw, fill
+from eval.linear_probe import probe
+from eval.protocols import protocol_of
+from eval.render import RENDERED, Format, Table, csv_lines, percent, put
+from eval.sweep import Candidate, Prepared, candidates, prepare
+from eval.tasks.registry import chosen
+from eval.tasks.task import Task
+from eval.texts import ENTITIES
+
+MASKED = "masked tokens"
+MOST_CHARACTERS = 10**7  # of a text that are read
+LEAST_TOKENS = 8  # around a masked one
+DIGITS = {"words": 0, "tokens": 0, "loss of a token": 3, "loss of a word": 3, "pseudo-perplexity": 2}  # else a share
+
+
+class Figure(NamedTuple):
+    """One number of a model: of masked tokens or a task, of a kind of word or a layer."""
+
+    of: str
+    measure: str
+    part: str
+    model: str
+    value: float
+
+
+class Model(NamedTuple):
+    """A model to be probed; its weights are read when it is its turn."""
+
+    name: str
+    folder: Path
+    encoder: Encoder
+    fills: bool  # masks: it has a language-model head
+
+
+Notes = dict[str, list[str]]  # what to read figures with, by what they are of
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeCommand(Options):
+    """Fill masks in a text, and read tasks from the states of each layer; no weight is changed."""
+
+    model: str  # folders or Hub ids with commas between
+    text: str | None = None  # where masks are filled: a file, a folder, a pattern, a data set
+    general: str | None = None  # text of no domain: words ten times as frequent in --text are the domain's
+    text_field: str = "text"  # column that holds the text
+    words: int = 500  # drawn; each of their tokens is masked
+    length: int = 128  # tokens around a masked one
+    task: str | None = None  # names of tasks with commas between, or NAME=FOLDER of your own
+    data: Annotated[Path | None, arg(metavar="DIR")] = None  # the folder that the tasks' folders lie in
+    examples: int = 500  # of train, and of dev, at most, drawn
+    language: str = "en"  # of your own tasks
+    protocol: str | None = None  # how texts are cut and marked, by name or Python file; the task's own by default
+    format: Format = "text"
+    out: Annotated[Path | None, arg(metavar="FILE")] = None  # without it on the terminal
+
+    def __call__(self, rest: Sequence[str]) -> None:
+        """Read all, measure each model, write."""
+        check_out(self.out)
+        self._check()
+        notes: Notes = defaultdict(list)
+        models = [_opened(candidate, notes[MASKED]) for candidate in candidates(self.model.split(","))]
+        tasks = [self._prepared(task) for task in chosen(self.task.split(","), self.language)] if self.task else []
+        notes |= {on.task.name: [*on.notes] for on in tasks}
+        words = self._words(models, notes[MASKED]) if self.text else []
+        figures: list[Figure] = []
+        for model in models:
+            config, params = from_hf.load(model.folder)
+            if words and model.fills:
+                figures += self._filled(model, config, params, words)
+            for on in tasks:
+                figures += _probed(model, config, params, on, notes[on.task.name])
+        if self.format == "csv":
+            written = csv_lines(Figure._fields, (each._asdict() for each in figures))
+        else:
+            written = RENDERED[self.format](tables(figures, [model.name for model in models], notes))
+        put(written, self.out)
+
+    def _check(self) -> None:
+        if not self.text and not self.task:
+            raise ValueError("neither --text nor --task is given: name what to probe with")
+        if self.general and not self.text:
+            raise ValueError("--general is for --text: name the text that masks are filled in")
+        for name, least in (("words", 1), ("examples", 1), ("length", LEAST_TOKENS)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} is {getattr(self, name)}: at least {least}")
+
+    def _words(self, models: Sequence[Model], notes: list[str]) -> list[Word]:
+        """The words to be filled in. Raises ValueError where no model can, or one of them has no mask token."""
+        can = [model for model in models if model.fills]
+        notes += [f"{model.name} has no language-model head: it fills no mask." for model in models if model not in can]
+        if not can:
+            raise ValueError(f"{models[0].name} has no language-model head to fill masks with: give --task, not --text")
+        for model in can:
+            if model.encoder.special.mask is None:
+                raise ValueError(f"{model.name} has no mask token: name mask_token in its tokenizer_config.json")
+        if len({model.encoder.vocabulary["tokenizer_sha256"] for model in can}) > 1:
+            notes.append("The tokenizers differ, and so do their tokens: compare the loss of a word.")
+        general = None if self.general is None else count_words(self._read(self.general, notes))
+        return draw(self._read(self.text or "", notes), self.words, self.length, general)
+
+    def _read(self, source: str, notes: list[str]) -> list[str]:
+        """The documents of a source, up to MOST_CHARACTERS."""
+        texts, characters = [], 0
+        for text in read_documents(source, Reading(text_field=self.text_field)):
+            if characters >= MOST_CHARACTERS:
+                notes.append(f"Of {source} the first {characters:,} characters are read, and no more.")
+                break
+            texts.append(text)
+            characters += len(text)
+        return texts
+
+    def _filled(self, model: Model, config: ModelConfig, params: Any, words: Sequence[Word]) -> Iterator[Figure]:
+        for kind, measures in fill(config, params, model.encoder, words, self.length).items():
+            yield from (Figure(MASKED, measure, kind, model.name, value) for measure, value in measures.items())
+
+    def _prepared(self, task: Task) -> Prepared:
+        protocol = protocol_of(self.protocol or task.protocol, task.kind)
+        return prepare(task, self.data, protocol, sizes={"train": self.examples, "dev": self.examples})
+
+
+def _opened(candidate: Candidate, notes: list[str]) -> Model:
+    if candidate.folder is None:
+        raise ValueError(f"{candidate.name} is no model: name folders or Hub ids")
+    shape = from_hf.read_shape(candidate.folder)
+    from_hf.check_tokenizer(candidate.folder, shape.vocab_size)
+    notes += [f"{candidate.name}: {note}" for note in candidate.notes]
+    return Model(candidate.name, candidate.folder, Encoder(candidate.folder), shape.head == "lm")
+
+
+def _probed(model: Model, config: ModelConfig, params: Any, on: Prepared, notes: list[str]) -> Iterator[Figure]:
+    task = on.task
+    metric = "entity_f1" if task.kind in ENTITIES else task.metrics[0]  # tags say no nested entity
+    probed = probe(config, params, model.encoder, task.kind, on.labels, on.examples, on.protocol, metric)
+    if probed.truncated:
+        notes.append(f"{model.name} cuts {probed.truncated:.1%} of the texts.")
+    for layer, score in enumerate(probed.score_N):
+        yield Figure(task.name, metric, f"layer {layer}" if layer else "embeddings", model.name, score)
+
+
+def tables(figures: Sequence[Figure], models: Sequence[str], notes: Mapping[str, Sequence[str]]) -> list[Table]:
+    """A table for each that figures are of, with a column for each model."""
+    made = []
+    for of in dict.fromkeys(each.of for each in figures):
+        values = {(each.measure, each.part, each.model): each.value for each in figures if each.of == of}
+        measures, parts = (dict.fromkeys(key[place] for key in values) for place in (0, 1))
+        lines = [(m, part) for m in measures for part in parts if any((m, part, model) in values for model in models)]
+        rows = [[*line, *(_cell(line[0], values.get((*line, model))) for model in models)] for line in lines]
+        title = of.capitalize() if of == MASKED else f"Linear probe on {of}, dev"
+        made.append(Table(title, ("measure", "part", *models), rows, notes[of], named=2))
+    return made
+
+
+def _cell(measure: str, value: float | None) -> str:
+    return percent(value) if value is None or measure not in DIGITS else f"{value:,.{DIGITS[measure]}f}"
