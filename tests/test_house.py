@@ -85,6 +85,7 @@ planning.aot planning.doctor
 planning.plan
 planning.command
 demo.grammar
+demo.task
 demo.story
 __main__
 """  # lowest first, a line a floor

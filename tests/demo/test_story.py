@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from cptjax.command.line import parse
 from cptjax.data.store import Manifest
 from cptjax.data.tokenizer import load_tokenizer
-from cptjax.demo import grammar, story
+from cptjax.demo import grammar, story, task
+from eval.__main__ import COMMANDS
+from eval.protocols import protocol_of
+from eval.tasks.registry import chosen, load
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,6 +61,34 @@ def test_mentions_are_the_names_that_stand_in_the_text(monkeypatch):
     texts = [each.text for each in documents]
     monkeypatch.setattr(grammar, "_marked", lambda words, name, label: words)
     assert texts == texts_of(1, 500) + texts_of(2, 500, "general")
+
+
+def test_the_task_is_one_that_eval_reads_with_names_that_train_has_not(tmp_path):
+    # Broken by: all thirds in train; one seed for train and test; a mention that ends a character early.
+    (read,) = chosen([f"demo={task.write_task(tmp_path / 'task')}"], "en")
+    splits = load(read, None)
+    assert read.kind == "entities" and {name: len(of) for name, of in splits.items()} == task.SIZES
+    named = {
+        split: {text[slice(*span.ranges[0])] for text, spans in ((x.text, x.gold.spans) for x in of) for span in spans}
+        for split, of in splits.items()
+    }
+    new = {split: named[split] - named["train"] for split in ("dev", "test")}
+    assert all(0.3 < len(new[split]) / len(named[split]) < 0.7 for split in new) and not new["dev"] & new["test"]
+    texts = [example.text for of in splits.values() for example in of]
+    assert len(set(texts)) == len(texts) and not {*texts} & {*texts_of(1, 1000)}
+
+
+def test_models_are_scored_by_commands_that_eval_accepts(tmp_path, monkeypatch):
+    # Broken by: --seeds left out; a misspelt option; start left out.
+    commands = []
+    monkeypatch.setattr(story, "_run", lambda package, *words: commands.append((package, [str(x) for x in words])))
+    models = [tmp_path / name for name in ("start", "adapted", "twin")]
+    story.score(tmp_path, models, 1e-3)
+    run, table = [parse(package, COMMANDS, words)[0] for package, words in commands]
+    assert run.model.split(",") == [str(model) for model in models]
+    assert run.seeds == 3 and table.rows == (run.out,)
+    changes = {name: json.loads(value) for name, value in (word.split("=") for word in run.change)}
+    assert protocol_of(run.protocol, "entities", changes).learning_rate == 1e-3
 
 
 def test_probe_answers_are_words_of_the_text():
@@ -117,7 +149,7 @@ def test_a_folder_that_is_no_demo_is_not_touched(tmp_path):
 def test_an_encoder_in_the_folder_that_is_made_anew_is_not_touched(tmp_path):
     # Broken by: the check of `init` left out.
     (tmp_path / "demo.json").write_text("{}")
-    (tmp_path / "adapted_hf").mkdir()
-    with pytest.raises(ValueError, match="adapted_hf lies in .*, which the demo makes anew"):
-        story.demo(tmp_path, (), str(tmp_path / "adapted_hf"))
-    assert (tmp_path / "adapted_hf").exists()
+    (tmp_path / "adapted").mkdir()
+    with pytest.raises(ValueError, match="adapted lies in .*, which the demo makes anew"):
+        story.demo(tmp_path, (), str(tmp_path / "adapted"))
+    assert (tmp_path / "adapted").exists()
