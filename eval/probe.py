@@ -19,7 +19,7 @@ from eval.fill_mask import Word, count_words, draw, fill
 from eval.linear_probe import probe
 from eval.protocols import protocol_of
 from eval.render import RENDERED, Format, Table, csv_lines, percent, put
-from eval.sweep import Candidate, Prepared, candidates, prepare
+from eval.sweep import Candidate, Prepared, candidates, prepare, sizes_of
 from eval.tasks.registry import chosen
 from eval.tasks.task import Task
 from eval.texts import ENTITIES
@@ -64,7 +64,7 @@ class ProbeCommand(Options):
     length: int = 128  # tokens around a masked one
     task: str | None = None  # names of tasks with commas between, or NAME=FOLDER of your own
     data: Annotated[Path | None, arg(metavar="DIR")] = None  # the folder that the tasks' folders lie in
-    examples: int = 500  # of train, and of dev, at most, drawn
+    examples: str = "train=500,dev=500"  # so many are drawn
     language: str = "en"  # of your own tasks
     protocol: str | None = None  # how texts are cut and marked, by name or Python file; the task's own by default
     format: Format = "text"
@@ -97,7 +97,7 @@ class ProbeCommand(Options):
             raise ValueError("neither --text nor --task is given: name what to probe with")
         if self.general and not self.text:
             raise ValueError("--general is for --text: name the text that masks are filled in")
-        for name, least in (("words", 1), ("examples", 1), ("length", LEAST_TOKENS)):
+        for name, least in (("words", 1), ("length", LEAST_TOKENS)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} is {getattr(self, name)}: at least {least}")
 
@@ -132,7 +132,7 @@ class ProbeCommand(Options):
 
     def _prepared(self, task: Task) -> Prepared:
         protocol = protocol_of(self.protocol or task.protocol, task.kind)
-        return prepare(task, self.data, protocol, sizes={"train": self.examples, "dev": self.examples})
+        return prepare(task, self.data, protocol, sizes=sizes_of(self.examples))
 
 
 def _opened(candidate: Candidate, notes: list[str]) -> Model:

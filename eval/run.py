@@ -20,7 +20,6 @@ from eval.tasks.registry import chosen
 
 arg = tyro.conf.arg
 RATES = re.compile(r"learning_rate=(\d[\d.e-]*(?:,\d[\d.e-]*)*)")
-SIZES = re.compile(r"((train|dev|test)=0*[1-9]\d*(,(?=.)|$))+")
 FIRST_SEED = 42  # that of both papers' code
 
 
@@ -50,7 +49,8 @@ class Evaluation(Options):
         for name in ("seeds", "together"):
             if (number := getattr(self, name)) is not None and number < 1:
                 raise ValueError(f"--{name} is {number}: at least 1")
-        part, rates, changes, sizes = _part(self.part), _rates(self.tune), _changes(self.change), _sizes(self.examples)
+        part, rates, changes = _part(self.part), _rates(self.tune), _changes(self.change)
+        sizes = sweep.sizes_of(self.examples)
         models = sweep.candidates(self.model.split(","))
         tasks = [
             sweep.prepare(
@@ -85,15 +85,6 @@ def _rates(text: str | None) -> list[float]:
     if not (given := RATES.fullmatch(text)):
         raise ValueError(f"--tune {text!r}: it is learning_rate=1e-5,2e-5, with the rates to choose among")
     return [float(rate) for rate in given[1].split(",")]
-
-
-def _sizes(text: str | None) -> dict[str, int]:
-    """How many examples --examples wants of each split."""
-    if text is None:
-        return {}
-    if not SIZES.fullmatch(text):
-        raise ValueError(f"--examples {text!r}: it is train=1000,dev=200,test=500, or some of them, each above 0")
-    return {split: int(size) for split, size in (each.split("=") for each in text.split(","))}
 
 
 def _changes(words: Sequence[str]) -> dict[str, Any]:

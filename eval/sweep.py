@@ -8,6 +8,7 @@ E examples of a split.
 
 import itertools
 import random
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,7 @@ HUB_KINDS: dict[Kind, str] = {  # the Hub's names
     "nested_entities": "token-classification",
     "multiple_choice": "multiple-choice",
 }
+SIZES = re.compile(r"((train|dev|test)=0*[1-9]\d*(,(?=.)|$))+")
 SCORED = ("dev", "test")  # splits
 
 
@@ -91,6 +93,15 @@ class Prepared:
     def protocol_hash(self) -> str:
         """Of all that numbers depend on beside data, model and seed."""
         return hash_of([self.protocol.hash, self.learning_rates]) if self.learning_rates else self.protocol.hash
+
+
+def sizes_of(text: str | None) -> dict[str, int]:
+    """How many examples of each split --examples names. Raises ValueError where it says something else."""
+    if text is None:
+        return {}
+    if not SIZES.fullmatch(text):
+        raise ValueError(f"--examples {text!r}: it is train=1000,dev=200,test=500, or some of them, each above 0")
+    return {split: int(size) for split, size in (each.split("=") for each in text.split(","))}
 
 
 def prepare(

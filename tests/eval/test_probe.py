@@ -239,7 +239,7 @@ def run(folder: Path, *options: str, model: str = "bert") -> int:
 def test_the_command_has_a_column_for_each_model_and_says_what_one_lacks(folder, tmp_path, capsys):
     # Broken by: a column of the model before; layers of one model alone.
     text, task = str(folder / "text.jsonl"), f"mine={folder / 'task'}"
-    options = ("--text", text, "--general", text, "--task", task, "--examples", "8", "--length", "32")
+    options = ("--text", text, "--general", text, "--task", task, "--examples", "train=8,dev=8", "--length", "32")
     assert run(folder, *options, model="bert,plain") == 0
     said = capsys.readouterr().out
     lines = {tuple(line.split("  ")[0:1]) + tuple(line.split()[-3:]) for line in said.splitlines()}
