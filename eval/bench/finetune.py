@@ -7,10 +7,11 @@ own.
 R runs, of which there is one.
 """
 
+import itertools
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,16 +65,15 @@ def our_outcomes(case: Case, seeds: Sequence[int], others: Sequence[Example]) ->
 
 
 def their_scores(case: Case, seeds: Sequence[int]) -> Callable[[], dict]:
-    """A training with each seed, one a call: what it is worth on test."""
+    """A training with each seed, one a call: what it is worth on test, and the mean of its losses."""
     left = iter(seeds)
-    steps, size = case.protocol.steps or 0, case.protocol.texts_per_step
 
     def run() -> dict:
         seed = next(left)
-        theirs = Training(case, seed, steps)
-        for numbers in shuffled(len(case.train), size, steps, seed):
-            theirs.step(numbers)
-        return {"score": score(case, told(theirs.tokenizer, theirs.model, case, case.test)[0])}
+        theirs = Training(case, seed)
+        losses = [theirs.step(numbers) for numbers in shuffled(case, seed)]
+        answers, _ = told(theirs.tokenizer, theirs.model, case, case.test)
+        return {"score": score(case, answers), "loss": float(np.mean(losses))}
 
     return run
 
@@ -106,10 +106,10 @@ def asked(make: Callable[[], Callable[[], dict]], times: int = 1) -> list[dict]:
 
 
 def compared(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
-    """Scores of both, and the difference of their means, also in its standard errors; None with one seed of each."""
+    """Values of both, and the difference of their means, also in its standard errors; None with one seed of each."""
     sides = {
         name: {
-            "scores": list(each),
+            "values": list(each),
             "mean": float(np.mean(each)),
             "sd": float(np.std(each, ddof=1)) if each[1:] else None,
         }
@@ -155,8 +155,9 @@ def our_setting(case: Case) -> Setting:
     )
 
 
-def our_steps(case: Case) -> Callable[[], dict]:
-    """A step of our training a call; the first call makes them all, so that every program is compiled."""
+def our_steps(case: Case, count: int) -> Callable[[], dict]:
+    """One of the first so many steps of our training a call; the first call makes them all, so that every program is
+    compiled."""
     setting = our_setting(case)
     again = partial(training, setting, [Run(SEED, case.protocol.learning_rate)])
     going: list[Iterator] = []
@@ -164,7 +165,7 @@ def our_steps(case: Case) -> Callable[[], dict]:
     def run() -> dict:
         if not going:
             going.append(again())
-            return {"losses": [float(loss_R[0]) for _, loss_R in again()]}
+            return {"losses": [float(loss_R[0]) for _, loss_R in itertools.islice(again(), count)]}
         _, loss_R = jax.block_until_ready(next(going[0]))
         return {"loss": float(loss_R[0])}
 
@@ -173,17 +174,18 @@ def our_steps(case: Case) -> Callable[[], dict]:
 
 def their_steps(case: Case, order: Sequence[Sequence[int]]) -> Callable[[], dict]:
     """A step of their training a call, with the texts of this order."""
-    theirs, left = Training(case, SEED, len(order)), iter(order)
+    theirs, left = Training(case, SEED), iter(order)
     return lambda: {"loss": theirs.step(next(left))}
 
 
 def speed(case: Case, rounds: int) -> dict[str, Any]:
     """Seconds of a step of both sides, of the same texts, in turns, and those that compiling took; `ratio` is of the
     means, below 1 where ours is faster."""
-    case = replace(case, protocol=replace(case.protocol, steps=WARM_UP + rounds))
+    count = WARM_UP + rounds
     train = our_setting(case).splits["train"]
-    order = [[train.texts.texts[piece].example for piece in step] for step in order_of(SEED, train, case.protocol)]
-    sides = {OURS: Side(partial(our_steps, case)), THEIRS: Side(partial(their_steps, case, order))}
+    steps = order_of(SEED, train, case.protocol)[:count]
+    order = [[train.texts.texts[piece].example for piece in step] for step in steps]
+    sides = {OURS: Side(partial(our_steps, case, count)), THEIRS: Side(partial(their_steps, case, order))}
     try:
         whole = sides[OURS]()
         took = in_turns(sides, rounds)
@@ -194,7 +196,7 @@ def speed(case: Case, rounds: int) -> dict[str, Any]:
         if "reason" in each:
             raise ChildProcessError(f"{name}: {each['reason']}")
         each["mean"] = float(np.mean(each["seconds"]))
-    compiling = whole - len(order) * took[OURS]["mean"]
+    compiling = whole - count * took[OURS]["mean"]
     return {**took, "ratio": took[OURS]["mean"] / took[THEIRS]["mean"], "compile_seconds": compiling}
 
 
@@ -208,9 +210,12 @@ def bench(case: Case, seeds: int, rounds: int, examples: Sequence[Example]) -> d
     outcomes = list(our_outcomes(case, range(seeds), others))
     if diverged := [outcome.seed for outcome in outcomes if outcome.diverged]:
         raise ValueError(f"the loss of seed {diverged[0]} is not finite: give a lower --learning-rate")
-    theirs = [answer["score"] for answer in asked(partial(their_scores, case, range(seeds)), seeds)]
+    theirs = asked(partial(their_scores, case, range(seeds)), seeds)
+    scores = [score(case, outcome.answers["test"]) for outcome in outcomes]
+    losses = [float(outcome.losses.mean()) for outcome in outcomes]
     return {
-        "score": compared([score(case, outcome.answers["test"]) for outcome in outcomes], theirs),
+        "score": compared(scores, [answer["score"] for answer in theirs]),
+        "loss": compared(losses, [answer["loss"] for answer in theirs]),  # the mean over a training's steps
         "exported": exported(case, outcomes[0], [*case.test, *others]),
         "speed": speed(case, rounds),
     }
@@ -220,10 +225,13 @@ def line(row: dict[str, Any]) -> str:
     """A row of the table."""
     both, times = row["score"], row["speed"]
     scores = "".join(f"{_with_sd(both[side]):>17}" for side in (OURS, THEIRS))
-    errors = "" if both["difference_in_errors"] is None else f"{both['difference_in_errors']:.1f}"
+    errors = "".join(
+        f"{'' if row[what]['difference_in_errors'] is None else format(row[what]['difference_in_errors'], '.1f'):>7}"
+        for what in ("score", "loss")
+    )
     seconds = f"{times[OURS]['mean']:10.3f}{times[THEIRS]['mean']:9.3f}{times['ratio']:7.2f}"
     same = f"{row['exported']['same']:,} of {row['exported']['examples']:,}"
-    start = f"{row['task']:14}{row['metric']:14}{scores}{both['difference']:11.4f}{errors:>7}"
+    start = f"{row['task']:14}{row['metric']:14}{scores}{both['difference']:11.4f}{errors}"
     return f"{start}{seconds}{times['compile_seconds']:11.1f}{same:>20}"
 
 
@@ -247,11 +255,13 @@ class FinetuneBench(TimedBench):
 
     def work(self) -> None:
         """Print the table and, if asked, write the JSON."""
+        if self.steps < WARM_UP + self.rounds:
+            raise ValueError(f"--rounds {self.rounds}: of {self.steps} steps, {self.steps - WARM_UP} can be timed")
         folder, tasks = from_hf.find(self.model), chosen(self.task.split(","))
         if strange := [task for task in tasks if task.kind not in KINDS]:
             raise ValueError(f"{strange[0].name} is {strange[0].kind}: compared are {', '.join(KINDS)}")
         print(f"{jax.devices()[0].device_kind}; {self.seeds} seeds, {self.steps} steps of {self.texts} texts")
-        heading = f"{'task':14}{'metric':14}{OURS:>17}{THEIRS:>17}{'differ by':>11}{'in SE':>7}"
+        heading = f"{'task':14}{'metric':14}{OURS:>17}{THEIRS:>17}{'differ by':>11}{'in SE':>7}{'loss':>7}"
         print(f"{heading}{'s a step':>10}{'theirs':>9}{'ratio':>7}{'compile s':>11}{'exported says same':>20}")
         rows = []
         for task in tasks:

@@ -40,6 +40,11 @@ class Case:
     protocol: Protocol
 
     @property
+    def steps(self) -> int:
+        """Steps of a training."""
+        return self.protocol.steps or self.protocol.epochs * -(-len(self.train) // self.protocol.texts_per_step)
+
+    @property
     def outputs(self) -> int:
         """Numbers of the classifier."""
         return tagging.num_tags(self.labels) if self.kind == "entities" else len(self.labels)
@@ -150,7 +155,7 @@ def move(model: Any, optimizer: Any, schedule: Any, loss: Any, protocol: Protoco
 class Training:
     """One training, its head and what it drops drawn by a seed."""
 
-    def __init__(self, case: Case, seed: int, steps: int):
+    def __init__(self, case: Case, seed: int):
         import torch
 
         torch.manual_seed(seed)
@@ -162,7 +167,7 @@ class Training:
         mixed_N = (right_N > 0) & (right_N < len(self.items)) & case.protocol.positive_weights
         weight_N = np.where(mixed_N, (len(self.items) - right_N) / np.maximum(right_N, 1), 1)
         self._positive_N = torch.tensor(weight_N, dtype=torch.float32)
-        self._optimizer, self._schedule = optimizer_of(self.model, case.protocol, steps)
+        self._optimizer, self._schedule = optimizer_of(self.model, case.protocol, case.steps)
 
     def step(self, numbers: Sequence[int]) -> float:
         """Learn from these texts; returns their loss."""
@@ -183,13 +188,13 @@ class Training:
         return loss(self.model(**inputs).logits, labels)
 
 
-def shuffled(examples: int, size: int, steps: int, seed: int) -> Iterator[list[int]]:
+def shuffled(case: Case, seed: int) -> Iterator[list[int]]:
     """Numbers of the texts of each step, in an order of PyTorch's."""
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
-    passes = (torch.randperm(examples, generator=generator).split(size) for _ in itertools.count())
-    return (numbers.tolist() for numbers in itertools.islice(itertools.chain.from_iterable(passes), steps))
+    generator, size = torch.Generator().manual_seed(seed), case.protocol.texts_per_step
+    passes = (torch.randperm(len(case.train), generator=generator).split(size) for _ in itertools.count())
+    return (numbers.tolist() for numbers in itertools.islice(itertools.chain.from_iterable(passes), case.steps))
 
 
 def told(tokenizer: Any, model: Any, case: Case, examples: Sequence[Example]) -> tuple[list[Answer], list[float]]:

@@ -269,14 +269,15 @@ def test_finetune_reports_both_sides(tmp_path, monkeypatch, capsys):
             lines.append(json.dumps({"id": f"{split}{number}", "text": example.text, "spans": spans}) + "\n")
         (tmp_path / "task" / f"{split}.jsonl").write_text("".join(lines))
     asked = {"model": str(tmp_path / "model"), "task": f"mine={tmp_path / 'task'}", "out": tmp_path / "out.json"}
-    sizes = {"seeds": 1, "steps": 2, "texts": 4, "test_examples": 5, "rounds": 2}
+    sizes = {"seeds": 1, "steps": 4, "texts": 2, "test_examples": 5, "rounds": 2}
     finetune.FinetuneBench(**asked, **sizes, learning_rate=0.1).work()
     (row,) = rows_of(asked["out"], 2)
     assert row.keys() >= {"model", "data", "learning_rate", "protocol_hash", "seeds", "torch", "transformers"}
     assert (row["task"], row["metric"]) == ("mine", "entity_f1")
     assert (row["train_examples"], row["test_examples"]) == (8, 5)
     for side in ("cptjax", "transformers"):
-        assert row["score"][side].keys() == {"scores", "mean", "sd"} and len(row["score"][side]["scores"]) == 1
+        for what in ("score", "loss"):
+            assert row[what][side].keys() == {"values", "mean", "sd"} and len(row[what][side]["values"]) == 1
         assert row["speed"][side].keys() == TIMES | {"mean"} and len(row["speed"][side]["seconds"]) == 2
     assert row["score"].keys() >= {"difference", "difference_in_errors"}
     assert row["speed"].keys() >= {"ratio", "compile_seconds"}
@@ -356,6 +357,7 @@ def test_calls_are_made_in_turns():
         ("attention --backends fast", "no backend is called fast: there are reference, "),
         ("step --sizes huge", "no size is called huge: there are base, large"),
         ("rounding --objectives rtd", "no objective is called rtd: there are mlm, clm"),
+        ("finetune --model . --task hoc --steps 9", "--rounds 30: of 9 steps, 7 can be timed"),
         (
             "finetune --model . --task frenchmedmcqa",
             "frenchmedmcqa is multiple_choice: compared are entities, multi_label",
