@@ -112,9 +112,12 @@ def _footer(results: Results) -> list[str]:
             said.setdefault(note, {}).setdefault(row.task, {})[row.model] = None
     notes = [f"DIVERGED, and in no mean: {'; '.join(diverged)}."] if diverged else []
     notes += [f"Cut texts on {task}: {', '.join(f'{m} {s:.1%}' for m, s in of.items())}." for task, of in cut.items()]
+    measured = {task: {row.model for row in results.rows if row.task == task} for task in results.tasks}
+    together: dict[str, list[str]] = {}
     for note, tasks in said.items():
-        whose = [f"{task} ({', '.join(models)})" for task, models in tasks.items()]
-        notes.append(f"{', '.join(whose)}: {note.rstrip('.')}.")
+        whose = [task + ("" if {*of} == measured[task] else f" ({', '.join(of)})") for task, of in tasks.items()]
+        together.setdefault(", ".join(whose), []).append(note.rstrip("."))
+    notes += [f"{whose}: {'; '.join(each)}." for whose, each in together.items()]
     tuned = sorted({f"{row.model} on {row.task}: {name}" for row in results.rows for name in row.tuned})
     if tuned:
         notes.append(f"Chosen on dev: {'; '.join(tuned)}.")

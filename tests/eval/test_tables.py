@@ -71,6 +71,15 @@ def test_a_task_that_one_model_lacks_is_left_out_loudly_and_so_is_a_seed_that_di
     assert "x (b): the loss was no number." in told
 
 
+def test_what_is_said_of_all_models_of_a_task_stands_in_one_line_without_their_names(tmp_path):
+    # Broken by: the names of models that other tasks have; one line for each note.
+    few, long = "few labels", "long texts."
+    of_x = [row(model=m, weights=m, task="x", notes=[few, long, *(["cased"] if m == "a" else [])]) for m in "ab"]
+    of_y = row(model="a", weights="a", task="y", notes=[few])
+    said(path := tmp_path / "rows", *of_x, of_y)
+    assert notes(path).endswith("x, y: few labels. x: long texts. x (a): cased.")
+
+
 def test_a_baseline_gets_differences_with_intervals_over_shared_seeds(rows):
     # Broken by: the same draws for all tasks; the baseline less the model; Holm over models.
     results = read_results([rows], "test")
