@@ -61,14 +61,17 @@ def make_tokenizer(folder: Path, *, ends: bool = True, seed_text: str = "") -> P
 
 
 def make_bert_tokenizer(folder: Path) -> Path:
-    """Write one as a BERT's into `folder`: words in pieces, small letters, pairs with token types."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    """Write one as a BERT's into `folder`: words in pieces, small letters, pairs with token types. Its vocabulary is
+    written down: a trainer of word pieces makes another in each process."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789@#-.$é"
+    pieces = [piece for word in WORDS for piece in (word[:4], "##" + word[4:]) if piece.strip("#")]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokens = dict.fromkeys([*special, *letters, *("##" + letter for letter in letters), *pieces])
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789@#-.$é"]
-    trainer = trainers.WordPieceTrainer(vocab_size=160, special_tokens=special, initial_alphabet=letters)
-    tokenizer.train_from_iterator([" ".join(WORDS)] * 3, trainer)
+    tokenizer.add_special_tokens(special)
     ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ids)
     folder.mkdir()

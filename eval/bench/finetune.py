@@ -257,9 +257,10 @@ class FinetuneBench(TimedBench):
         """Print the table and, if asked, write the JSON."""
         if self.steps < WARM_UP + self.rounds:
             raise ValueError(f"--rounds {self.rounds}: of {self.steps} steps, {self.steps - WARM_UP} can be timed")
-        folder, tasks = from_hf.find(self.model), chosen(self.task.split(","))
+        tasks = chosen(self.task.split(","))
         if strange := [task for task in tasks if task.kind not in KINDS]:
             raise ValueError(f"{strange[0].name} is {strange[0].kind}: compared are {', '.join(KINDS)}")
+        folder = from_hf.find(self.model)
         print(f"{jax.devices()[0].device_kind}; {self.seeds} seeds, {self.steps} steps of {self.texts} texts")
         heading = f"{'task':14}{'metric':14}{OURS:>17}{THEIRS:>17}{'differ by':>11}{'in SE':>7}{'loss':>7}"
         print(f"{heading}{'s a step':>10}{'theirs':>9}{'ratio':>7}{'compile s':>11}{'exported says same':>20}")

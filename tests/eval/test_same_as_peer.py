@@ -66,7 +66,7 @@ def test_losses_are_those_of_transformers_step_by_step(tmp_path, tokenizer, name
     head, splits = splits_of(config, tokenizer, kind, of, protocol)
     expected = peer_losses(tmp_path / "start", config, params, splits["train"], head, protocol, 7)
     np.testing.assert_allclose(outcome.losses, expected, rtol=1e-4, atol=1e-4)
-    assert np.ptp(outcome.losses) > 0.03
+    assert np.ptp(outcome.losses) > 0.01  # a hundred times what they may differ by
     assert outcome.config is not None
     theirs = exported(tmp_path / "trained", outcome.config, outcome.params, head)
     assert peer_answers(theirs, splits["test"], head) == outcome.answers["test"]
