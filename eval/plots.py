@@ -88,7 +88,8 @@ def _curves(axes: Any, task: str, by_model: dict[str, list[np.ndarray]]) -> None
     for number, (model, drawn) in enumerate(by_model.items()):
         for seed, points in enumerate(drawn):
             label = plain(model) if seed == 0 else None
-            axes.plot(points[:, 0], 100 * points[:, 1], color=f"C{number}", alpha=0.6, linewidth=1, label=label)
+            look = {"color": f"C{number}", "alpha": 0.6, "linewidth": 1, "marker": "."}
+            axes.plot(points[:, 0], 100 * points[:, 1], label=label, **look)
     axes.set(title=plain(task), xlabel="optimiser step", ylabel="dev, percent")
     axes.legend(fontsize="small")
 

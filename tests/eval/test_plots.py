@@ -36,6 +36,7 @@ def test_every_difference_and_curve_is_drawn(rows, tmp_path, monkeypatch):
     assert np.allclose(ends, [100 * np.array(each.interval) for each in compared])
     assert [len(axes.lines) for axes in curves] == [4, 4]  # two models, two seeds
     assert curves[0].lines[0].get_xydata().tolist() == [[10, 25], [20, 50]]
+    assert curves[0].lines[0].get_marker() == "."  # one look is no line
     assert [each.get_text() for each in curves[0].get_legend().get_texts()] == [" _start\\$", "adapted"]
 
 
