@@ -180,7 +180,7 @@ def their_steps(case: Case, order: Sequence[Sequence[int]]) -> Callable[[], dict
 
 def speed(case: Case, rounds: int) -> dict[str, Any]:
     """Seconds of a step of both sides, of the same texts, in turns, and those that compiling took; `ratio` is of the
-    means, below 1 where ours is faster."""
+    medians, below 1 where ours is faster."""
     count = WARM_UP + rounds
     train = our_setting(case).splits["train"]
     steps = order_of(SEED, train, case.protocol)[:count]
@@ -195,9 +195,8 @@ def speed(case: Case, rounds: int) -> dict[str, Any]:
     for name, each in took.items():
         if "reason" in each:
             raise ChildProcessError(f"{name}: {each['reason']}")
-        each["mean"] = float(np.mean(each["seconds"]))
-    compiling = whole - count * took[OURS]["mean"]
-    return {**took, "ratio": took[OURS]["mean"] / took[THEIRS]["mean"], "compile_seconds": compiling}
+    compiling = whole - count * took[OURS]["median"]
+    return {**took, "ratio": took[OURS]["median"] / took[THEIRS]["median"], "compile_seconds": compiling}
 
 
 # ---- the command
@@ -229,7 +228,7 @@ def line(row: dict[str, Any]) -> str:
         f"{'' if row[what]['difference_in_errors'] is None else format(row[what]['difference_in_errors'], '.1f'):>7}"
         for what in ("score", "loss")
     )
-    seconds = f"{times[OURS]['mean']:10.3f}{times[THEIRS]['mean']:9.3f}{times['ratio']:7.2f}"
+    seconds = f"{times[OURS]['median']:10.3f}{times[THEIRS]['median']:9.3f}{times['ratio']:7.2f}"
     same = f"{row['exported']['same']:,} of {row['exported']['examples']:,}"
     start = f"{row['task']:14}{row['metric']:14}{scores}{both['difference']:11.4f}{errors}"
     return f"{start}{seconds}{times['compile_seconds']:11.1f}{same:>20}"
