@@ -253,7 +253,7 @@ def test_compare_takes_the_forward_pass_alone(tmp_path, monkeypatch):
 
 
 def test_finetune_reports_both_sides(tmp_path, monkeypatch, capsys):
-    # Broken by: tags one word late in peer.py; no pass before steps are timed; `others` left out of `exported`.
+    # Broken by: tags one word late in peer.py.
     pytest.importorskip("torch")
     monkeypatch.setattr(finetune, "Side", Here)
     shape = BertConfig(
