@@ -95,6 +95,8 @@ class ProbeCommand(Options):
     def _check(self) -> None:
         if not self.text and not self.task:
             raise ValueError("neither --text nor --task is given: name what to probe with")
+        if "test" in sizes_of(self.examples):
+            raise ValueError("--examples names test: a probe reads train and dev, and leaves test unseen")
         if self.general and not self.text:
             raise ValueError("--general is for --text: name the text that masks are filled in")
         for name, least in (("words", 1), ("length", LEAST_TOKENS)):

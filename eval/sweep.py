@@ -40,7 +40,7 @@ HUB_KINDS: dict[Kind, str] = {  # the Hub's names
     "nested_entities": "token-classification",
     "multiple_choice": "multiple-choice",
 }
-SIZES = re.compile(r"((train|dev|test)=0*[1-9]\d*(,(?=.)|$))+")
+SIZE = re.compile(r"(train|dev|test)=([1-9][0-9]*)")
 SCORED = ("dev", "test")  # splits
 
 
@@ -99,9 +99,10 @@ def sizes_of(text: str | None) -> dict[str, int]:
     """How many examples of each split --examples names. Raises ValueError where it says something else."""
     if text is None:
         return {}
-    if not SIZES.fullmatch(text):
+    sizes = {split: int(size) for split, size in SIZE.findall(text)}
+    if not sizes or text != ",".join(f"{split}={size}" for split, size in sizes.items()):
         raise ValueError(f"--examples {text!r}: it is train=1000,dev=200,test=500, or some of them, each above 0")
-    return {split: int(size) for split, size in (each.split("=") for each in text.split(","))}
+    return sizes
 
 
 def prepare(

@@ -110,6 +110,11 @@ def test_the_story_is_commands_that_are_accepted_on_what_others_made_before(tmp_
     assert protocol_of(scored.protocol, "entities", changes).learning_rate == (2e-4 if init else 1e-3)
 
 
+def test_a_folder_that_no_list_of_models_can_name_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has a comma, which stands between models: choose another --workdir"):
+        story.demo(tmp_path / "one,two", ())
+
+
 def test_probe_answers_are_words_of_the_text():
     words = Counter(word.strip(".,") for text in texts_of(0, 2000) for word in text.split())
     for text, answer in grammar.PROBES:

@@ -289,6 +289,7 @@ def test_what_cannot_be_probed_is_one_line(folder, tmp_path, capsys):
         ("bert", ("--text", str(tmp_path / "empty.jsonl")), "there is no word in the text"),
         ("bert", (*text, "--text-field", "body"), "'body'"),
         ("bert", ("--task", "anatem", "--general", "x"), "--general is for --text"),
+        ("bert", ("--task", "anatem", "--examples", "train=9,test=9"), "--examples names test: a probe"),
         ("bert", (*text, "--words", "0"), "--words is 0: at least 1"),
         ("bert", (*text, "--length", "7"), "--length is 7: at least 8"),
         ("plain", text, "plain has no language-model head to fill masks with: give --task"),

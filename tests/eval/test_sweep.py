@@ -160,6 +160,8 @@ def test_what_cannot_be_done_is_one_line(folder, tmp_path, capsys):
         (("--examples", "train=0"), "--examples 'train=0': it is train=1000,dev=200,test=500"),
         (("--examples", "train=5,"), "--examples 'train=5,'"),
         (("--examples", "text=5"), "--examples 'text=5'"),
+        (("--examples", "dev=5,dev=6"), "--examples 'dev=5,dev=6'"),
+        (("--examples", ""), "--examples ''"),
         (("--task", f"nested={nested}", "--keep-model", str(out)), "no class for the span scorer of nested"),
         (("--tune", "epochs=1,2"), "--tune 'epochs=1,2': it is learning_rate="),
         (("--tune", "learning_rate=x"), "--tune 'learning_rate=x'"),
