@@ -22,11 +22,11 @@ from cptjax.data.tokenizer import Encoder
 from cptjax.machine.host import device_memory
 from cptjax.shape import ModelConfig, Precision
 from cptjax.step import TrainState
-from eval import metrics
 from eval.heads import Head, Scores, head_of
 from eval.packed import Piece, Shape, batch, by_text, few_shapes, row_lengths, rows_needed
+from eval.problem import Problem
 from eval.protocols import Protocol
-from eval.tasks.task import Answer, Example, Examples, Kind
+from eval.tasks.task import Answer
 from eval.texts import Text, Texts, tokenise
 from eval.update import Programs, programs
 
@@ -71,9 +71,8 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A split, its tokens and what is right of them."""
+    """The tokens of a split and what is right of them."""
 
-    examples: Sequence[Example]
     texts: Texts
     pieces: list[Piece]
 
@@ -84,27 +83,23 @@ class Setting:
 
     config: ModelConfig
     params: Any
+    problem: Problem
     head: Head
-    protocol: Protocol
-    labels: tuple[str, ...]
-    metric: str
     splits: dict[str, Split]
     programs: Programs
     devices: Sequence[Any]
     sharding: Any
 
 
-def prepare_splits(
-    config: ModelConfig, encoder: Encoder, kind: Kind, head: Head, examples: Examples, protocol: Protocol
-) -> dict[str, Split]:
+def prepare_splits(config: ModelConfig, encoder: Encoder, problem: Problem, head: Head) -> dict[str, Split]:
     """Each split as tokens with what is right of them."""
     splits = {}
-    for name, of_split in examples.items():
-        texts = tokenise(encoder, config, of_split, kind, protocol)
+    for name, examples in problem.examples.items():
+        texts = tokenise(encoder, config, examples, problem.kind, problem.protocol)
         pieces = [
-            Piece(text, head.targets(text, texts.words[text.example], of_split[text.example])) for text in texts.texts
+            Piece(text, head.targets(text, texts.words[text.example], examples[text.example])) for text in texts.texts
         ]
-        splits[name] = Split(of_split, texts, pieces)
+        splits[name] = Split(texts, pieces)
     return splits
 
 
@@ -112,48 +107,31 @@ def finetune(
     config: ModelConfig,
     params: Any,
     encoder: Encoder,
-    kind: Kind,
-    labels: Sequence[str],
-    examples: Examples,
-    protocol: Protocol,
+    problem: Problem,
     seeds: Sequence[int],
     learning_rates: Sequence[float] = (),
     *,
-    metric: str,
     at_once: int | None = None,
     devices: Sequence[Any] | None = None,
     keep: bool = False,
 ) -> Iterator[Outcome]:
     """Train a model with each seed at each learning rate (the protocol's own without any), and answer dev and test.
 
-    `at_once` runs train together, as many as fit by default; `devices` share them. `metric` chooses among looks at
-    dev. Raises ValueError for what no model can be trained on.
+    `at_once` runs train together, as many as fit by default; `devices` share them. Raises ValueError for what no model
+    can be trained on.
     """
-    setting = setting_of(
-        config, params, encoder, kind, labels, examples, protocol, metric=metric, devices=devices or jax.devices()[:1]
-    )
-    runs = [Run(seed, rate) for rate in learning_rates or (protocol.learning_rate,) for seed in seeds]
+    setting = setting_of(config, params, encoder, problem, devices or jax.devices()[:1])
+    runs = [Run(seed, rate) for rate in learning_rates or (problem.protocol.learning_rate,) for seed in seeds]
     at_once = at_once or fitting(setting)
     for first in range(0, len(runs), at_once):
         yield from _together(setting, runs[first : first + at_once], keep)
 
 
-def setting_of(
-    config: ModelConfig,
-    params: Any,
-    encoder: Encoder,
-    kind: Kind,
-    labels: Sequence[str],
-    examples: Examples,
-    protocol: Protocol,
-    *,
-    metric: str,
-    devices: Sequence[Any],
-) -> Setting:
+def setting_of(config: ModelConfig, params: Any, encoder: Encoder, problem: Problem, devices: Sequence[Any]) -> Setting:
     """What the runs of a model on a task share. Raises ValueError for what no model can be trained on."""
-    if not examples.get("train"):
+    if not problem.examples.get("train"):
         raise ValueError("there is no text in train: nothing can be learnt")
-    head = head_of(kind, labels, examples["train"], protocol)
+    head, protocol = head_of(problem), problem.protocol
     sharding = None
     if len(devices) > 1:
         mesh = jax.make_mesh((len(devices),), ("runs",), axis_types=(AxisType.Auto,), devices=devices)
@@ -161,11 +139,9 @@ def setting_of(
     return Setting(
         config,
         params,
+        problem,
         head,
-        protocol,
-        tuple(labels),
-        metric,
-        prepare_splits(config, encoder, kind, head, examples, protocol),
+        prepare_splits(config, encoder, problem, head),
         programs(config, head, protocol, precision_of(protocol, devices[0].platform), sharding),
         devices,
         sharding,
@@ -187,7 +163,7 @@ def fitting(setting: Setting) -> int:
     parameters = sum(np.size(x) for x in jax.tree.leaves(setting.params))
     per_token = 12 * config.hidden_size + 4 * (1 + config.gated) * config.intermediate_size
     lengths = sorted((len(piece.text.token_L) for piece in setting.splits["train"].pieces), reverse=True)
-    tokens = 2 * sum(lengths[: setting.protocol.texts_per_step])
+    tokens = 2 * sum(lengths[: setting.problem.protocol.texts_per_step])
     need = 4 * (6 * parameters + tokens * per_token * config.num_hidden_layers)
     count, memory = len(setting.devices), device_memory(setting.devices[0])
     return count * max(1, int(MEMORY_SHARE * memory // need)) if memory else count
@@ -245,7 +221,7 @@ def step_shapes(orders: Sequence[list[list[int]]], split: Split, texts: int, mos
 
 def training(setting: Setting, runs: Sequence[Run]) -> Iterator[tuple[TrainState, jax.Array]]:
     """Train runs together; after each step their state, which the next step destroys, and losses, [R]."""
-    train, protocol = setting.splits["train"], setting.protocol
+    train, protocol = setting.splits["train"], setting.problem.protocol
     orders = {run.seed: order_of(run.seed, train, protocol) for run in runs}
     texts = protocol.texts_per_step * max(map(len, train.texts.steps_of))
     shapes = step_shapes([orders[run.seed] for run in runs], train, texts, setting.config.longest_document)
@@ -283,8 +259,8 @@ def _together(setting: Setting, runs: Sequence[Run], keep: bool) -> Iterator[Out
 
 
 def _is_due(setting: Setting, done: int) -> bool:
-    a_pass, total = steps_of(setting.splits["train"], setting.protocol)
-    return done % (setting.protocol.evaluate_every or a_pass) == 0 or done == total
+    a_pass, total = steps_of(setting.splits["train"], setting.problem.protocol)
+    return done % (setting.problem.protocol.evaluate_every or a_pass) == 0 or done == total
 
 
 class _Progress:
@@ -306,14 +282,14 @@ class _Progress:
     def look(self, params: Any, step: int) -> bool:
         """Look at dev, and keep what is best there; returns whether any run can go on."""
         finite_R = self.finite()
-        dev, is_last = self.setting.splits.get("dev"), self.setting.protocol.selection == "last"
+        dev, is_last = self.setting.splits.get("dev"), self.setting.problem.protocol.selection == "last"
         if dev is None:
             return bool(finite_R.any())
         told = tell(self.setting, params, dev)
         before_told = self.told.get("dev", told)
         better_R = np.zeros(self.runs, bool)
         for run in np.flatnonzero(finite_R):
-            look = Look(step, *best_threshold(self.setting, dev, [score[run] for score in told]))
+            look = Look(step, *best_threshold(self.setting, [score[run] for score in told]))
             self.looks[run].append(look)
             before = self.chosen[run]
             better_R[run] = is_last or before is None or look.score > before.score
@@ -338,14 +314,13 @@ def tell(setting: Setting, params: Any, split: Split) -> list[list[np.ndarray]]:
     return by_text(split.pieces, setting.config.longest_document, work, read)
 
 
-def best_threshold(setting: Setting, dev: Split, told: Sequence[np.ndarray]) -> tuple[float, float]:
+def best_threshold(setting: Setting, told: Sequence[np.ndarray]) -> tuple[float, float]:
     """The score on dev and the threshold it has it at: the protocol's, or the best of THRESHOLDS."""
-    own = setting.protocol.threshold
-    gold = [example.gold for example in dev.examples]
+    own = setting.problem.protocol.threshold
 
     def at(threshold: float) -> float:
-        answers, _ = setting.head.answers(dev.texts, told, threshold)
-        return metrics.score(setting.metric, gold, answers, setting.labels)
+        answers, _ = setting.head.answers(setting.splits["dev"].texts, told, threshold)
+        return setting.problem.score("dev", answers)
 
     if own != "dev":
         return at(own), own
@@ -364,7 +339,7 @@ def _outcome(
     )
     if outcome.diverged:
         return outcome
-    chosen, own = progress.chosen[number], setting.protocol.threshold
+    chosen, own = progress.chosen[number], setting.problem.protocol.threshold
     threshold = chosen.threshold if chosen else 0.5 if own == "dev" else own
     answered = {
         name: setting.head.answers(texts[name], [each[number] for each in of_texts], threshold)

@@ -18,8 +18,8 @@ from cptjax.dropout import Dropping
 from cptjax.model import Encoder
 from cptjax.shape import BertConfig, ModelConfig
 from eval import span_scorer, tagging
-from eval.protocols import Protocol
-from eval.tasks.task import Answer, Example, Kind
+from eval.problem import Problem
+from eval.tasks.task import Answer, Example
 from eval.texts import Text, Texts
 
 Batch = Mapping[str, Any]  # what `packed.batch` makes of texts and targets
@@ -321,10 +321,10 @@ class SpanHead(Head):
         return self.answers(texts, asked, self.threshold)[0]
 
 
-def head_of(kind: Kind, labels: Sequence[str], train: Sequence[Example], protocol: Protocol) -> Head:
+def head_of(problem: Problem) -> Head:
     """The head of a kind of task; weights of right texts, and whether one choice alone is right, are counted in train.
     Raises ValueError for a threshold of spans that is to be chosen."""
-    labels = tuple(labels)
+    kind, labels, protocol, train = problem.kind, problem.labels, problem.protocol, problem.examples["train"]
     if kind == "entities":
         return TokenHead(labels)
     if kind == "nested_entities":

@@ -5,7 +5,7 @@ N layers, the embeddings the first; B rows, L tokens; T texts of a batch; M of t
 width; K tags or labels; E examples of a split.
 """
 
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,12 +20,11 @@ from cptjax.data.tokenizer import Encoder
 from cptjax.families import encoder as network
 from cptjax.model import Encoder as Network
 from cptjax.shape import ModelConfig, Precision
-from eval import metrics, tagging
+from eval import tagging
 from eval.finetune import Split, prepare_splits
 from eval.heads import Batch, Head, TextHead, TokenHead, head_of
 from eval.packed import by_text
-from eval.protocols import Protocol
-from eval.tasks.task import Examples, Kind
+from eval.problem import Problem
 from eval.texts import ENTITIES, Text
 from eval.update import encoded_rows
 
@@ -53,30 +52,25 @@ def probe(
     config: ModelConfig,
     params: Any,
     encoder: Encoder,
-    kind: Kind,
-    labels: Sequence[str],
-    examples: Examples,
-    protocol: Protocol,
-    metric: str,
+    problem: Problem,
 ) -> Probed:
     """The score on dev of a classifier on each layer of a frozen model, fitted to train. Texts are pooled as a
     fine-tuned model's are; entities, nested ones too, are told by a tag for each word."""
-    if kind in ENTITIES:
-        kind = "entities"
-    head = head_of(kind, labels, examples["train"], protocol)
-    of = {split: examples[split] for split in ("train", "dev")}
-    splits = prepare_splits(config, encoder, kind, head, of, protocol)
+    kind = "entities" if problem.kind in ENTITIES else problem.kind
+    of = {split: problem.examples[split] for split in ("train", "dev")}
+    problem = replace(problem, kind=kind, examples=of)
+    head, protocol = head_of(problem), problem.protocol
+    splits = prepare_splits(config, encoder, problem, head)
     model, params = network(config, Precision("float32")), jax.device_put(params)
     fitted = _fitted(model, params, head, splits["train"])
     weight_NDK, bias_NK = (np.stack(each) for each in zip(*fitted, strict=True))
     work = partial(scores, model, head, params, *jax.device_put((weight_NDK, bias_NK)))
     told = by_text(splits["dev"].pieces, config.longest_document, work, partial(_layers_of, head))
-    gold = [example.gold for example in of["dev"]]
     threshold = 0.5 if protocol.threshold == "dev" else protocol.threshold
     values = []
     for layer in range(len(fitted)):
         answers, _ = head.answers(splits["dev"].texts, [each[layer] for each in told], threshold)
-        values.append(metrics.score(metric, gold, answers, labels))
+        values.append(problem.score("dev", answers))
     return Probed(values, float(np.mean([*splits["train"].texts.truncated_E, *splits["dev"].texts.truncated_E])))
 
 

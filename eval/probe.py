@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -147,13 +147,12 @@ def _opened(candidate: Candidate, notes: list[str]) -> Model:
 
 
 def _probed(model: Model, config: ModelConfig, params: Any, on: Prepared, notes: list[str]) -> Iterator[Figure]:
-    task = on.task
-    metric = "entity_f1" if task.kind in ENTITIES else task.metrics[0]  # tags say no nested entity
-    probed = probe(config, params, model.encoder, task.kind, on.labels, on.examples, on.protocol, metric)
+    metric = "entity_f1" if on.task.kind in ENTITIES else on.problem.metric  # tags say no nested entity
+    probed = probe(config, params, model.encoder, replace(on.problem, metric=metric))
     if probed.truncated:
         notes.append(f"{model.name} cuts {probed.truncated:.1%} of the texts.")
     for layer, score in enumerate(probed.score_N):
-        yield Figure(task.name, metric, f"layer {layer}" if layer else "embeddings", model.name, score)
+        yield Figure(on.task.name, metric, f"layer {layer}" if layer else "embeddings", model.name, score)
 
 
 def tables(figures: Sequence[Figure], models: Sequence[str], notes: Mapping[str, Sequence[str]]) -> list[Table]:

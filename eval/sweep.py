@@ -27,10 +27,11 @@ from eval import baseline, metrics
 from eval.finetune import Look, Outcome, finetune
 from eval.kept import keep_model
 from eval.predictions import Head, Prediction, Seen, write_predictions
+from eval.problem import Problem
 from eval.protocols import Protocol
 from eval.tasks import guards, registry
 from eval.tasks.splits import SEED
-from eval.tasks.task import Answer, Examples, Kind, Task
+from eval.tasks.task import Answer, Kind, Task
 
 HUB_KINDS: dict[Kind, str] = {  # the Hub's names
     "single_label": "text-classification",
@@ -82,17 +83,16 @@ class Prepared:
     """A task as it is trained on and scored here."""
 
     task: Task
-    examples: Examples
-    labels: tuple[str, ...]
+    problem: Problem
     data: str  # hash of the examples
-    protocol: Protocol
     learning_rates: tuple[float, ...]  # the best on dev counts
     notes: tuple[str, ...]  # what a reader of its numbers should know
 
     @property
     def protocol_hash(self) -> str:
         """Of all that numbers depend on beside data, model and seed."""
-        return hash_of([self.protocol.hash, self.learning_rates]) if self.learning_rates else self.protocol.hash
+        own = self.problem.protocol.hash
+        return hash_of([own, self.learning_rates]) if self.learning_rates else own
 
 
 def sizes_of(text: str | None) -> dict[str, int]:
@@ -120,7 +120,8 @@ def prepare(
         if size < (whole := len(examples[split])):
             examples[split] = random.Random(SEED).sample(examples[split], size)
             notes.append(f"{size:,} of {whole:,} texts of {split}")
-    return Prepared(task, examples, labels, registry.data_hash(examples), protocol, tuple(rates), tuple(notes))
+    problem = Problem(task.kind, labels, examples, protocol, task.metrics[0])
+    return Prepared(task, problem, registry.data_hash(examples), tuple(rates), tuple(notes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +181,9 @@ def do(job: Job, known: Iterable[Row], out: Path, *, together: int | None, keep:
 
 def _baseline(job: Job) -> list[Answers]:
     """What the baseline says, with each seed the same."""
-    on, began = job.on, time.perf_counter()
-    said = {split: baseline.answers(on.task.kind, on.examples["train"], on.examples[split]) for split in SCORED}
+    problem, began = job.on.problem, time.perf_counter()
+    train = problem.examples["train"]
+    said = {split: baseline.answers(problem.kind, train, problem.examples[split]) for split in SCORED}
     seconds = (time.perf_counter() - began) / len(job.seeds)
     return [Answers(seed, 0.0, seconds, said) for seed in job.seeds]
 
@@ -196,13 +198,9 @@ def _trained(job: Job, together: int | None, keep: Path | None) -> list[Answers]
             config,
             params,
             Encoder(folder),
-            on.task.kind,
-            on.labels,
-            on.examples,
-            on.protocol,
+            on.problem,
             job.seeds,
             on.learning_rates,
-            metric=on.task.metrics[0],
             at_once=together,
             devices=jax.devices(),
             keep=keep is not None,
@@ -213,9 +211,8 @@ def _trained(job: Job, together: int | None, keep: Path | None) -> list[Answers]
     chosen = [outcome for outcome in outcomes if outcome.learning_rate == best]
     if keep is not None:
         for outcome in chosen:
-            keep_model(
-                outcome, on.labels, folder, keep / f"{job.model.name}_{on.task.name}_{outcome.seed}", overwrite=True
-            )
+            kept = keep / f"{job.model.name}_{on.task.name}_{outcome.seed}"
+            keep_model(outcome, on.problem.labels, folder, kept, overwrite=True)
     ceiling = _ceiling(job, chosen[0])
     return [_answers(outcome, ceiling) for outcome in chosen]
 
@@ -243,15 +240,15 @@ def _answers(outcome: Outcome, notes: tuple[str, ...]) -> Answers:
 
 def _ceiling(job: Job, outcome: Outcome) -> tuple[str, ...]:
     """What no answer of the head can reach, where entities do not end where the tokenizer's words do."""
-    examples, metric = job.on.examples["test"], job.on.task.metrics[0]
-    best = outcome.head.best_answers(outcome.texts["test"], examples)
-    gold = [example.gold for example in examples]
-    if (most := metrics.score(metric, gold, best, job.on.labels)) == 1:
+    problem = job.on.problem
+    best = outcome.head.best_answers(outcome.texts["test"], problem.examples["test"])
+    if (most := problem.score("test", best)) == 1:
         return ()
+    gold = problem.gold("test")
     missed = sum(len({*g.spans} - {*b.spans}) for g, b in zip(gold, best, strict=True))
     count = sum(len(g.spans) for g in gold)
     told = f"{missed:,} of {count:,} entities of test are not words of this tokenizer"
-    return (f"{told}: {metric} is at most {most:.4f}",)
+    return (f"{told}: {problem.metric} is at most {most:.4f}",)
 
 
 def predictions_folder(out: Path) -> Path:
@@ -261,10 +258,10 @@ def predictions_folder(out: Path) -> Path:
 
 def _rows(job: Job, answers: Answers, out: Path) -> Iterator[Row]:
     """A seed's rows, once its predictions are written; of one that diverged without a value."""
-    on, model, task = job.on, job.model, job.on.task
+    on, model, task, problem = job.on, job.model, job.on.task, job.on.problem
     commit, used = git_commit(), {name: version for name, version in versions().items() if version is not None}
     for split in SCORED:
-        gold, path = [example.gold for example in on.examples[split]], ""
+        gold, path = problem.gold(split), ""
         if answers.of:
             name = f"{model.name}_{task.name}_{on.protocol_hash[:8]}_{answers.seed}_{split}.jsonl"
             path = str(Path(predictions_folder(out).name) / name)
@@ -279,9 +276,9 @@ def _rows(job: Job, answers: Answers, out: Path) -> Iterator[Row]:
                 data=on.data,
                 split=split,
                 metric=metric,
-                value=metrics.score(metric, gold, answers.of[split], on.labels) if answers.of else None,
+                value=metrics.score(metric, gold, answers.of[split], problem.labels) if answers.of else None,
                 seed=answers.seed,
-                protocol=on.protocol.name,
+                protocol=problem.protocol.name,
                 protocol_hash=on.protocol_hash,
                 examples=len(gold),
                 truncated=float(np.mean(answers.truncated.get(split, 0.0))),
@@ -296,7 +293,8 @@ def _rows(job: Job, answers: Answers, out: Path) -> Iterator[Row]:
 
 
 def _predictions(job: Job, answers: Answers, split: str) -> tuple[Head, list[Prediction]]:
-    on, examples, scores = job.on, job.on.examples[split], answers.scores.get(split)
+    on, problem, scores = job.on, job.on.problem, answers.scores.get(split)
+    examples = problem.examples[split]
     head = Head(
         model=job.model.name,
         weights=job.model.weights,
@@ -305,13 +303,13 @@ def _predictions(job: Job, answers: Answers, split: str) -> tuple[Head, list[Pre
         language=on.task.language,
         split=split,
         seed=answers.seed,
-        protocol=on.protocol.name,
+        protocol=problem.protocol.name,
         protocol_hash=on.protocol_hash,
-        labels=on.labels,
+        labels=problem.labels,
         examples=len(examples),
         curve=tuple((look.step, look.score) for look in answers.looks),
     )
-    zeros, seen = np.zeros(len(examples), int), Seen(on.examples["train"])
+    zeros, seen = np.zeros(len(examples), int), Seen(problem.examples["train"])
     tokens, truncated = answers.tokens.get(split, zeros), answers.truncated.get(split, zeros)
     return head, [
         Prediction(

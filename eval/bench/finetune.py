@@ -11,7 +11,7 @@ import itertools
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,18 +23,20 @@ from tyro.conf import arg
 from convert import from_hf
 from cptjax.data.tokenizer import Encoder
 from cptjax.machine.provenance import versions
-from eval import metrics, sweep
 from eval.bench import WARM_UP, Count, TimedBench, in_turns, record
 from eval.bench.compare import OURS, Side
-from eval.bench.peer import KINDS, Case, Training, pretrained, shuffled, told
+from eval.bench.peer import KINDS, Training, pretrained, shuffled, told
 from eval.finetune import Outcome, Run, Setting, finetune, order_of, setting_of, training
 from eval.kept import keep_model
+from eval.problem import Problem
 from eval.protocols import protocol_of
+from eval.sweep import prepare
 from eval.tasks.registry import chosen
 from eval.tasks.splits import SEED
-from eval.tasks.task import Answer, Example, Task
+from eval.tasks.task import Example, Task
 
 THEIRS = "transformers"
+OTHERS = "others"  # the split of those examples of test that no score is of
 LEARNING_RATE = 1e-4
 
 
@@ -46,48 +48,33 @@ def drawn(examples: Sequence[Example], count: int) -> list[Example]:
 # ---- scores
 
 
-def our_outcomes(case: Case, seeds: Sequence[int], others: Sequence[Example]) -> Iterator[Outcome]:
+def our_outcomes(folder: Path, problem: Problem, seeds: Sequence[int]) -> Iterator[Outcome]:
     """A training with each seed; the first keeps its parameters, and is asked of the other examples of test too."""
-    config, params = from_hf.load(case.model)
-    for of_seeds, first in ((seeds[:1], True), (seeds[1:], False)):
-        yield from finetune(
-            config,
-            params,
-            Encoder(case.model),
-            case.kind,
-            case.labels,
-            {"train": case.train, "test": case.test, **({"others": others} if first else {})},
-            case.protocol,
-            of_seeds,
-            metric=case.metric,
-            keep=first,
-        )
+    config, params = from_hf.load(folder)
+    fewer = replace(problem, examples={split: problem.examples[split] for split in ("train", "test")})
+    for of_seeds, of, keep in ((seeds[:1], problem, True), (seeds[1:], fewer, False)):
+        yield from finetune(config, params, Encoder(folder), of, of_seeds, keep=keep)
 
 
-def their_scores(case: Case, seeds: Sequence[int]) -> Callable[[], dict]:
+def their_scores(folder: Path, problem: Problem, seeds: Sequence[int]) -> Callable[[], dict]:
     """A training with each seed, one a call: what it is worth on test, and the mean of its losses."""
     left = iter(seeds)
 
     def run() -> dict:
         seed = next(left)
-        theirs = Training(case, seed)
-        losses = [theirs.step(numbers) for numbers in shuffled(case, seed)]
-        answers, _ = told(theirs.tokenizer, theirs.model, case, case.test)
-        return {"score": score(case, answers), "loss": float(np.mean(losses))}
+        theirs = Training(folder, problem, seed)
+        losses = [theirs.step(numbers) for numbers in shuffled(problem, seed)]
+        answers, _ = told(theirs.tokenizer, theirs.model, problem, problem.examples["test"])
+        return {"score": problem.score("test", answers), "loss": float(np.mean(losses))}
 
     return run
 
 
-def score(case: Case, answers: Sequence[Answer]) -> float:
-    """What answers of test are worth, 0 to 1."""
-    return metrics.score(case.metric, [example.gold for example in case.test], answers, case.labels)
-
-
-def their_answers(case: Case, folder: Path, examples: Sequence[Example]) -> Callable[[], dict]:
+def their_answers(folder: Path, problem: Problem, examples: Sequence[Example]) -> Callable[[], dict]:
     """What transformers says of examples with the model of a folder."""
 
     def run() -> dict:
-        answers, margins = told(*pretrained(folder, case), case, examples)
+        answers, margins = told(*pretrained(folder, problem), problem, examples)
         return {"answers": answers, "margins": margins}
 
     return run
@@ -122,12 +109,13 @@ def compared(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
     return {**sides, "difference": difference, "difference_in_errors": errors}
 
 
-def exported(case: Case, outcome: Outcome, examples: Sequence[Example]) -> dict[str, Any]:
+def exported(folder: Path, problem: Problem, outcome: Outcome) -> dict[str, Any]:
     """Of how many examples transformers says the same with a model of ours; where it does not, how near it was to."""
-    said = [*outcome.answers["test"], *outcome.answers["others"]]
+    examples = [*problem.examples["test"], *problem.examples[OTHERS]]
+    said = [*outcome.answers["test"], *outcome.answers[OTHERS]]
     with tempfile.TemporaryDirectory() as name:
-        keep_model(outcome, case.labels, case.model, Path(name) / "kept")
-        (theirs,) = asked(partial(their_answers, case, Path(name) / "kept", examples))
+        keep_model(outcome, problem.labels, folder, Path(name) / "kept")
+        (theirs,) = asked(partial(their_answers, Path(name) / "kept", problem, examples))
     different = [
         {"id": example.id, "margin": margin}
         for example, ours, other, margin in zip(examples, said, theirs["answers"], theirs["margins"], strict=True)
@@ -139,27 +127,18 @@ def exported(case: Case, outcome: Outcome, examples: Sequence[Example]) -> dict[
 # ---- seconds
 
 
-def our_setting(case: Case) -> Setting:
-    """What our trainings of a case share."""
-    config, params = from_hf.load(case.model)
-    return setting_of(
-        config,
-        params,
-        Encoder(case.model),
-        case.kind,
-        case.labels,
-        {"train": case.train},
-        case.protocol,
-        metric=case.metric,
-        devices=jax.devices()[:1],
-    )
+def our_setting(folder: Path, problem: Problem) -> Setting:
+    """What our trainings share."""
+    config, params = from_hf.load(folder)
+    problem = replace(problem, examples={"train": problem.examples["train"]})
+    return setting_of(config, params, Encoder(folder), problem, jax.devices()[:1])
 
 
-def our_steps(case: Case, count: int) -> Callable[[], dict]:
+def our_steps(folder: Path, problem: Problem, count: int) -> Callable[[], dict]:
     """One of the first so many steps of our training a call; the first call makes them all, so that every program is
     compiled."""
-    setting = our_setting(case)
-    again = partial(training, setting, [Run(SEED, case.protocol.learning_rate)])
+    setting = our_setting(folder, problem)
+    again = partial(training, setting, [Run(SEED, problem.protocol.learning_rate)])
     going: list[Iterator] = []
 
     def run() -> dict:
@@ -172,20 +151,21 @@ def our_steps(case: Case, count: int) -> Callable[[], dict]:
     return run
 
 
-def their_steps(case: Case, order: Sequence[Sequence[int]]) -> Callable[[], dict]:
+def their_steps(folder: Path, problem: Problem, order: Sequence[Sequence[int]]) -> Callable[[], dict]:
     """A step of their training a call, with the texts of this order."""
-    theirs, left = Training(case, SEED), iter(order)
+    theirs, left = Training(folder, problem, SEED), iter(order)
     return lambda: {"loss": theirs.step(next(left))}
 
 
-def speed(case: Case, rounds: int) -> dict[str, Any]:
+def speed(folder: Path, problem: Problem, rounds: int) -> dict[str, Any]:
     """Seconds of a step of both sides, of the same texts, in turns, and those that compiling took; `ratio` is of the
     medians, below 1 where ours is faster."""
     count = WARM_UP + rounds
-    train = our_setting(case).splits["train"]
-    steps = order_of(SEED, train, case.protocol)[:count]
+    train = our_setting(folder, problem).splits["train"]
+    steps = order_of(SEED, train, problem.protocol)[:count]
     order = [[train.texts.texts[piece].example for piece in step] for step in steps]
-    sides = {OURS: Side(partial(our_steps, case, count)), THEIRS: Side(partial(their_steps, case, order))}
+    made = {OURS: partial(our_steps, folder, problem, count), THEIRS: partial(their_steps, folder, problem, order)}
+    sides = {name: Side(make) for name, make in made.items()}
     try:
         whole = sides[OURS]()
         took = in_turns(sides, rounds)
@@ -202,21 +182,19 @@ def speed(case: Case, rounds: int) -> dict[str, Any]:
 # ---- the command
 
 
-def bench(case: Case, seeds: int, rounds: int, examples: Sequence[Example]) -> dict[str, Any]:
-    """All of a task; `examples` are the whole of test, of which a drawn part gives the scores."""
-    scored = {example.id for example in case.test}
-    others = [example for example in examples if example.id not in scored]
-    outcomes = list(our_outcomes(case, range(seeds), others))
+def bench(folder: Path, problem: Problem, seeds: int, rounds: int) -> dict[str, Any]:
+    """All of a task."""
+    outcomes = list(our_outcomes(folder, problem, range(seeds)))
     if diverged := [outcome.seed for outcome in outcomes if outcome.diverged]:
         raise ValueError(f"the loss of seed {diverged[0]} is not finite: give a lower --learning-rate")
-    theirs = asked(partial(their_scores, case, range(seeds)), seeds)
-    scores = [score(case, outcome.answers["test"]) for outcome in outcomes]
+    theirs = asked(partial(their_scores, folder, problem, range(seeds)), seeds)
+    scores = [problem.score("test", outcome.answers["test"]) for outcome in outcomes]
     losses = [float(outcome.losses.mean()) for outcome in outcomes]
     return {
         "score": compared(scores, [answer["score"] for answer in theirs]),
         "loss": compared(losses, [answer["loss"] for answer in theirs]),  # the mean over a training's steps
-        "exported": exported(case, outcomes[0], [*case.test, *others]),
-        "speed": speed(case, rounds),
+        "exported": exported(folder, problem, outcomes[0]),
+        "speed": speed(folder, problem, rounds),
     }
 
 
@@ -279,10 +257,13 @@ class FinetuneBench(TimedBench):
             "selection": "last",
         }
         protocol = protocol_of("cpu", task.kind, changes)
-        on = sweep.prepare(task, self.data, protocol, sizes={"train": self.steps * self.texts})
-        train, test = on.examples["train"], on.examples["test"]
-        case = Case(folder, task.kind, on.labels, task.metrics[0], train, drawn(test, self.test_examples), protocol)
-        row = {"task": task.name, "kind": task.kind, "metric": case.metric, "model": self.model, "data": on.data}
-        row |= {"train_examples": len(train), "test_examples": len(case.test), "steps": self.steps, "texts": self.texts}
+        on = prepare(task, self.data, protocol, sizes={"train": self.steps * self.texts})
+        train, test = on.problem.examples["train"], on.problem.examples["test"]
+        scored = drawn(test, self.test_examples)
+        ids = {example.id for example in scored}
+        others = [example for example in test if example.id not in ids]
+        problem = replace(on.problem, examples={"train": train, "test": scored, OTHERS: others})
+        row = {"task": task.name, "kind": task.kind, "metric": problem.metric, "model": self.model, "data": on.data}
+        row |= {"train_examples": len(train), "test_examples": len(scored), "steps": self.steps, "texts": self.texts}
         row |= {"learning_rate": self.learning_rate, "protocol_hash": protocol.hash, "seeds": self.seeds}
-        return row | versions(("torch", "transformers")) | bench(case, self.seeds, self.rounds, test)
+        return row | versions(("torch", "transformers")) | bench(folder, problem, self.seeds, self.rounds)

@@ -10,7 +10,6 @@ L tokens and U words of a text, N labels.
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +17,9 @@ import numpy as np
 
 from cptjax.machine.host import cores
 from eval import tagging
+from eval.problem import Problem
 from eval.protocols import Protocol
-from eval.tasks.task import Answer, Example, Kind
+from eval.tasks.task import Answer, Example
 from eval.texts import WORD, marked
 
 KINDS = ("entities", "multi_label", "single_label", "relation")
@@ -27,27 +27,10 @@ TOLD_AT_ONCE = 32  # texts
 NO_LABEL = -100  # of a token, as PyTorch's losses have it
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
-    """What a model is trained on and asked, and how."""
-
-    model: Path  # its folder
-    kind: Kind
-    labels: tuple[str, ...]
-    metric: str
-    train: Sequence[Example]
-    test: Sequence[Example]
-    protocol: Protocol
-
-    @property
-    def steps(self) -> int:
-        """Steps of a training."""
-        return self.protocol.steps or self.protocol.epochs * -(-len(self.train) // self.protocol.texts_per_step)
-
-    @property
-    def outputs(self) -> int:
-        """Numbers of the classifier."""
-        return tagging.num_tags(self.labels) if self.kind == "entities" else len(self.labels)
+def steps_of(problem: Problem) -> int:
+    """Steps of a training."""
+    protocol, texts = problem.protocol, len(problem.examples["train"])
+    return protocol.steps or protocol.epochs * -(-texts // protocol.texts_per_step)
 
 
 class Item(NamedTuple):
@@ -59,7 +42,7 @@ class Item(NamedTuple):
     bound_U2: np.ndarray  # characters
 
 
-def pretrained(folder: Path, case: Case) -> tuple[Any, Any]:
+def pretrained(folder: Path, problem: Problem) -> tuple[Any, Any]:
     """The tokenizer and the model under a classifier; what its folder has not is drawn by torch's seed."""
     import torch
     import transformers
@@ -67,28 +50,29 @@ def pretrained(folder: Path, case: Case) -> tuple[Any, Any]:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # it warns of weights that are drawn
     torch.set_num_threads(cores())
-    of_tokens = case.kind == "entities"
+    of_tokens = problem.kind == "entities"
+    outputs = tagging.num_tags(problem.labels) if of_tokens else len(problem.labels)
     kind = (
         transformers.AutoModelForTokenClassification if of_tokens else transformers.AutoModelForSequenceClassification
     )
-    return transformers.AutoTokenizer.from_pretrained(folder), kind.from_pretrained(folder, num_labels=case.outputs)
+    return transformers.AutoTokenizer.from_pretrained(folder), kind.from_pretrained(folder, num_labels=outputs)
 
 
-def encoded(tokenizer: Any, longest: int, case: Case, examples: Sequence[Example]) -> list[Item]:
+def encoded(tokenizer: Any, longest: int, problem: Problem, examples: Sequence[Example]) -> list[Item]:
     """Each example as the model takes it, cut to `longest` tokens."""
-    longest = min(longest, case.protocol.max_length)
+    longest = min(longest, problem.protocol.max_length)
     items = []
     for example in examples:
-        text = example.text if case.kind == "entities" else marked(example, case.protocol)
+        text = example.text if problem.kind == "entities" else marked(example, problem.protocol)
         made = tokenizer(text, example.second, truncation=True, max_length=longest)
-        first_U, bound_U2 = _words(made, text) if case.kind == "entities" else ([], np.zeros((0, 2), int))
-        if case.kind == "entities":
+        first_U, bound_U2 = _words(made, text) if problem.kind == "entities" else ([], np.zeros((0, 2), int))
+        if problem.kind == "entities":
             target = np.full(len(made["input_ids"]), NO_LABEL)
-            target[first_U] = tagging.tags_of(example.gold.spans, bound_U2, case.labels)
-        elif case.kind == "multi_label":
-            target = np.array([label in example.gold.labels for label in case.labels], np.float32)
+            target[first_U] = tagging.tags_of(example.gold.spans, bound_U2, problem.labels)
+        elif problem.kind == "multi_label":
+            target = np.array([label in example.gold.labels for label in problem.labels], np.float32)
         else:
-            target = np.array(case.labels.index(example.gold.labels[0]))
+            target = np.array(problem.labels.index(example.gold.labels[0]))
         items.append(Item({name: np.array(made[name]) for name in made}, target, first_U, bound_U2))
     return items
 
@@ -155,54 +139,56 @@ def move(model: Any, optimizer: Any, schedule: Any, loss: Any, protocol: Protoco
 class Training:
     """One training, its head and what it drops drawn by a seed."""
 
-    def __init__(self, case: Case, seed: int):
+    def __init__(self, folder: Path, problem: Problem, seed: int):
         import torch
 
         torch.manual_seed(seed)
-        self.case = case
-        self.tokenizer, self.model = pretrained(case.model, case)
+        self.problem = problem
+        self.tokenizer, self.model = pretrained(folder, problem)
         self.model.train()
-        self.items = encoded(self.tokenizer, self.model.config.max_position_embeddings, case, case.train)
-        right_N = np.sum([item.target for item in self.items], 0) if case.kind == "multi_label" else np.zeros(0)
-        mixed_N = (right_N > 0) & (right_N < len(self.items)) & case.protocol.positive_weights
+        longest = self.model.config.max_position_embeddings
+        self.items = encoded(self.tokenizer, longest, problem, problem.examples["train"])
+        right_N = np.sum([item.target for item in self.items], 0) if problem.kind == "multi_label" else np.zeros(0)
+        mixed_N = (right_N > 0) & (right_N < len(self.items)) & problem.protocol.positive_weights
         weight_N = np.where(mixed_N, (len(self.items) - right_N) / np.maximum(right_N, 1), 1)
         self._positive_N = torch.tensor(weight_N, dtype=torch.float32)
-        self._optimizer, self._schedule = optimizer_of(self.model, case.protocol, case.steps)
+        self._optimizer, self._schedule = optimizer_of(self.model, problem.protocol, steps_of(problem))
 
     def step(self, numbers: Sequence[int]) -> float:
         """Learn from these texts; returns their loss."""
         items = [self.items[number] for number in numbers]
-        return move(self.model, self._optimizer, self._schedule, self._loss(items), self.case.protocol)
+        return move(self.model, self._optimizer, self._schedule, self._loss(items), self.problem.protocol)
 
     def _loss(self, items: Sequence[Item]) -> Any:
         import torch
 
         inputs = collated(items, self.tokenizer.pad_token_id)
         targets = [item.target for item in items]
-        if self.case.kind == "entities":
+        if self.problem.kind == "entities":
             return self.model(**inputs, labels=padded(targets, NO_LABEL)).loss
         labels = torch.tensor(np.stack(targets))
-        if self.case.kind != "multi_label":
+        if self.problem.kind != "multi_label":
             return self.model(**inputs, labels=labels).loss
         loss = torch.nn.BCEWithLogitsLoss(pos_weight=self._positive_N)
         return loss(self.model(**inputs).logits, labels)
 
 
-def shuffled(case: Case, seed: int) -> Iterator[list[int]]:
+def shuffled(problem: Problem, seed: int) -> Iterator[list[int]]:
     """Numbers of the texts of each step, in an order of PyTorch's."""
     import torch
 
-    generator, size = torch.Generator().manual_seed(seed), case.protocol.texts_per_step
-    passes = (torch.randperm(len(case.train), generator=generator).split(size) for _ in itertools.count())
-    return (numbers.tolist() for numbers in itertools.islice(itertools.chain.from_iterable(passes), case.steps))
+    generator, texts = torch.Generator().manual_seed(seed), len(problem.examples["train"])
+    size = problem.protocol.texts_per_step
+    passes = (torch.randperm(texts, generator=generator).split(size) for _ in itertools.count())
+    return (numbers.tolist() for numbers in itertools.islice(itertools.chain.from_iterable(passes), steps_of(problem)))
 
 
-def told(tokenizer: Any, model: Any, case: Case, examples: Sequence[Example]) -> tuple[list[Answer], list[float]]:
+def told(tokenizer: Any, model: Any, problem: Problem, examples: Sequence[Example]) -> tuple[list[Answer], list[float]]:
     """What a model says of examples, and how far each answer is from another one, in the model's scores."""
     import torch
 
     model.eval()
-    items = encoded(tokenizer, model.config.max_position_embeddings, case, examples)
+    items = encoded(tokenizer, model.config.max_position_embeddings, problem, examples)
     order = sorted(range(len(items)), key=lambda number: len(items[number].inputs["input_ids"]))
     answers, margins = [Answer()] * len(items), [0.0] * len(items)
     for first in range(0, len(order), TOLD_AT_ONCE):
@@ -210,26 +196,26 @@ def told(tokenizer: Any, model: Any, case: Case, examples: Sequence[Example]) ->
         with torch.no_grad():
             scores = model(**collated([items[number] for number in numbers], tokenizer.pad_token_id)).logits.numpy()
         for number, score in zip(numbers, scores, strict=True):
-            answers[number], margins[number] = answer_of(case, items[number], score)
+            answers[number], margins[number] = answer_of(problem, items[number], score)
     return answers, margins
 
 
-def answer_of(case: Case, item: Item, score: np.ndarray) -> tuple[Answer, float]:
+def answer_of(problem: Problem, item: Item, score: np.ndarray) -> tuple[Answer, float]:
     """What the scores of a text say ([L, N] of tokens, else [N]), and how far they are from saying something else."""
-    if case.kind == "entities":
+    if problem.kind == "entities":
         score_UN = score[item.first_U]
-        spans = tagging.spans_of(score_UN.argmax(-1), item.bound_U2, case.labels)
+        spans = tagging.spans_of(score_UN.argmax(-1), item.bound_U2, problem.labels)
         return Answer(spans=spans), _lead(score_UN)
     chosen, margin = [int(score.argmax())], _lead(score[None])
-    if case.kind == "multi_label":
-        threshold = case.protocol.threshold
+    if problem.kind == "multi_label":
+        threshold = problem.protocol.threshold
         assert threshold != "dev"
         above_N = score - math.log(threshold / (1 - threshold))
         passed = np.flatnonzero(above_N >= 0).tolist()
-        alone = not passed and case.protocol.fallback
+        alone = not passed and problem.protocol.fallback
         margin = min(float(np.abs(above_N).min()), margin if alone else math.inf)
         chosen = chosen if alone else passed
-    return Answer(labels=tuple(case.labels[i] for i in chosen)), margin
+    return Answer(labels=tuple(problem.labels[i] for i in chosen)), margin
 
 
 def _lead(score_UN: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """A task that is learnt in seconds, a model that learns it, and the same training by PyTorch."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from eval.bench.peer import NO_LABEL, move, optimizer_of, padded
 from eval.finetune import Split, order_of, prepare_splits
 from eval.heads import Head, TextHead, head_of
 from eval.packed import Piece
-from eval.protocols import Protocol
+from eval.problem import Problem
+from eval.protocols import Protocol, protocol_of
 from eval.tasks.task import Answer, Example, Examples, Kind, Span
 from eval.update import start_params
 from tests.fixtures_text import WORDS
@@ -62,6 +63,11 @@ LABELS: dict[Kind, tuple[str, ...]] = {
     "relation": ("no", "yes"),
     "multiple_choice": (),
 }
+METRICS: dict[Kind, str] = {
+    "entities": "entity_f1",
+    "nested_entities": "span_f1_exact",
+    "multi_label": "micro_f1",
+}  # else accuracy
 
 
 def peer_losses(
@@ -132,12 +138,18 @@ def peer_answers(theirs: Any, split: Split, head: Head) -> list[Answer]:
     return head.answers(split.texts, told, 0.5)[0]
 
 
-def splits_of(
-    config: ModelConfig, tokenizer: Encoder, kind: Kind, of: Examples, protocol: Protocol
-) -> tuple[Head, dict[str, Split]]:
+def problem_of(
+    kind: Kind, changes: Mapping[str, Any] | None = None, of: Examples | None = None, protocol: str = "cpu"
+) -> Problem:
+    """A small task, with other examples than its own where they are given."""
+    of, metric = examples(kind) if of is None else of, METRICS.get(kind, "accuracy")
+    return Problem(kind, LABELS[kind], of, protocol_of(protocol, kind, changes or {}), metric)
+
+
+def splits_of(config: ModelConfig, tokenizer: Encoder, problem: Problem) -> tuple[Head, dict[str, Split]]:
     """The head of a task, and its splits as tokens."""
-    head = head_of(kind, LABELS[kind], of["train"], protocol)
-    return head, prepare_splits(config, tokenizer, kind, head, of, protocol)
+    head = head_of(problem)
+    return head, prepare_splits(config, tokenizer, problem, head)
 
 
 def without_dropout(config: ModelConfig) -> ModelConfig:

@@ -4,7 +4,6 @@ import json
 import os
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,7 @@ from cptjax.shape import FULL, BertConfig, ModernBertConfig
 from eval import bench
 from eval.__main__ import COMMANDS, main
 from eval.bench import attention, compare, finetune, loss, peer, step
+from eval.problem import Problem
 from eval.protocols import protocol_of
 from eval.tasks.task import Answer
 from tests.eval import small
@@ -287,10 +287,10 @@ def test_finetune_reports_both_sides(tmp_path, monkeypatch, capsys):
 
 def test_an_answer_of_the_peer_is_as_far_from_another_as_its_scores():
     # Broken by: no fallback; the lead of the best score where a label passes the threshold.
-    case = peer.Case(Path("."), "multi_label", ("a", "b"), "micro_f1", [], [], protocol_of("cpu", "multi_label"))
+    problem = Problem("multi_label", ("a", "b"), {}, protocol_of("cpu", "multi_label"), "micro_f1")
     item = peer.Item({}, np.zeros(2), [], np.zeros((0, 2), int))
     for score_N, labels, margin in (((0.5, 3.0), ("a", "b"), 0.5), ((-2.0, -0.25), ("b",), 0.25)):
-        assert peer.answer_of(case, item, np.array(score_N)) == (Answer(labels), margin)
+        assert peer.answer_of(problem, item, np.array(score_N)) == (Answer(labels), margin)
 
 
 def test_a_difference_is_told_in_its_standard_errors():

@@ -10,13 +10,12 @@ from cptjax.data.tokenizer import Encoder
 from cptjax.families import encoder
 from cptjax.model import init_params
 from cptjax.shape import BertConfig, Precision
-from eval import metrics
 from eval.finetune import Outcome, finetune, order_of, rate_of
 from eval.heads import head_of
 from eval.protocols import protocol_of
 from eval.tasks.task import Answer
 from eval.update import programs
-from tests.eval.small import LABELS, examples, splits_of
+from tests.eval.small import LABELS, examples, problem_of, splits_of
 from tests.fixtures_text import make_bert_tokenizer
 
 CONFIG = BertConfig(
@@ -30,7 +29,6 @@ CONFIG = BertConfig(
     head="none",
 )
 CHANGES = {"steps": 30, "evaluate_every": 10, "learning_rate": 3e-3, "texts_per_step": 5}
-METRIC = {"entities": "entity_f1", "nested_entities": "span_f1_exact", "multi_label": "micro_f1"}
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +42,7 @@ def params():
 
 
 def tuned(tokenizer, params, kind, seeds, rates=(), *, changes=CHANGES, of=None, **options) -> list[Outcome]:
-    of = examples(kind) if of is None else of
-    protocol = protocol_of("cpu", kind, changes)
-    metric = METRIC.get(kind, "accuracy")
-    return [
-        *finetune(CONFIG, params, tokenizer, kind, LABELS[kind], of, protocol, seeds, rates, metric=metric, **options)
-    ]
+    return [*finetune(CONFIG, params, tokenizer, problem_of(kind, changes, of), seeds, rates, **options)]
 
 
 def same(together: Outcome, alone: Outcome) -> None:
@@ -74,9 +67,8 @@ def test_runs_that_train_together_are_as_each_alone(tokenizer, params, together)
 @pytest.mark.parametrize("kind", LABELS)
 def test_models_of_one_shape_share_what_was_compiled(kind):
     def made():
-        protocol = protocol_of("cpu", kind)
-        head = head_of(kind, list(LABELS[kind]), examples(kind)["train"], protocol)
-        return programs(replace(CONFIG), head, protocol, Precision("float32"), None)
+        problem = problem_of(kind)
+        return programs(replace(CONFIG), head_of(problem), problem.protocol, Precision("float32"), None)
 
     assert made() is made()
 
@@ -91,7 +83,7 @@ def test_a_run_that_diverges_says_so_and_ends_no_other(together):
 def test_what_is_learnt_is_said_with_exact_characters(together):
     of = examples("entities")
     gold = [example.gold for example in of["test"]]
-    assert metrics.score("entity_f1", gold, together[0].answers["test"], LABELS["entities"]) > 0.8
+    assert problem_of("entities").score("test", together[0].answers["test"]) > 0.8
     texts = {span.label: set() for answer in gold for span in answer.spans}
     for example, answer in zip(of["test"], together[0].answers["test"], strict=True):
         for span in answer.spans:
@@ -127,23 +119,21 @@ def test_the_last_look_answers_where_the_protocol_says_so(tokenizer, params):
         (outcome,) = tuned(tokenizer, params, "multi_label", [3], of=of | {"dev": dev, "test": dev}, changes=changes)
         assert outcome.chosen == outcome.looks[-1 if selection == "last" else 0]
         assert outcome.looks[-1].score < outcome.looks[0].score
-        gold = [each.gold for each in dev]
-        score = metrics.score("micro_f1", gold, outcome.answers["test"], LABELS["multi_label"])
-        assert score == outcome.chosen.score
+        scored = problem_of("multi_label", of={"test": dev}).score("test", outcome.answers["test"])
+        assert scored == outcome.chosen.score
         assert outcome.answers["dev"] == outcome.answers["test"]
 
 
 def test_a_pass_shows_every_text_once_in_an_order_of_its_own(tokenizer):
     # Broken by: one order for all epochs; a step that crosses the end of a pass.
-    protocol = protocol_of("cpu", "multiple_choice", {"texts_per_step": 7, "epochs": 2})
-    of = examples("multiple_choice")
-    _, splits = splits_of(CONFIG, tokenizer, "multiple_choice", of, protocol)
-    steps = order_of(5, splits["train"], protocol)
+    problem = problem_of("multiple_choice", {"texts_per_step": 7, "epochs": 2})
+    _, splits = splits_of(CONFIG, tokenizer, problem)
+    steps = order_of(5, splits["train"], problem.protocol)
     passes = [sum(steps[:6], []), sum(steps[6:], [])]
     assert len(steps) == 12 and [len(step) for step in steps[:6]] == [21] * 5 + [15]
     assert passes[0] != passes[1] and sorted(passes[0]) == sorted(passes[1]) == list(range(120))
     assert all(step[i + 1] == step[i] + 1 for step in steps for i in range(0, len(step), 3))  # choices stay together
-    assert order_of(5, splits["train"], replace(protocol, steps=9)) == steps[:9]
+    assert order_of(5, splits["train"], replace(problem.protocol, steps=9)) == steps[:9]
 
 
 def test_the_schedule_is_that_of_transformers():

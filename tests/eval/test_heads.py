@@ -11,6 +11,7 @@ from cptjax.families import encoder
 from cptjax.shape import BertConfig, Precision
 from eval.heads import Head, SpanHead, TextHead, TokenHead, head_of
 from eval.packed import Piece, Shape, batch, split_batches
+from eval.problem import Problem
 from eval.protocols import protocol_of
 from eval.tasks.task import Answer, Example, Span
 from eval.texts import Text
@@ -163,9 +164,11 @@ def test_answers_pass_the_threshold_or_are_the_likeliest():
 
 def test_a_head_counts_what_train_says():
     # Broken by: shares of all texts for wrong by right ones.
-    protocol = protocol_of("english", "multi_label")
+    def head(kind, labels, train):
+        return head_of(Problem(kind, labels, {"train": train}, protocol_of("english", "multi_label"), "micro_f1"))
+
     numbered = [Example("", "", Answer(labels)) for labels in [("A",), ("A", "B"), ("A",), ()]]
-    assert head_of("multi_label", LABELS, numbered, protocol) == TextHead(LABELS, "any", positive_N=(1 / 3, 3.0, 1.0))
-    choice, choices = (head_of("multiple_choice", (), examples, protocol) for examples in (numbered[:1], numbered))
+    assert head("multi_label", LABELS, numbered) == TextHead(LABELS, "any", positive_N=(1 / 3, 3.0, 1.0))
+    choice, choices = (head("multiple_choice", (), examples) for examples in (numbered[:1], numbered))
     assert isinstance(choice, TextHead) and isinstance(choices, TextHead)
     assert (choice.right, choices.right) == ("one", "any")

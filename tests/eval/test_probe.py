@@ -23,12 +23,10 @@ from cptjax.shape import BertConfig, ModelConfig, ModernBertConfig, Precision
 from eval import linear_probe, probe
 from eval.__main__ import main
 from eval.fill_mask import count_words, draw, fill, frequent_words, kinds_of, windows
-from eval.finetune import prepare_splits
-from eval.heads import TextHead, head_of
+from eval.heads import TextHead
 from eval.packed import by_text
-from eval.protocols import protocol_of
 from eval.tasks.task import Example
-from tests.eval.small import LABELS, examples
+from tests.eval.small import examples, problem_of, splits_of
 from tests.fixtures_text import make_bert_tokenizer, make_tokenizer
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -175,9 +173,8 @@ def test_states_are_those_of_each_layer_of_texts_alone(folder, name):
     config, tokenizer = CONFIGS[name][0], Encoder(folder / name)
     model, params = encoder(config, Precision("float32")), params_of(config)
     for kind in ("entities", "multi_label"):
-        protocol, of = protocol_of("cpu", kind), examples(kind)
-        head = head_of(kind, LABELS[kind], of["train"], protocol)
-        pieces = prepare_splits(config, tokenizer, kind, head, of, protocol)["dev"].pieces
+        head, splits = splits_of(config, tokenizer, problem_of(kind))
+        pieces = splits["dev"].pieces
         work, read = partial(linear_probe.states, model, head, params), partial(linear_probe._layers_of, head)
         token_TL = np.zeros((len(pieces), 64), np.int32)  # a text a row
         for text, piece in enumerate(pieces):
@@ -201,18 +198,10 @@ def divided(kind) -> dict[str, list[Example]]:
 
 
 def probed(folder, kind, config=BERT, **changes) -> list[float]:
-    metric = {"entities": "entity_f1", "nested_entities": "entity_f1", "multi_label": "micro_f1"}.get(kind, "accuracy")
-    protocol = protocol_of("cpu", kind, changes)
-    told = linear_probe.probe(
-        config,
-        params_of(config),
-        Encoder(folder / config.model_type),
-        kind,
-        LABELS[kind],
-        divided(kind),
-        protocol,
-        metric,
-    )
+    problem = problem_of(kind, changes, divided(kind))
+    if kind == "nested_entities":
+        problem = replace(problem, metric="entity_f1")
+    told = linear_probe.probe(config, params_of(config), Encoder(folder / config.model_type), problem)
     assert told.truncated == 0
     return told.score_N
 

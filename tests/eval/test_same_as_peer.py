@@ -11,14 +11,15 @@ import pytest
 from convert.from_hf import load
 from cptjax.data.tokenizer import Encoder
 from cptjax.shape import BertConfig, ModernBertConfig
-from eval.finetune import finetune, prepare_splits
+from eval.finetune import finetune
 from eval.kept import keep_model
+from eval.problem import Problem
 from eval.protocols import protocol_of
 from eval.tagging import spans_of, tag_names
 from eval.tasks.registry import TASKS
 from eval.texts import words_of
 from tests.convert.forms import random_params
-from tests.eval.small import LABELS, examples, exported, peer_answers, peer_losses, splits_of, without_dropout
+from tests.eval.small import exported, peer_answers, peer_losses, problem_of, splits_of, without_dropout
 from tests.fixtures_text import make_bert_tokenizer
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -29,7 +30,6 @@ CONFIGS = {
     "bert": without_dropout(BertConfig(**SIZES, num_hidden_layers=2, max_position_embeddings=64)),
     "modernbert": ModernBertConfig(**SIZES, num_hidden_layers=2, local_attention=8),
 }
-METRICS = {"entities": "entity_f1", "multi_label": "micro_f1", "relation": "accuracy", "multiple_choice": "accuracy"}
 CASES = [
     ("bert", "entities"),
     ("bert", "multi_label"),
@@ -59,12 +59,10 @@ def test_losses_are_those_of_transformers_step_by_step(tmp_path, tokenizer, name
         "warmup": 0.2,
         "selection": "last",
     }
-    protocol, of = protocol_of("english", kind, changes), examples(kind)
-    (outcome,) = finetune(
-        config, params, tokenizer, kind, LABELS[kind], of, protocol, [7], metric=METRICS[kind], keep=True
-    )
-    head, splits = splits_of(config, tokenizer, kind, of, protocol)
-    expected = peer_losses(tmp_path / "start", config, params, splits["train"], head, protocol, 7)
+    problem = problem_of(kind, changes, protocol="english")
+    (outcome,) = finetune(config, params, tokenizer, problem, [7], keep=True)
+    head, splits = splits_of(config, tokenizer, problem)
+    expected = peer_losses(tmp_path / "start", config, params, splits["train"], head, problem.protocol, 7)
     np.testing.assert_allclose(outcome.losses, expected, rtol=1e-4, atol=1e-4)
     assert np.ptp(outcome.losses) > 0.01  # a hundred times what they may differ by
     assert outcome.config is not None
@@ -81,12 +79,11 @@ def test_a_real_encoder_is_trained_as_there_and_says_the_same_of_every_text(tmp_
     config, tokenizer, task = without_dropout(config), Encoder(MINILM), TASKS["anatem"]
     whole = task.read(ANATEM)
     of = {"train": whole["train"][:480], "test": whole["test"][:REAL_TEXTS]}
-    labels = sorted({span.label for example in of["train"] for span in example.gold.spans})
+    labels = tuple(sorted({span.label for example in of["train"] for span in example.gold.spans}))
     protocol = protocol_of("cpu", "entities", {"steps": 30, "learning_rate": 5e-4})
-    (outcome,) = finetune(
-        config, params, tokenizer, "entities", labels, of, protocol, [1], metric="entity_f1", keep=True
-    )
-    splits = prepare_splits(config, tokenizer, "entities", outcome.head, of, protocol)
+    problem = Problem("entities", labels, of, protocol, "entity_f1")
+    (outcome,) = finetune(config, params, tokenizer, problem, [1], keep=True)
+    _, splits = splits_of(config, tokenizer, problem)
     expected = peer_losses(tmp_path / "start", config, params, splits["train"], outcome.head, protocol, 1)
     np.testing.assert_allclose(outcome.losses[:20], expected[:20], rtol=1e-4, atol=1e-4)
     keep_model(outcome, labels, MINILM, tmp_path / "kept")
