@@ -32,7 +32,7 @@ from eval.update import Programs, programs
 
 THRESHOLDS = tuple(np.arange(0.05, 0.96, 0.05).round(2).tolist())  # tried on dev where the protocol asks for it
 STEPS_AHEAD = 2  # that may wait at the device: one who stops a run waits for no more
-MEMORY_SHARE = 0.6  # of a device's memory that runs may fill by a rough formula
+MEMORY_SHARE = 0.8  # of a device's memory that training may fill: answering has programs of its own
 
 
 class Run(NamedTuple):
@@ -122,7 +122,7 @@ def finetune(
     """
     setting = setting_of(config, params, encoder, problem, devices or jax.devices()[:1])
     runs = [Run(seed, rate) for rate in learning_rates or (problem.protocol.learning_rate,) for seed in seeds]
-    at_once = at_once or fitting(setting)
+    at_once = at_once or fitting(setting, runs)
     for first in range(0, len(runs), at_once):
         yield from _together(setting, runs[first : first + at_once], keep)
 
@@ -154,19 +154,35 @@ def precision_of(protocol: Protocol, platform: str) -> Precision:
     return Precision(usual if protocol.precision == "auto" else protocol.precision)
 
 
-def fitting(setting: Setting) -> int:
-    """How many runs fit the devices together, at least one on each: parameters, moments, gradients and the best so
-    far, and what a step keeps of each token in each layer. On a CPU one on each: together they are slower."""
-    if setting.devices[0].platform == "cpu":
-        return len(setting.devices)
-    config = setting.config
-    parameters = sum(np.size(x) for x in jax.tree.leaves(setting.params))
-    per_token = 12 * config.hidden_size + 4 * (1 + config.gated) * config.intermediate_size
-    lengths = sorted((len(piece.text.token_L) for piece in setting.splits["train"].pieces), reverse=True)
-    tokens = 2 * sum(lengths[: setting.problem.protocol.texts_per_step])
-    need = 4 * (6 * parameters + tokens * per_token * config.num_hidden_layers)
-    count, memory = len(setting.devices), device_memory(setting.devices[0])
-    return count * max(1, int(MEMORY_SHARE * memory // need)) if memory else count
+def fitting(setting: Setting, runs: Sequence[Run]) -> int:
+    """How many of these runs fit the devices together, at least one on each. On a CPU one on each: together they are
+    slower."""
+    count = len(setting.devices)
+    if setting.devices[0].platform == "cpu" or len(runs) <= count:
+        return count
+    memory = device_memory(setting.devices[0])
+    if not memory:
+        return count
+    two = memory_of(setting, [*runs[:2]] * count)  # of one alone the compiler makes a program that needs less
+    return count * max(1, int(2 * MEMORY_SHARE * memory // two))
+
+
+def memory_of(setting: Setting, runs: Sequence[Run]) -> int:
+    """Bytes of each device that these runs together need: what the compiler says of their largest step, and a copy of
+    the parameters that dev likes best so far."""
+    step = max(planned(setting, runs), key=lambda step: sum(length * rows for length, rows in step.shape.rows))
+    key_R = keys_of(runs)
+    state = jax.eval_shape(setting.programs.start, setting.params, key_R)
+    state, key_R, (stacked, *rates) = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=setting.sharding),
+        (state, key_R, arguments(setting, runs, step)),
+    )
+    memory = setting.programs.update.lower(state, stacked, key_R, *rates).compile().memory_analysis()
+    need = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    need += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    if setting.problem.protocol.selection == "best":
+        need += sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.params)) // len(setting.devices)
+    return need
 
 
 # ---- which texts a step holds
@@ -219,25 +235,49 @@ def step_shapes(orders: Sequence[list[list[int]]], split: Split, texts: int, mos
 # ---- runs that train together
 
 
-def training(setting: Setting, runs: Sequence[Run]) -> Iterator[tuple[TrainState, jax.Array]]:
-    """Train runs together; after each step their state, which the next step destroys, and losses, [R]."""
+class Step(NamedTuple):
+    """A step of runs that train together: its shape, the pieces of each seed, and the share of the peak rate."""
+
+    shape: Shape
+    pieces: dict[int, list[int]]
+    share: float
+
+
+def planned(setting: Setting, runs: Sequence[Run]) -> list[Step]:
+    """The steps of runs that train together."""
     train, protocol = setting.splits["train"], setting.problem.protocol
     orders = {run.seed: order_of(run.seed, train, protocol) for run in runs}
     texts = protocol.texts_per_step * max(map(len, train.texts.steps_of))
-    shapes = step_shapes([orders[run.seed] for run in runs], train, texts, setting.config.longest_document)
+    shapes = step_shapes([*orders.values()], train, texts, setting.config.longest_document)
+    return [
+        Step(shape, {seed: order[step] for seed, order in orders.items()}, rate_of(protocol, step, len(shapes)))
+        for step, shape in enumerate(shapes)
+    ]
+
+
+def arguments(setting: Setting, runs: Sequence[Run], step: Step) -> tuple[Any, np.ndarray, np.ndarray]:
+    """What a step takes beside state and keys: the batch of each run, its rate, and that of what is on the encoder."""
+    pieces, ahead = setting.splits["train"].pieces, setting.problem.protocol.head_learning_rate
+    batches = [batch([pieces[number] for number in step.pieces[run.seed]], step.shape).arrays for run in runs]
+    rate_R = np.array([step.share * run.learning_rate for run in runs], np.float32)
+    ahead_R = rate_R if ahead is None else np.full_like(rate_R, step.share * ahead)
+    return jax.tree.map(lambda *each: np.stack(each), *batches), rate_R, ahead_R
+
+
+def training(setting: Setting, runs: Sequence[Run]) -> Iterator[tuple[TrainState, jax.Array]]:
+    """Train runs together; after each step their state, which the next step destroys, and losses, [R]."""
     put = partial(jax.device_put, device=setting.sharding)
-    key_R = put(jnp.stack([jax.random.key(run.seed) for run in runs]))
+    key_R = put(keys_of(runs))
     state = setting.programs.start(setting.params, key_R)
-    for step, shape in enumerate(shapes):
-        arrays = [batch([train.pieces[i] for i in orders[run.seed][step]], shape).arrays for run in runs]
-        share = rate_of(protocol, step, len(shapes))
-        rate_R = np.array([share * run.learning_rate for run in runs], np.float32)
-        ahead_R = (
-            rate_R if protocol.head_learning_rate is None else np.full_like(rate_R, share * protocol.head_learning_rate)
-        )
-        stacked = put(jax.tree.map(lambda *each: np.stack(each), *arrays))
-        state, loss_R = setting.programs.update(state, stacked, key_R, put(rate_R), put(ahead_R))
+    for step in planned(setting, runs):
+        stacked, rate_R, ahead_R = put(arguments(setting, runs, step))
+        state, loss_R = setting.programs.update(state, stacked, key_R, rate_R, ahead_R)
         yield state, loss_R
+
+
+def keys_of(runs: Sequence[Run]) -> jax.Array:
+    """The key of each run, [R]."""
+    return jnp.stack([jax.random.key(run.seed) for run in runs])
 
 
 def _together(setting: Setting, runs: Sequence[Run], keep: bool) -> Iterator[Outcome]:
