@@ -77,7 +77,9 @@ class ProbeCommand(Options):
         notes: Notes = defaultdict(list)
         models = [_opened(candidate, notes[MASKED]) for candidate in candidates(self.model.split(","))]
         tasks = [self._prepared(task) for task in chosen(self.task.split(","), self.language)] if self.task else []
-        notes |= {on.task.name: [*on.notes] for on in tasks}
+        for on in tasks:
+            doubts = on.problem.protocol.doubts  # of fine-tuning
+            notes[on.task.name] += [note for note in on.notes if note not in doubts]
         words = self._words(models, notes[MASKED]) if self.text else []
         figures: list[Figure] = []
         for model in models:
