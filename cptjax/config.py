@@ -149,7 +149,11 @@ def mlm_twin(run: Run) -> Run:
 
 
 def load_config(path: Path) -> Run:
-    """The Run of a config file. Raises FileNotFoundError or ValueError when it is not one."""
+    """The Run of a config file; configs/NAME.py is ours where there is none here. Raises FileNotFoundError or
+    ValueError when it is not one."""
+    if not path.is_file() and path.parent == Path("configs"):
+        ours = importlib.util.find_spec("configs")  # of a clone, or installed with this package
+        path = Path(*(ours.submodule_search_locations or [])[:1]) / path.name if ours else path
     if not path.is_file():
         raise FileNotFoundError(f"no config file {path}; see configs/ for examples")
     run = called(path, "get_config", _checked)

@@ -102,7 +102,8 @@ MAY_IMPORT = {
 @pytest.mark.parametrize("path", FILES["cptjax"], ids=short)
 def test_cptjax_imports_only_lower_floors(path):
     # Broken by: `from cptjax.train import train` inside a function of masks.py.
-    imported = [name for name in imports_of(tree_of(path)) if name.startswith("cptjax.")]
+    ours = (name for name in imports_of(tree_of(path)) if name.startswith("cptjax."))
+    imported = [name for name in ours if name != "cptjax.__version__"]  # which lies below all floors
     if path.stem == "__init__":
         assert not imported, f"{short(path)} imports nothing"
         return

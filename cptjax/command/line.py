@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn, get_args
 
 from absl import logging as absl_logging
 
+from cptjax import __version__
 from cptjax.command import errors
 from cptjax.command.escape import say
 
@@ -101,7 +102,10 @@ def parse(package: str, commands: Mapping[str, Command], words: Sequence[str]) -
 
 
 def _list(program: str, commands: Mapping[str, Command], words: Sequence[str]) -> NoReturn:
-    """Print the commands where help is asked for. Raises ValueError for a word that is none of them."""
+    """Print the commands where help is asked for, or the version. Raises ValueError for a word that is none of them."""
+    if [*words] == ["--version"]:
+        say(f"cptjax {__version__}")
+        raise SystemExit(0)
     if not {"-h", "--help"} & {*words[:2]}:
         asked = f"no command is called {' '.join(words[:2])!r}" if words else "no command is given"
         raise ValueError(f"{asked}: {program} takes {', '.join(commands)}")

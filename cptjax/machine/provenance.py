@@ -21,13 +21,16 @@ def _version(package: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """Commit of the code, with `+changes` when the tree differs from it; None outside a repository."""
-    here = Path(__file__).parent
+    """Commit of the code, with `+changes` when the tree differs from it; None where git does not keep it: outside a
+    repository, or installed inside of somebody else's."""
+    here = Path(__file__)
 
     def git(*arguments: str) -> str:
-        return subprocess.run(("git", *arguments), cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        command = ("git", *arguments)
+        return subprocess.run(command, cwd=here.parent, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", here.name)
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -16,7 +16,7 @@ def test_versions_are_those_of_the_packages_in_use():
 
 
 def test_the_commit_is_that_of_the_code_and_says_what_differs(tmp_path, monkeypatch):
-    # Broken by: no `git status`, cwd left out.
+    # Broken by: no `git status`, cwd left out, no `git ls-files`.
     code = tmp_path / "provenance.py"
     monkeypatch.setattr(provenance, "__file__", str(code))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
@@ -30,6 +30,10 @@ def test_the_commit_is_that_of_the_code_and_says_what_differs(tmp_path, monkeypa
     assert provenance.git_commit() is None
     git("init", "-q")
     code.write_text("a")
+    (tmp_path / "other.py").write_text("")
+    git("add", "other.py")
+    git("commit", "-qm", "somebody else's")
+    assert provenance.git_commit() is None
     git("add", ".")
     git("commit", "-qm", "first")
     commit = git("rev-parse", "HEAD").strip()
