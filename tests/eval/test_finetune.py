@@ -116,6 +116,8 @@ def test_as_many_runs_train_together_as_fit(tokenizer, params, monkeypatch):
     without_best = finetune_.memory_of(last, runs[:2])
     assert of_two - without_best == pytest.approx(2 * parameters, rel=0.05)  # the head has some too
     assert without_best > 2 * 5 * parameters  # themselves, two moments, gradients and what layers keep
+    shared = setting_of(CONFIG, params, tokenizer, setting.problem, jax.devices()[:2])
+    assert finetune_.memory_of(shared, runs[:4]) == pytest.approx(of_two, rel=0.05)  # of each of two
     gpu = replace(setting, devices=[SimpleNamespace(platform="gpu")])
     for memory, count in ((1.7 * of_two, 3), (0.4 * of_two, 1), (None, 1)):
         monkeypatch.setattr(finetune_, "device_memory", lambda _, memory=memory: memory and memory / MEMORY_SHARE)
