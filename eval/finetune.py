@@ -22,7 +22,8 @@ from cptjax.data.tokenizer import Encoder
 from cptjax.machine.host import device_memory
 from cptjax.shape import ModelConfig, Precision
 from cptjax.step import TrainState
-from eval.heads import Head, Scores, head_of
+from eval.choose_head import head_of
+from eval.heads import Head, Scores
 from eval.packed import Piece, Shape, batch, by_text, few_shapes, row_lengths, rows_needed
 from eval.problem import Problem
 from eval.protocols import Protocol

@@ -17,8 +17,7 @@ from cptjax import heads
 from cptjax.dropout import Dropping
 from cptjax.model import Encoder
 from cptjax.shape import BertConfig, ModelConfig
-from eval import span_scorer, tagging
-from eval.problem import Problem
+from eval import tagging
 from eval.tasks.task import Answer, Example
 from eval.texts import Text, Texts
 
@@ -29,8 +28,8 @@ NO_TAG = -1
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What is right of a text: of its tokens by name, [L] each; of itself, [N]; and entities by the places of their
-    first and last tokens and label, [S, 3]."""
+    """What is right of a text: of its tokens by name, [L] or [L, N] each; of itself, [N]; and entities by the places of
+    their first and last tokens and label, [S, 3]."""
 
     of_tokens: dict[str, np.ndarray]
     of_text_N: np.ndarray
@@ -46,6 +45,7 @@ class Head(ABC):
 
     stands: ClassVar[Literal["texts", "tokens"] | None]
     outputs: int  # numbers of the classifier for a text or token
+    dropout: float = 0.0  # of the head itself, where it has layers
 
     def shape(self, config: ModelConfig) -> ModelConfig:
         """The encoder under this head."""
@@ -235,112 +235,3 @@ class TokenHead(Head):
         )
         spans = (tagging.spans_of(tag_U, words, self.labels) for tag_U, words in zip(tags, texts.words, strict=True))
         return [Answer(spans=each) for each in spans]
-
-
-@dataclass(frozen=True)
-class SpanHead(Head):
-    """How likely each span of words is an entity of each label: nested ones too."""
-
-    labels: tuple[str, ...]
-    width: int
-    longest: int
-    threshold: float
-
-    stands = None
-
-    @property
-    def outputs(self) -> int:
-        """Labels of a span."""
-        return len(self.labels)
-
-    def init(self, key, config):
-        """The scorer."""
-        made = span_scorer.init_scorer(key, config.hidden_size, self.width, self.outputs, config.initializer_range)
-        return {"scorer": made}
-
-    def targets(self, text, words_U2, example):
-        """Numbers of words at their first tokens, which of them the window speaks for, and entities by tokens."""
-        word_L, own_L = np.zeros((2, len(text.token_L)), np.int32)
-        word_L[text.word_U] = np.arange(1, len(text.word_U) + 1)
-        own_L[text.word_U[slice(*(word - text.first_word for word in text.own))]] = 1
-        entity_S3 = tagging.candidates_of(example.gold.spans, words_U2, self.labels)
-        entity_S3 = entity_S3[self._asked(entity_S3, text)]
-        entity_S3[:, :2] = text.word_U[entity_S3[:, :2] - text.first_word]
-        return Targets({"word": word_L, "own": own_L}, NO_TEXT_TARGET, entity_S3)
-
-    def _asked(self, entity_S3: np.ndarray, text: Text) -> np.ndarray:
-        """Which entities this window is asked about."""
-        first_S, last_S = entity_S3[:, 0], entity_S3[:, 1]
-        reach_S = np.minimum(text.first_word + len(text.word_U), first_S + self.longest)
-        return (first_S >= text.own[0]) & (first_S < text.own[1]) & (last_S < reach_S)
-
-    def loss(self, model, params, hidden, batch, dropping):
-        """Cross-entropy of every label of every span that is asked about, the sum over them by the step's words."""
-        total, count = jnp.zeros(()), jnp.zeros(())
-        for hidden_BLD, rows in zip(hidden, batch["rows"], strict=True):
-            score_BNLM = span_scorer.span_scores(params["scorer"], hidden_BLD)
-            gold_BNLM = span_scorer.gold_spans(rows["entity_C4"], score_BNLM.shape)
-            loss_BNLM = jax.nn.softplus(score_BNLM) - gold_BNLM * score_BNLM
-            total += jnp.where(self._asked_BLM(rows)[:, None], loss_BNLM, 0.0).sum()
-            count += rows["own_BL"].sum().astype(jnp.float32)
-        return total / jnp.maximum(count, 1.0)
-
-    def _asked_BLM(self, rows):
-        return span_scorer.asked(rows["text_BL"], rows["word_BL"], rows["own_BL"] > 0, self.longest)
-
-    def scores(self, model, params, hidden_BLD, batch):
-        """Whether a span is an entity, [B, N, L, M]."""
-        (rows,) = batch["rows"]
-        likely_BNLM = jax.nn.sigmoid(span_scorer.span_scores(params["scorer"], hidden_BLD)) >= self.threshold
-        return likely_BNLM & self._asked_BLM(rows)[:, None]
-
-    def of_text(self, score, number, row, start, text):
-        """First and last word, and label, of each entity, [S, 3]."""
-        place = slice(start, start + len(text.token_L))
-        label_S, first_S, last_S = np.nonzero(score[row, :, place, place])
-        word_L = np.zeros(len(text.token_L), np.int32)
-        word_L[text.word_U] = np.arange(text.first_word, text.first_word + len(text.word_U))
-        return np.stack([word_L[first_S], word_L[last_S], label_S], 1).astype(np.int32)
-
-    def answers(self, texts, score, threshold):
-        """The entities of all windows together."""
-        by_example = [[NO_ENTITIES] for _ in texts.words]
-        for text, entity_S3 in zip(texts.texts, score, strict=True):
-            by_example[text.example].append(entity_S3)
-        return [
-            Answer(spans=tagging.spans_of_candidates(np.concatenate(entities), words, self.labels))
-            for entities, words in zip(by_example, texts.words, strict=True)
-        ], None
-
-    def best_answers(self, texts, examples):
-        """The entities that some window is asked about."""
-        asked = []
-        for text in texts.texts:
-            entity_S3 = tagging.candidates_of(examples[text.example].gold.spans, texts.words[text.example], self.labels)
-            asked.append(entity_S3[self._asked(entity_S3, text)])
-        return self.answers(texts, asked, self.threshold)[0]
-
-
-def head_of(problem: Problem) -> Head:
-    """The head of a kind of task; weights of right texts, and whether one choice alone is right, are counted in train.
-    Raises ValueError for a threshold of spans that is to be chosen."""
-    kind, labels, protocol, train = problem.kind, problem.labels, problem.protocol, problem.examples["train"]
-    if kind == "entities":
-        return TokenHead(labels)
-    if kind == "nested_entities":
-        if protocol.threshold == "dev":
-            raise ValueError("protocol threshold dev is for labels of texts: give one for spans, such as 0.5")
-        return SpanHead(labels, protocol.span_width, protocol.longest_span, protocol.threshold)
-    if kind == "multiple_choice":
-        single = all(len(example.gold.labels) == 1 for example in train)
-        return TextHead((), "one" if single else "any", of_choices=True)
-    if kind == "multi_label":
-        weights = positive_weights(labels, train) if protocol.positive_weights else ()
-        return TextHead(labels, "any", positive_N=weights, fallback=protocol.fallback)
-    return TextHead(labels, "one")
-
-
-def positive_weights(labels: Sequence[str], train: Sequence[Example]) -> tuple[float, ...]:
-    """Wrong texts by right texts of each label; 1 where no text is right."""
-    right = [sum(label in example.gold.labels for example in train) for label in labels]
-    return tuple((len(train) - count) / count if 0 < count < len(train) else 1.0 for count in right)

@@ -21,8 +21,9 @@ from cptjax.families import encoder as network
 from cptjax.model import Encoder as Network
 from cptjax.shape import ModelConfig, Precision
 from eval import tagging
+from eval.choose_head import head_of
 from eval.finetune import Split, prepare_splits
-from eval.heads import Batch, Head, TextHead, TokenHead, head_of
+from eval.heads import Batch, Head, TextHead, TokenHead
 from eval.packed import by_text
 from eval.problem import Problem
 from eval.texts import ENTITIES, Text

@@ -124,9 +124,12 @@ def batch(pieces: Sequence[Piece], shape: Shape) -> Placed:
     lengths = [length for length, _ in shape.rows]
     length_T = [len(piece.text.token_L) for piece in pieces]
     made, place_T = [], [(0, 0, 0)] * len(pieces)
-    names = pieces[0].targets.of_tokens
+    of_tokens = pieces[0].targets.of_tokens
     for number, (group, (length, rows)) in enumerate(zip(by_row_length(length_T, lengths), shape.rows, strict=True)):
-        arrays = {name: np.full((rows, length), EMPTY.get(name, 0), np.int32) for name in names}
+        arrays = {
+            name: np.full((rows, length, *value.shape[1:]), EMPTY.get(name, 0), np.int32)
+            for name, value in of_tokens.items()
+        }
         arrays |= {name: np.zeros((rows, length), np.int32) for name in ("token", "token_type", "text")}
         entities, used = [], [0] * rows
         for text, row in zip(group, best_fit([length_T[text] for text in group], length), strict=True):
@@ -135,7 +138,7 @@ def batch(pieces: Sequence[Piece], shape: Shape) -> Placed:
             place_T[text] = (number, row, start)
             _put(arrays, pieces[text], text + 1, row, slice(start, used[row]))
             entities += [(row, label, start + a, start + b) for a, b, label in pieces[text].targets.entity_S3.tolist()]
-        rows_of = {f"{name}_BL": array for name, array in arrays.items()}
+        rows_of = {f"{name}_{'BLN'[: array.ndim]}": array for name, array in arrays.items()}
         made.append(rows_of | {"entity_C4": _padded(np.array(entities, np.int32).reshape(-1, 4), shape.entities, -1)})
     group_T = np.unique([piece.text.example for piece in pieces], return_inverse=True)[1].astype(np.int32) + 1
     target_TN = np.stack([piece.targets.of_text_N for piece in pieces])

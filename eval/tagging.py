@@ -4,13 +4,15 @@ the characters of its words, and no others.
 U words of an example.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from eval.tasks.pieces import flat
 from eval.tasks.task import Span
 
+MOST_WAYS = 16  # from an entity's first word to its last that are told
 OUTSIDE = 0  # then, for each label, the tag that begins an entity and the one that goes on with it
 
 
@@ -52,28 +54,66 @@ def spans_of(tag_U: np.ndarray, bound_U2: np.ndarray, labels: Sequence[str]) -> 
     for word, tag in enumerate([*tag_U.tolist(), OUTSIDE]):
         label, inside = (-1, 0) if tag == OUTSIDE else divmod(int(tag) - 1, 2)
         if current >= 0 and (label != current or not inside):
-            spans.append(_span(bound_U2, begun, word - 1, labels[current]))
+            spans.append(_span(bound_U2, range(begun, word), labels[current]))
             current = -1
         if current < 0 <= label:
             current, begun = label, word
     return tuple(sorted(spans))
 
 
-def _span(bound_U2: np.ndarray, first: int, last: int, label: str) -> Span:
-    return Span(((int(bound_U2[first, 0]), int(bound_U2[last, 1])),), label)
+def _span(bound_U2: np.ndarray, words: Sequence[int], label: str) -> Span:
+    """From these words, in order; those that follow each other in the text are one range."""
+    begins = [place for place, word in enumerate(words) if place == 0 or word != words[place - 1] + 1]
+    ends = [*(place - 1 for place in begins[1:]), len(words) - 1]
+    return Span(
+        tuple((int(bound_U2[words[a], 0]), int(bound_U2[words[b], 1])) for a, b in zip(begins, ends, strict=True)),
+        label,
+    )
 
 
-def candidates_of(spans: Iterable[Span], bound_U2: np.ndarray, labels: Sequence[str]) -> np.ndarray:
-    """First word, last word and number of the label of each entity of one piece, [S, 3] int32; S spans."""
-    candidates = []
+def candidates_of(spans: Iterable[Span], bound_U2: np.ndarray, labels: Sequence[str], gaps: bool = False) -> np.ndarray:
+    """First word, last word and number of the label of each entity of one piece, [S, 3] int32; S spans. With `gaps`
+    those of several ranges too, and after the labels' numbers as many that say that a word is followed by another in
+    an entity of each label. Without, those of several ranges are left out."""
+    candidates = set()
     for span in spans:
-        first, last = words_under(span, bound_U2)
-        if first < last and len(span.ranges) == 1:
-            candidates.append((first, last - 1, labels.index(span.label)))
-    return np.array(sorted(set(candidates)), np.int32).reshape(-1, 3)
+        under = (words_under(Span((each,), span.label), bound_U2) for each in span.ranges)
+        words = sorted({word for first, end in under for word in range(first, end)})
+        if words and (gaps or len(span.ranges) == 1):
+            label = labels.index(span.label)
+            candidates.add((words[0], words[-1], label))
+            candidates |= {(word, after, len(labels) + label) for word, after in pairwise(words) if gaps}
+    return np.array(sorted(candidates), np.int32).reshape(-1, 3)
 
 
 def spans_of_candidates(candidate_S3: np.ndarray, bound_U2: np.ndarray, labels: Sequence[str]) -> tuple[Span, ...]:
-    """The entities of first and last words and labels."""
-    spans = (_span(bound_U2, first, last, labels[int(label)]) for first, last, label in candidate_S3.tolist())
+    """The entities of first and last words and labels: every way from the one to the other by words that follow each
+    other in an entity of the label, or all words between where there is none."""
+    after: list[dict[int, list[int]]] = [{} for _ in labels]
+    for word, following, label in candidate_S3.tolist():
+        if label >= len(labels):
+            after[label - len(labels)].setdefault(word, []).append(following)
+    spans = {
+        _span(bound_U2, words, labels[int(label)])
+        for first, last, label in candidate_S3.tolist()
+        if label < len(labels)
+        for words in _ways(first, last, after[label]) or [range(first, last + 1)]
+    }
     return tuple(sorted(spans))
+
+
+def _ways(first: int, last: int, after: Mapping[int, Sequence[int]]) -> list[tuple[int, ...]]:
+    """Ways from one word to another, at most MOST_WAYS."""
+    arrive = {last}
+    for word in range(last - 1, first - 1, -1):
+        if arrive.intersection(after.get(word, ())):
+            arrive.add(word)
+    ways: list[tuple[int, ...]] = []
+    begun = [(first,)] if first in arrive else []
+    while begun and len(ways) < MOST_WAYS:
+        way = begun.pop()
+        if way[-1] == last:
+            ways.append(way)
+        else:
+            begun += [(*way, word) for word in after[way[-1]] if word in arrive]
+    return ways

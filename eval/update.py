@@ -96,7 +96,7 @@ def step_loss(params: Any, model: Encoder, head: Head, batch: Batch, key: jax.Ar
     hidden, dropping = [], []
 
     def keys(number: int, count: int) -> Dropping | None:
-        if not shares.shares and not model.config.features_dropout:
+        if not shares.shares and not model.config.features_dropout and not head.dropout:
             return None
         own = jax.random.fold_in(key, number)
         return Dropping(shares, jax.vmap(partial(jax.random.fold_in, own))(jnp.arange(count, dtype=jnp.int32)))

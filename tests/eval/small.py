@@ -14,8 +14,9 @@ from cptjax.data.tokenizer import Encoder
 from cptjax.families import encoder
 from cptjax.shape import ModelConfig, Precision
 from eval.bench.peer import NO_LABEL, move, optimizer_of, padded
+from eval.choose_head import head_of
 from eval.finetune import Split, order_of, prepare_splits
-from eval.heads import Head, TextHead, head_of
+from eval.heads import Head, TextHead
 from eval.packed import Piece
 from eval.problem import Problem
 from eval.protocols import Protocol, protocol_of

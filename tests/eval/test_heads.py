@@ -9,10 +9,12 @@ import pytest
 from convert import to_hf
 from cptjax.families import encoder
 from cptjax.shape import BertConfig, Precision
-from eval.heads import Head, SpanHead, TextHead, TokenHead, head_of
+from eval.choose_head import head_of
+from eval.heads import Head, TextHead, TokenHead
 from eval.packed import Piece, Shape, batch, split_batches
 from eval.problem import Problem
 from eval.protocols import protocol_of
+from eval.spans.head import SpanHead
 from eval.tasks.task import Answer, Example, Span
 from eval.texts import Text
 from eval.update import hidden_states, start_params, step_loss
@@ -27,6 +29,8 @@ HEADS: dict[str, Head] = {
     "choices": TextHead((), "any", of_choices=True),
     "tags": TokenHead(LABELS),
     "spans": SpanHead(LABELS, 8, 4, 0.5),
+    "gaps": SpanHead(LABELS, 8, 4, 0.5, gaps=True),
+    "tagged spans": SpanHead(LABELS, 8, 4, 0.5, layers=2, lstm_width=6, tags=True),
 }
 LENGTHS = (9, 5, 12, 4, 7, 3)
 EXACT = Precision("float32")

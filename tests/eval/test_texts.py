@@ -12,6 +12,7 @@ from cptjax.shape import BertConfig
 from eval.protocols import protocol_of
 from eval.tagging import candidates_of, spans_of, spans_of_candidates, tags_of
 from eval.tasks.task import Answer, Example, Span
+from eval.tasks.task import span as joined
 from eval.texts import MARKS, marked, tokenise, words_of
 from tests.fixtures_text import make_bert_tokenizer, make_tokenizer
 
@@ -113,6 +114,30 @@ def test_what_words_cannot_say_is_left_out():
     spans = [apart, inside, around]
     assert set(spans_of_candidates(candidates_of(spans, bounds, LABELS), bounds, LABELS)) == {inside, around}
     assert spans_of(tags_of(spans, bounds, LABELS), bounds, LABELS) == (around,)
+    with_gaps = candidates_of([apart, inside], bounds, LABELS, gaps=True)
+    assert spans_of_candidates(with_gaps, bounds, LABELS) == (apart, inside)
+
+
+@given(st.lists(st.tuples(st.sets(st.integers(0, 9), min_size=1), st.sampled_from(LABELS)), max_size=1))
+def test_an_entity_of_any_words_comes_back(entities):
+    # Broken by: ranges that touch kept apart; the words between joined.
+    bounds = np.array([[4 * i, 4 * i + 3] for i in range(10)])
+    runs = [(joined(((4 * a, 4 * b + 3) for a, b in stretches(words)), label)) for words, label in entities]
+    assert spans_of_candidates(candidates_of(runs, bounds, LABELS, gaps=True), bounds, LABELS) == tuple(runs)
+
+
+def stretches(words: set[int]) -> list[tuple[int, int]]:
+    """First and last of each stretch of numbers without a gap."""
+    begins = sorted(word for word in words if word - 1 not in words)
+    return list(zip(begins, sorted(word for word in words if word + 1 not in words), strict=True))
+
+
+def test_ways_between_words_are_few_and_lead_to_the_last():
+    # Broken by: ways that lead nowhere followed: two to the power of the words between.
+    bounds = np.array([[4 * i, 4 * i + 3] for i in range(60)])
+    everywhere = [(a, b, len(LABELS)) for a in range(58) for b in range(a + 1, 58)]
+    told = spans_of_candidates(np.array([(0, 59, 0), (0, 57, 0), (0, 57, 1), *everywhere]), bounds, LABELS)
+    assert len(told) == 18 and {Span(((0, 239),), LABELS[0]), Span(((0, 231),), LABELS[1])} < {*told}
 
 
 def test_long_texts_are_cut_and_it_is_said(encoders):

@@ -1,6 +1,8 @@
 """A span scorer: for every label, how likely an entity runs from one word to another (biaffine, arXiv:2005.07150). Each
 label and span is a question of its own, so entities may lie within each other, and one span may have two labels.
 
+Where entities have gaps, as many labels more say that a word is followed by another in an entity (arXiv:2112.10070).
+
 B rows, L tokens (M as ends), D width, K width of the scorer, N labels, C entities of all rows.
 """
 
