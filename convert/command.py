@@ -1,4 +1,5 @@
-"""The commands of conversion: each a dataclass whose fields are its options."""
+"""The commands of conversion: each a dataclass whose fields are its options. What they do is imported when they do it:
+their help is there at once."""
 
 import json
 import sys
@@ -9,10 +10,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from convert import from_hf, parity, release, to_hf, vocab
 from cptjax.command.escape import say
 from cptjax.command.line import Options
-from cptjax.machine import host
 
 
 def _tell(notes: list[str]) -> None:
@@ -26,6 +25,8 @@ class Conversion(Options):
 
     def __call__(self, rest: Sequence[str]) -> int | None:
         """Do the work; returns the exit code."""
+        from cptjax.machine import host
+
         host.return_freed_memory()
         return self.work()
 
@@ -45,6 +46,8 @@ class FromHf(Conversion):
 
     def work(self) -> None:
         """Convert, and say what was."""
+        from convert import from_hf
+
         config = from_hf.convert_folder(self.source, self.out, revision=self.revision, overwrite=self.overwrite)
         say(f"wrote {self.out}: step 0, {config.num_hidden_layers} layers of {config.hidden_size}")
 
@@ -65,17 +68,19 @@ class Export(Conversion):
 class ToHf(Export):
     """A run's checkpoint to a Hugging Face folder."""
 
-    max_shard_size: str = to_hf.SHARD_SIZE  # of a file
+    max_shard_size: str | None = None  # of a file, such as 400MB; 5GB without it
 
     def work(self) -> None:
         """Write it, and say what was left out."""
+        from convert import to_hf
+
         done = to_hf.convert_checkpoint(
             self.checkpoint,
             self.out,
             step=self.step,
             read_as=self.read_as,
             dtype=self.dtype,
-            shard_size=to_hf.parse_size(self.max_shard_size),
+            shard_size=to_hf.parse_size(self.max_shard_size or to_hf.SHARD_SIZE),
             overwrite=self.overwrite,
         )
         _tell(done.notes)
@@ -92,6 +97,8 @@ class Parity(Conversion):
 
     def work(self) -> int:
         """Compare."""
+        from convert import parity
+
         return parity.main(self.a, self.b, self.out)
 
 
@@ -112,6 +119,8 @@ class Release(Export):
         """Release, and upload where that is asked for."""
         if self.private and self.model_id is None:
             raise ValueError("--private says how to --push: give the Hub id too")
+        from convert import release
+
         told = {name: value for name, value in vars(self).items() if name not in ("checkpoint", "private", "traceback")}
         say(f"wrote {release.release(self.checkpoint, **told)}: read its README.md before you publish it")
         if self.model_id is not None:
@@ -131,6 +140,8 @@ class ResizeVocab(Conversion):
 
     def work(self) -> None:
         """Write the folder, and say where the new tokens are."""
+        from convert import vocab
+
         source, out = self.source, self.out
         done = vocab.resize_vocab(source, out, self.tokens, revision=self.revision, overwrite=self.overwrite)
         _tell(done.notes)
@@ -149,4 +160,6 @@ class Shape(Conversion):
 
     def work(self) -> None:
         """Print it."""
+        from convert import from_hf
+
         say(json.dumps(asdict(from_hf.read_shape(self.source, revision=self.revision))))

@@ -7,7 +7,7 @@ from cptjax.command import line
 from cptjax.command.line import Command
 
 COMMANDS = {
-    "demo": Command("the whole story on this machine in minutes", "cptjax.demo.story:Demo"),
+    "demo": Command("the whole story on this machine in minutes", "cptjax.demo.command:Demo"),
     "prepare": Command("text -> token store", "cptjax.corpus.command:Prepare"),
     "data-report": Command("what is in a token store, printed and as a page", "cptjax.corpus.command:DataReport"),
     "plan": Command(

@@ -12,7 +12,9 @@ COMMANDS = {
     "table": Command("means, differences and what chance may be in them, from rows", "eval.tables:TableCommand"),
     "plot": Command("differences by task with their intervals, and learning curves", "eval.plots:PlotCommand"),
     "errors": Command("a page to look at what was answered wrongly", "eval.errors:ErrorsCommand"),
-    "probe": Command("what models know as they are: masks filled, tasks read from layers", "eval.probe:ProbeCommand"),
+    "probe": Command(
+        "what models know as they are: masks filled, tasks read from layers", "eval.probe_command:ProbeCommand"
+    ),
     "bench attention": Command(
         "every backend of attention: errors, speed, memory", "eval.bench.attention:AttentionBench"
     ),

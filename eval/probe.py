@@ -1,24 +1,21 @@
-"""`python -m eval probe`: what models know of a text and of tasks as they are, to choose a checkpoint in minutes."""
+"""What models know of a text and of tasks as they are, to choose a checkpoint in minutes."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
-
-from tyro.conf import arg
+from typing import Any, NamedTuple
 
 from convert import from_hf
-from cptjax.command.line import Options
 from cptjax.corpus.formats import Reading
 from cptjax.corpus.sources import read_documents
 from cptjax.data.tokenizer import Encoder
-from cptjax.files import check_out
 from cptjax.shape import ModelConfig
 from eval.fill_mask import Word, count_words, draw, fill
 from eval.linear_probe import probe
+from eval.probe_command import ProbeCommand
 from eval.protocols import protocol_of
-from eval.render import RENDERED, Format, Table, csv_lines, percent, put
+from eval.render import RENDERED, Table, csv_lines, percent, put
 from eval.sweep import Candidate, Prepared, candidates, prepare, sizes_of
 from eval.tasks.registry import chosen
 from eval.tasks.task import Task
@@ -52,91 +49,79 @@ class Model(NamedTuple):
 Notes = dict[str, list[str]]  # what to read figures with, by what they are of
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProbeCommand(Options):
-    """Fill masks in a text, and read tasks from the states of each layer; no weight is changed."""
-
-    model: str  # folders or Hub ids with commas between
-    text: str | None = None  # where masks are filled: a file, a folder, a pattern, a data set
-    general: str | None = None  # text of no domain: words ten times as frequent in --text are the domain's
-    text_field: str = "text"  # column that holds the text
-    words: int = 500  # drawn; each of their tokens is masked
-    length: int = 128  # tokens around a masked one
-    task: str | None = None  # names of tasks with commas between, or NAME=FOLDER of your own
-    data: Annotated[Path | None, arg(metavar="DIR")] = None  # the folder that the tasks' folders lie in
-    examples: str = "train=500,dev=500"  # so many are drawn
-    language: str = "en"  # of your own tasks
-    protocol: str | None = None  # how texts are cut and marked, by name or Python file; the task's own by default
-    format: Format = "text"
-    out: Annotated[Path | None, arg(metavar="FILE")] = None  # without it on the terminal
-
-    def __call__(self, rest: Sequence[str]) -> None:
-        """Read all, measure each model, write."""
-        check_out(self.out)
-        self._check()
-        notes: Notes = defaultdict(list)
-        models = [_opened(candidate, notes[MASKED]) for candidate in candidates(self.model.split(","))]
-        tasks = [self._prepared(task) for task in chosen(self.task.split(","), self.language)] if self.task else []
+def measure(asked: ProbeCommand) -> None:
+    """Read all, measure each model, write. Raises ValueError for what cannot be asked of these models."""
+    _check(asked)
+    notes: Notes = defaultdict(list)
+    models = [_opened(candidate, notes[MASKED]) for candidate in candidates(asked.model.split(","))]
+    tasks = [_prepared(asked, task) for task in chosen(asked.task.split(","), asked.language)] if asked.task else []
+    for on in tasks:
+        doubts = on.problem.protocol.doubts  # of fine-tuning
+        notes[on.task.name] += [note for note in on.notes if note not in doubts]
+    words = _words(asked, models, notes[MASKED]) if asked.text else []
+    figures: list[Figure] = []
+    for model in models:
+        config, params = from_hf.load(model.folder)
+        if words and model.fills:
+            figures += _filled(asked, model, config, params, words)
         for on in tasks:
-            doubts = on.problem.protocol.doubts  # of fine-tuning
-            notes[on.task.name] += [note for note in on.notes if note not in doubts]
-        words = self._words(models, notes[MASKED]) if self.text else []
-        figures: list[Figure] = []
-        for model in models:
-            config, params = from_hf.load(model.folder)
-            if words and model.fills:
-                figures += self._filled(model, config, params, words)
-            for on in tasks:
-                figures += _probed(model, config, params, on, notes[on.task.name])
-        if self.format == "csv":
-            written = csv_lines(Figure._fields, (each._asdict() for each in figures))
-        else:
-            written = RENDERED[self.format](tables(figures, [model.name for model in models], notes))
-        put(written, self.out)
+            figures += _probed(model, config, params, on, notes[on.task.name])
+    if asked.format == "csv":
+        written = csv_lines(Figure._fields, (each._asdict() for each in figures))
+    else:
+        written = RENDERED[asked.format](tables(figures, [model.name for model in models], notes))
+    put(written, asked.out)
 
-    def _check(self) -> None:
-        if not self.text and not self.task:
-            raise ValueError("neither --text nor --task is given: name what to probe with")
-        if "test" in sizes_of(self.examples):
-            raise ValueError("--examples names test: a probe reads train and dev, and leaves test unseen")
-        if self.general and not self.text:
-            raise ValueError("--general is for --text: name the text that masks are filled in")
-        for name, least in (("words", 1), ("length", LEAST_TOKENS)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name} is {getattr(self, name)}: at least {least}")
 
-    def _words(self, models: Sequence[Model], notes: list[str]) -> list[Word]:
-        """The words to be filled in. Raises ValueError where no model can, or one of them has no mask token."""
-        can = [model for model in models if model.fills]
-        notes += [f"{model.name} has no language-model head: it fills no mask." for model in models if model not in can]
-        if not can:
-            raise ValueError(f"{models[0].name} has no language-model head to fill masks with: give --task, not --text")
-        for model in can:
-            if model.encoder.special.mask is None:
-                raise ValueError(f"{model.name} has no mask token: name mask_token in its tokenizer_config.json")
-        if len({model.encoder.vocabulary["tokenizer_sha256"] for model in can}) > 1:
-            notes.append("The tokenizers differ, and so do their tokens: compare the loss of a word.")
-        general = None if self.general is None else count_words(self._read(self.general, notes))
-        return draw(self._read(self.text or "", notes), self.words, self.length, general)
+def _check(asked: ProbeCommand) -> None:
+    if not asked.text and not asked.task:
+        raise ValueError("neither --text nor --task is given: name what to probe with")
+    if "test" in sizes_of(asked.examples):
+        raise ValueError("--examples names test: a probe reads train and dev, and leaves test unseen")
+    if asked.general and not asked.text:
+        raise ValueError("--general is for --text: name the text that masks are filled in")
+    for name, least in (("words", 1), ("length", LEAST_TOKENS)):
+        if getattr(asked, name) < least:
+            raise ValueError(f"--{name} is {getattr(asked, name)}: at least {least}")
 
-    def _read(self, source: str, notes: list[str]) -> list[str]:
-        """The documents of a source, up to MOST_CHARACTERS."""
-        texts, characters = [], 0
-        for text in read_documents(source, Reading(text_field=self.text_field)):
-            if characters >= MOST_CHARACTERS:
-                notes.append(f"Of {source} the first {characters:,} characters are read, and no more.")
-                break
-            texts.append(text)
-            characters += len(text)
-        return texts
 
-    def _filled(self, model: Model, config: ModelConfig, params: Any, words: Sequence[Word]) -> Iterator[Figure]:
-        for kind, measures in fill(config, params, model.encoder, words, self.length).items():
-            yield from (Figure(MASKED, measure, kind, model.name, value) for measure, value in measures.items())
+def _words(asked: ProbeCommand, models: Sequence[Model], notes: list[str]) -> list[Word]:
+    """The words to be filled in. Raises ValueError where no model can, or one of them has no mask token."""
+    can = [model for model in models if model.fills]
+    notes += [f"{model.name} has no language-model head: it fills no mask." for model in models if model not in can]
+    if not can:
+        raise ValueError(f"{models[0].name} has no language-model head to fill masks with: give --task, not --text")
+    for model in can:
+        if model.encoder.special.mask is None:
+            raise ValueError(f"{model.name} has no mask token: name mask_token in its tokenizer_config.json")
+    if len({model.encoder.vocabulary["tokenizer_sha256"] for model in can}) > 1:
+        notes.append("The tokenizers differ, and so do their tokens: compare the loss of a word.")
+    general = None if asked.general is None else count_words(_read(asked, asked.general, notes))
+    return draw(_read(asked, asked.text or "", notes), asked.words, asked.length, general)
 
-    def _prepared(self, task: Task) -> Prepared:
-        protocol = protocol_of(self.protocol or task.protocol, task.kind)
-        return prepare(task, self.data, protocol, sizes=sizes_of(self.examples))
+
+def _read(asked: ProbeCommand, source: str, notes: list[str]) -> list[str]:
+    """The documents of a source, up to MOST_CHARACTERS."""
+    texts, characters = [], 0
+    for text in read_documents(source, Reading(text_field=asked.text_field)):
+        if characters >= MOST_CHARACTERS:
+            notes.append(f"Of {source} the first {characters:,} characters are read, and no more.")
+            break
+        texts.append(text)
+        characters += len(text)
+    return texts
+
+
+def _filled(
+    asked: ProbeCommand, model: Model, config: ModelConfig, params: Any, words: Sequence[Word]
+) -> Iterator[Figure]:
+    for kind, measures in fill(config, params, model.encoder, words, asked.length).items():
+        yield from (Figure(MASKED, measure, kind, model.name, value) for measure, value in measures.items())
+
+
+def _prepared(asked: ProbeCommand, task: Task) -> Prepared:
+    protocol = protocol_of(asked.protocol or task.protocol, task.kind)
+    return prepare(task, asked.data, protocol, sizes=sizes_of(asked.examples))
 
 
 def _opened(candidate: Candidate, notes: list[str]) -> Model:

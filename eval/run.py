@@ -14,9 +14,6 @@ from cptjax.command.escape import say
 from cptjax.command.line import Options
 from cptjax.files import check_out, locked
 from cptjax.rows import drop_cut_line, read_rows
-from eval import sweep
-from eval.protocols import protocol_of
-from eval.tasks.registry import chosen
 
 arg = tyro.conf.arg
 RATES = re.compile(r"learning_rate=(\d[\d.e-]*(?:,\d[\d.e-]*)*)")
@@ -46,6 +43,10 @@ class Evaluation(Options):
     def __call__(self, rest: Sequence[str]) -> None:
         """Do what is not done yet."""
         check_out(self.out)
+        from eval import sweep  # late: help is there at once
+        from eval.protocols import protocol_of
+        from eval.tasks.registry import chosen
+
         for name in ("seeds", "together"):
             if (number := getattr(self, name)) is not None and number < 1:
                 raise ValueError(f"--{name} is {number}: at least 1")

@@ -80,13 +80,14 @@ run.recorder run.update run.evaluate
 run.start
 train
 run.command
-planning.hlo
+planning.hlo planning.assumptions
 planning.aot planning.doctor
 planning.plan
 planning.command
 demo.grammar
 demo.task
 demo.story
+demo.command
 __main__
 """  # lowest first, a line a floor
 FLOOR = {name: floor for floor, line in enumerate(FLOORS.splitlines()) for name in line.split()}

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -21,7 +20,6 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from cptjax.command.escape import say
-from cptjax.command.line import Options
 from cptjax.corpus.sources import Reading, read_documents
 from cptjax.data.store import Store
 from cptjax.data.tokenizer import load_tokenizer, special_tokens
@@ -51,19 +49,6 @@ SEEDS = 3  # of each fine-tuning
 CHANGES = ("steps=20", "evaluate_every=20", "texts_per_step=8")  # in the protocol of a fine-tuning
 RATE = 1e-3  # learning rate of it for the demo's encoder, which is small
 PROBES = 5  # sentences of the user's own held-out text in which a word is guessed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demo(Options):
-    """The whole story on this machine in minutes."""
-
-    workdir: Path = Path("runs/demo")  # made anew
-    text: tuple[Path, ...] = ()  # your own text instead of the demo's
-    init: str | None = None  # your own encoder, a folder or Hub id, instead of a small one that the demo trains
-
-    def __call__(self, rest: Sequence[str]) -> None:
-        """Run it."""
-        demo(self.workdir, self.text, self.init)
 
 
 def demo(folder: Path, text: Sequence[Path], init: str | None = None) -> None:

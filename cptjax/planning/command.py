@@ -1,25 +1,16 @@
-"""The commands that look ahead: plan, doctor."""
+"""The commands that look ahead: plan, doctor. What they do is imported when they do it: their help is there at once."""
 
 import dataclasses
-import json
-import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jax
 from tyro.conf import OmitArgPrefixes, Positional
 
-from cptjax import config
-from cptjax.command import errors
 from cptjax.command.escape import say
 from cptjax.command.line import Options
-from cptjax.config import Run
 from cptjax.files import check_out, write_json
-from cptjax.planning import doctor, plan
-from cptjax.run import checkpoint
-from cptjax.shape import ModelConfig
+from cptjax.planning.assumptions import Assumptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +22,7 @@ class Plan(Options):
     topology: str | None = None  # TPUs to compile for, such as v5e:4x4; not needed here, the package libtpu is
     devices: int | None = None  # how many devices to plan for, by formula; needs --device
     device: str | None = None  # their kind, such as 'NVIDIA H100 80GB HBM3'
-    assumptions: OmitArgPrefixes[plan.Assumptions] = field(default_factory=plan.Assumptions)
+    assumptions: OmitArgPrefixes[Assumptions] = field(default_factory=Assumptions)
     out: Path | None = None  # JSON file
 
     @classmethod
@@ -45,13 +36,18 @@ class Plan(Options):
             raise ValueError(
                 "give --devices and --device together, or --topology, or neither for this machine's devices"
             )
+        import jax
+
+        from cptjax import config
+        from cptjax.planning import plan
+
         if self.topology:
             jax.config.update("jax_platforms", "cpu")  # the TPUs are elsewhere
         check_out(self.out)
         run = config.override(config.load_config(self.config), rest)
         report = plan.plan(
             run,
-            dataclasses.replace(self._shape(run), head="lm", num_labels=0),
+            dataclasses.replace(plan.shape_of(run), head="lm", num_labels=0),
             topology=self.topology,
             devices=self.devices,
             device=self.device,
@@ -60,16 +56,6 @@ class Plan(Options):
         say(plan.text(report).rstrip("\n"))
         if self.out is not None:
             write_json(self.out, report)
-
-    def _shape(self, run: Run) -> ModelConfig:
-        if run.model is not None:
-            return run.model
-        if (Path(run.init or "") / checkpoint.MODEL).exists():
-            return checkpoint.read_model(Path(run.init or ""))
-        command = errors.own_command("convert", "shape", str(run.init))
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-        told = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
-        return checkpoint.model_config(json.loads(told), where=str(run.init))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +67,8 @@ class Doctor(Options):
     def __call__(self, rest: Sequence[str]) -> None:
         """Print what was found. Raises ValueError for what is wrong here."""
         check_out(self.out)
+        from cptjax.planning import doctor
+
         report = doctor.examine()
         say(doctor.text(report).rstrip("\n"))
         if self.out is not None:

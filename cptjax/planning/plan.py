@@ -3,9 +3,13 @@
 By formulas, and for TPU topologies, or the GPUs of this machine, by compiling the real step (`aot.py`).
 """
 
+import json
 import math
+import os
+import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,10 +17,13 @@ from jax.sharding import AbstractMesh, AxisType
 
 from cptjax import sharding
 from cptjax.attention.backends import choose
+from cptjax.command import errors
 from cptjax.config import Phase, Run
 from cptjax.machine import host
 from cptjax.machine.devices import DEVICES, GIB, device_facts, peak_flops
 from cptjax.planning import aot
+from cptjax.planning.assumptions import Assumptions
+from cptjax.run import checkpoint
 from cptjax.run.checkpoint import parameter_shapes, path_keys
 from cptjax.run.memory import MARGIN, Place, flops_per_token, most_rows, needed, shortage
 from cptjax.run.set_up import micro_batches
@@ -25,15 +32,17 @@ from cptjax.shape import ModelConfig
 EXCHANGES = 10  # between devices that are shown
 
 
-@dataclass(frozen=True)
-class Assumptions:
-    """What no formula knows: the share of the peak that is reached, and what an hour and a kWh cost."""
-
-    mfu: float = 0.4  # share of the peak that is reached
-    price: float = 2.0  # of a device for an hour; a round number, nobody's offer
-    watts: float | None = None  # of a device; without it its board power, where its maker states one
-    pue: float = 1.2  # energy of the whole site per energy of the devices
-    carbon: float = 0.473  # kg CO2e per kWh; the world's mean of 2024 (Ember, Global Electricity Review 2025)
+def shape_of(run: Run) -> ModelConfig:
+    """The shape of the model that a run has or begins with. Raises CalledProcessError where what it begins with is no
+    model that can be converted."""
+    if run.model is not None:
+        return run.model
+    if (Path(run.init or "") / checkpoint.MODEL).exists():
+        return checkpoint.read_model(Path(run.init or ""))
+    command = errors.own_command("convert", "shape", str(run.init))
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    told = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout
+    return checkpoint.model_config(json.loads(told), where=str(run.init))
 
 
 def plan(
