@@ -23,6 +23,7 @@ from cptjax.run.clock import COMPILING, EVALUATION, SAVING, WAITING
 from cptjax.run.evaluate import make_evaluate
 from cptjax.run.recorder import Recorder
 from cptjax.run.set_up import Inputs, Setting, open_inputs, set_up, shared
+from cptjax.run.sizing import in_words, where
 from cptjax.run.start import convert_weights, start, write_own_files
 from cptjax.run.update import compile_update, fresh_optimizer
 from cptjax.step import TrainState
@@ -75,7 +76,8 @@ def _train(inputs: Inputs, setting: Setting, signals: Signals) -> Path:
     state, spent, departures = start(inputs, setting)
     stream = batches.stream(int(state.step), sharding.own_rows(setting.mesh, run.data.global_batch_size))
     saver = Saver(setting.folder, run.keep_checkpoints, tuple(stretch.last for stretch in run.stretches))
-    recorder = Recorder(setting, departures, int(state.step), spent)
+    says = [*in_words(run, batches), *where(run, int(state.step), setting.folder)]
+    recorder = Recorder(setting, departures, int(state.step), spent, says)
     clock = recorder.clock
     record, evaluate, save = actions(setting, recorder, saver, signals)
     with recorder, clock.closing(SAVING, saver), clock.closing(WAITING, stream):

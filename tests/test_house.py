@@ -74,7 +74,7 @@ families
 step heads
 config
 run.clock run.events run.checkpoint
-run.record run.memory run.agreement run.resume
+run.record run.memory run.agreement run.resume run.sizing
 run.set_up
 run.recorder run.update run.evaluate
 run.start

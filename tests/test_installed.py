@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,13 @@ def test_every_file_is_there_and_no_test(site):
 
     assert files(site) == files(ROOT)
     assert not (site / "tests").exists()
+
+
+def test_the_extra_for_developers_is_what_the_tests_require():
+    # Broken by: a line of tests/requirements.txt that pyproject.toml has not.
+    lines = (ROOT / "tests" / "requirements.txt").read_text().splitlines()
+    required = [line.split("#")[0].strip() for line in lines if not line.startswith("-r")]
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["dev"] == required
 
 
 @pytest.mark.parametrize("name", ["cptjax", "cptjax-convert", "cptjax-eval"])

@@ -19,6 +19,8 @@ class Plan(Options):
     as for train."""
 
     config: Positional[Path]  # a file of configs/
+    passes: float | None = None  # over the text, as for train
+    tokens: int | None = None  # of all phases together, instead
     topology: str | None = None  # TPUs to compile for, such as v5e:4x4; not needed here, the package libtpu is
     devices: int | None = None  # how many devices to plan for, by formula; needs --device
     device: str | None = None  # their kind, such as 'NVIDIA H100 80GB HBM3'
@@ -39,12 +41,14 @@ class Plan(Options):
         import jax
 
         from cptjax import config
+        from cptjax.data.batches import Batches
         from cptjax.planning import plan
+        from cptjax.run.sizing import in_words, sized
 
         if self.topology:
             jax.config.update("jax_platforms", "cpu")  # the TPUs are elsewhere
         check_out(self.out)
-        run = config.override(config.load_config(self.config), rest)
+        run = sized(config.override(config.load_config(self.config), rest), self.passes, self.tokens)
         report = plan.plan(
             run,
             dataclasses.replace(plan.shape_of(run), head="lm", num_labels=0),
@@ -54,6 +58,8 @@ class Plan(Options):
             assumptions=self.assumptions,
         )
         say(plan.text(report).rstrip("\n"))
+        if all(Path(store).is_dir() for store in run.data.shares):
+            say("\n".join(in_words(run, Batches(run.data))))
         if self.out is not None:
             write_json(self.out, report)
 

@@ -21,6 +21,8 @@ class Train(Options):
 
     config: Positional[Path]  # a file of configs/
     workdir: Path  # run folder
+    passes: float | None = None  # over the text: phases are made longer or shorter to read it so many times in all
+    tokens: int | None = None  # of all phases together, instead
     mlm_twin: bool = False  # the matched baseline: no causal phase
     from_step: int | None = None  # go back to this checkpoint, perhaps with another schedule
     strict: bool = False  # stop at what is damaged, do not go on without it
@@ -49,12 +51,13 @@ class Train(Options):
         elif jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours
             jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
 
+        from cptjax.run.sizing import sized
         from cptjax.train import train
 
         if self.strict:
             warnings.simplefilter("error", errors.DamageWarning)
         with processes.together():
-            run = config.override(config.load_config(self.config), overrides)
+            run = sized(config.override(config.load_config(self.config), overrides), self.passes, self.tokens)
             if self.mlm_twin:
                 run = config.mlm_twin(run)
         folder = train(run, self.workdir, self.from_step)

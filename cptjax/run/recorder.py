@@ -47,7 +47,14 @@ class Recorder:
     As a context it leaves a run that fails with what is written.
     """
 
-    def __init__(self, setting: Setting, departures: Sequence[Mapping[str, Any]], step: int, spent: dict[str, Any]):
+    def __init__(
+        self,
+        setting: Setting,
+        departures: Sequence[Mapping[str, Any]],
+        step: int,
+        spent: dict[str, Any],
+        says: Sequence[str] = (),  # before the first step
+    ):
         run, folder, mesh, attention = setting.run, setting.folder, setting.mesh, setting.attention
         self._setting, self._departures, self._start, self.spent = setting, list(departures), step, spent
         self._pending: Any = None
@@ -57,6 +64,8 @@ class Recorder:
         self.clock = Clock(self._energy.joules)
         self._say("attention: {backend} ({reason})".format(**attention))
         self._say(f"dropout: {run.dropout_of(setting.model.config)}")
+        for line in says:
+            self._say(line)
         hidden = None if self._first else True
         self._bar = tqdm(total=run.stretches[-1].last, initial=step, unit="step", disable=hidden)
 

@@ -1,0 +1,95 @@
+"""How long a run is, by its text: --passes and --tokens, and what train and plan say of it."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs import recipe, workstation
+from cptjax.data.batches import Batches
+from cptjax.objectives import mlm
+from cptjax.run.sizing import in_words, passes_of, sized, where
+from cptjax.train import train
+from tests.fixtures_run import small_run
+
+
+@pytest.mark.parametrize("passes", [0.5, 1, 3])
+def test_passes_are_counted_in_rows_of_the_text_that_is_read_most(store, passes):
+    # Broken by: tokens of the store in the place of its rows; the mean over stores.
+    run = small_run(store)
+    longer = sized(replace(run, data=replace(run.data, global_batch_size=1)), passes, None)
+    steps = longer.stretches[-1].last
+    (read,) = passes_of(longer, Batches(longer.data)).values()
+    assert read == pytest.approx(passes, abs=1.01 / steps * passes)
+    first, second = (phase.tokens for phase in longer.phases)
+    assert first == pytest.approx(second, abs=2)
+    assert longer.phases[0].schedule.warmup_tokens == pytest.approx(first / 5, abs=2)
+
+
+@given(st.integers(10_000, 10**12))
+def test_tokens_are_shared_as_the_config_shares_them(tokens):
+    # Broken by: the warm-up as it was.
+    run = workstation.get_config()
+    run = replace(run, data=replace(run.data, global_batch_size=1))
+    made = sized(run, None, tokens)
+    assert sum(phase.tokens for phase in made.phases) == pytest.approx(tokens, abs=2)
+    assert made.phases[1].tokens / tokens == pytest.approx(workstation.DECAY_SHARE, abs=1e-3)
+    assert replace(made, phases=run.phases) == run
+
+
+def test_without_either_a_run_is_as_it_was(store):
+    run = small_run(store)
+    assert sized(run, None, None) is run
+
+
+@pytest.mark.parametrize(
+    ("passes", "tokens", "says"),
+    [
+        (1.0, 10, "give one of them"),
+        (0.0, None, "--passes is 0.0: it must be above 0"),
+        (float("nan"), None, "must be above 0"),
+        (None, 100, "phase clm would have 50 tokens, and a step has 128: give more --passes or --tokens, or a smaller"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_what_would_do(store, passes, tokens, says):
+    with pytest.raises(ValueError, match=says):
+        sized(small_run(store), passes, tokens)
+
+
+def test_many_passes_and_a_step_larger_than_the_text_are_said_with_what_would_do(store):
+    # Broken by: often > 1 in the place of often > last.
+    run = small_run(store)
+    once, often = sized(run, 1, None), sized(run, 9, None)
+    (only,) = in_words(once, Batches(once.data))
+    assert "reads" in only and "(clm " in only
+    said = in_words(often, Batches(often.data))
+    assert len(said) == 2 and "is read 9" in said[1] and "--passes 4 would make" in said[1]
+    would = int(said[1].split("would make ")[1].split(" steps")[0])
+    assert would == pytest.approx(sized(run, 4, None).stretches[-1].last, abs=1)
+    wide = replace(run, data=replace(run.data, global_batch_size=2000))
+    wide = sized(wide, None, 10 * wide.tokens_per_step)
+    larger = in_words(wide, Batches(wide.data))[-1]
+    rows = int(larger.split("--data.global-batch-size ")[1].split()[0])
+    fits = replace(wide, data=replace(wide.data, global_batch_size=rows))
+    assert max(passes_of(fits, Batches(fits.data), 10).values()) <= 1.5
+
+
+def test_a_run_says_where_it_goes_on_and_that_it_had_finished(finished, store, two_devices, tmp_path, capsys):
+    # Broken by: step <= last.
+    run, folder = small_run(store), tmp_path / "run"
+    shutil.copytree(finished, folder)
+    train(run, folder)
+    printed = capsys.readouterr().out
+    assert "steps: 20 of 128 tokens (clm 10, decay 10)" in printed
+    assert "all 20 steps were made before: nothing is left to do; to train longer" in printed
+    assert f"begin a run with --init {folder}" in printed
+    assert where(run, 12, folder) == ["goes on from step 12: 8 of 20 steps are left"]
+    assert where(run, 0, folder) == []
+
+
+def test_the_workstation_is_the_recipe_in_small():
+    run = workstation.get_config()
+    assert [phase.schedule.peak for phase in run.phases] == [recipe.PEAK, recipe.PEAK]
+    assert run.phases[1].objective == mlm(recipe.DECAY_MASK_RATE)
