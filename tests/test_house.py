@@ -61,7 +61,7 @@ attention.backends
 attention.check
 data.tokenizer data.store data.packing
 data.batches
-corpus.unpack corpus.folders corpus.pool corpus.page
+corpus.encodings corpus.unpack corpus.folders corpus.pool corpus.page
 corpus.formats
 corpus.sources corpus.cleaning corpus.report
 corpus.parts

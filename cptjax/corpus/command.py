@@ -59,6 +59,7 @@ class Prepare(Options):
     on_error: Literal["stop", "skip"] = "stop"  # rows that cannot be read
     count_fields: tuple[str, ...] = ()  # columns to count by value, such as licence,source
     held_out: float = 0.0  # share of documents kept in OUT/held_out
+    samples: bool = True  # text of some documents stands in report.html and report.json
     workers: int | None = None  # processes; one per core unless given
     runner: str | None = None  # work through Apache Beam: DirectRunner, FlinkRunner, SparkRunner, DataflowRunner, ...
     overwrite: bool = False  # replace OUT
@@ -91,7 +92,7 @@ class Prepare(Options):
             if self.runner is not None
             else functools.partial(pool.spread, workers=self.workers),
         )
-        say(page.text(report.write(self.out)))
+        say(page.text(report.write(self.out, samples=self.samples)))
         say(
             f"{self.out}: {manifest.documents:,} documents, {manifest.tokens:,} tokens; "
             f"this report is {self.out / 'report.html'} too"
@@ -104,6 +105,7 @@ class DataReport(Options):
 
     stores: Positional[tuple[Path, ...]]  # token stores
     out: Path | None = None  # folder for report.json and report.html of one store; else in the store itself
+    samples: bool = True  # text of some documents stands in them
 
     def __call__(self, rest: Sequence[str]) -> None:
         """Verify each store, and report on it."""
@@ -116,5 +118,5 @@ class DataReport(Options):
         for path in self.stores:
             with errors.reading(path):
                 Store(path).verify()
-                made = report.write(path, self.out)
+                made = report.write(path, self.out, samples=self.samples)
             say(page.text(made))

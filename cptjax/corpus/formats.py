@@ -4,6 +4,7 @@ A format of FORMATS is two functions: one cuts a file into pieces, one turns a p
 parse() gives the row's columns by name or raises RowError. Text may be bytes. Files may be packed (`unpack.py`).
 """
 
+import contextlib
 import csv
 import io
 import itertools
@@ -19,11 +20,13 @@ from typing import Any, Literal
 from cptjax.command.errors import reason
 from cptjax.command.escape import printable
 from cptjax.corpus import unpack
+from cptjax.corpus.encodings import instead_of, is_readable, is_utf8
 from cptjax.corpus.unpack import FAILURES, GrowthError, LengthError
 
 VERSION = 2  # of what rows a file is read as: with another one all parts are made anew
 PIECE_BYTES = 4 * 2**20
 BYTE_ORDER_MARK = "\ufeff".encode()
+DELIMITERS = (",", ";", "\t", "|")  # that are looked for in a .csv file's first row
 BLANK_LINE = re.compile(rb"\n[ \t\r\v\f]*\n")
 
 
@@ -35,13 +38,22 @@ class Reading:
     id_field: str | None = None  # column that names a document; a name met again is an error
     weight_field: str | None = None  # column that says how often a pass shows a document
     fields: tuple[str, ...] = ()  # further columns that are wanted
-    errors: Literal["strict", "replace"] = "strict"  # bytes that are not UTF-8, half surrogate pairs, NUL: or U+FFFD
+    errors: Literal["strict", "replace"] = "strict"  # bytes not of the encoding, half surrogate pairs, NUL: or U+FFFD
+    encoding: str = "utf-8"  # of text files; cp1252 is that of Windows and of many an Excel export
+    delimiter: str | None = None  # between cells of .csv files; without it the one that the first row has
     txt_documents: Literal["file", "paragraph"] = "file"  # what a document of a .txt file is
     tsv_quotes: bool = False  # cells of .tsv files may be quoted, as those of .csv files
 
     def __post_init__(self):
         if self.errors not in ("strict", "replace"):
             raise ValueError(f"errors is {self.errors!r}: it is strict or replace")
+        if not is_readable(self.encoding):
+            raise ValueError(
+                f"encoding is {self.encoding!r}: it is utf-8 or one of a byte a character, such as cp1252 or latin-1; "
+                "convert files of another"
+            )
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise ValueError(f"delimiter is {self.delimiter!r}: it is one character, such as ;")
         if self.txt_documents not in ("file", "paragraph"):
             raise ValueError(f"txt_documents is {self.txt_documents!r}: it is file or paragraph")
 
@@ -105,13 +117,14 @@ def failure(file: File, error: BaseException, row: int | None = None) -> str:
 
 
 def decode(data: bytes, offset: int, where: str, reading: Reading) -> str:
-    """Bytes that begin at `offset` as text. RowError says where they are not UTF-8."""
+    """Bytes that begin at `offset` as text. RowError says where they are not of the encoding."""
     try:
-        return data.decode("utf-8", reading.errors)
+        return data.decode(reading.encoding, reading.errors)
     except UnicodeDecodeError as error:
+        name = "UTF-8" if error.encoding == "utf-8" else reading.encoding
         raise RowError(
-            f"{where} is not UTF-8 at byte {offset + error.start} (0x{data[error.start]:02x}): "
-            "convert it, or give --errors replace"
+            f"{where} is not {name} at byte {offset + error.start} (0x{data[error.start]:02x}): "
+            f"{instead_of(data, error)}convert it, or give --errors replace"
         ) from None
 
 
@@ -138,7 +151,7 @@ def check_columns(where: str, there: Sequence[str], names: Iterable[str | None],
 # ---- pieces
 
 
-def _begin(file: File) -> tuple[int, Iterator[bytes]]:
+def _begin(file: File, reading: Reading) -> tuple[int, Iterator[bytes]]:
     """How long the byte order mark at the beginning is, and the content in chunks without it."""
     unpack.check_growth(file.path)
     stream = unpack.chunks(file.path)
@@ -147,6 +160,8 @@ def _begin(file: File) -> tuple[int, Iterator[bytes]]:
         first += chunk
     if first.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise RowError(f"{file.name} is UTF-16: convert it to UTF-8")
+    if first.startswith(BYTE_ORDER_MARK) and not is_utf8(reading.encoding):
+        raise RowError(f"{file.name} says that it is UTF-8, not {reading.encoding}: read it without --encoding")
     start = len(BYTE_ORDER_MARK) if first.startswith(BYTE_ORDER_MARK) else 0
     return start, itertools.chain([first[start:]] if first[start:] else [], stream)
 
@@ -162,9 +177,9 @@ def _paragraph_end(data: bytearray, since: int) -> int:
     return blank.end() if blank else 0
 
 
-def _cut_lines(file: File, end: Callable[[bytearray, int], int]) -> Iterator[Piece | Bad]:
+def _cut_lines(file: File, reading: Reading, end: Callable[[bytearray, int], int]) -> Iterator[Piece | Bad]:
     """Pieces of whole lines, each with its byte offset; none of blank lines only."""
-    offset, stream = _begin(file)
+    offset, stream = _begin(file, reading)
     held = bytearray()
     row = 1
 
@@ -224,12 +239,12 @@ def _cut_txt(file: File, reading: Reading) -> Iterator[Piece | Bad]:
     if reading.txt_documents == "file":
         yield Piece(1, None, file.size)
     else:
-        yield from _cut_lines(file, _paragraph_end)
+        yield from _cut_lines(file, reading, _paragraph_end)
 
 
 def _read_txt(file: File, piece: Piece, reading: Reading) -> Iterator[Row]:
     if piece.payload is None:
-        start, stream = _begin(file)
+        start, stream = _begin(file, reading)
         content = unpack.joined(stream)
         yield 1, lambda: {reading.text_field: decode(content, start, file.name, reading)}
         return
@@ -252,8 +267,8 @@ def _paragraph(data: bytes, offset: int, where: str, reading: Reading) -> dict[s
 # ---- JSON: lines, or values one after another and in arrays
 
 
-def _cut_jsonl(file: File, _: Reading) -> Iterator[Piece | Bad]:
-    yield from _cut_lines(file, _line_end)
+def _cut_jsonl(file: File, reading: Reading) -> Iterator[Piece | Bad]:
+    yield from _cut_lines(file, reading, _line_end)
 
 
 def _read_jsonl(file: File, piece: Piece, reading: Reading) -> Iterator[Row]:
@@ -290,8 +305,8 @@ def _json_record(data: bytes, offset: int, where: str, needed: str, reading: Rea
     return record
 
 
-def _cut_json(file: File, _: Reading) -> Iterator[Piece | Bad]:
-    yield from _grouped(file, _json_values(file), row=1)
+def _cut_json(file: File, reading: Reading) -> Iterator[Piece | Bad]:
+    yield from _grouped(file, _json_values(file, reading), row=1)
 
 
 def _read_json(file: File, piece: Piece, reading: Reading) -> Iterator[Row]:
@@ -299,9 +314,9 @@ def _read_json(file: File, piece: Piece, reading: Reading) -> Iterator[Row]:
         yield row, partial(_json_record, value, 0, f"{file.name}:{row}", "an object for each row", reading)
 
 
-def _json_values(file: File) -> Iterator[bytes]:
+def _json_values(file: File, reading: Reading) -> Iterator[bytes]:
     """The values of a file of JSON one after another, those of arrays singly."""
-    _, stream = _begin(file)
+    _, stream = _begin(file, reading)
     scan, space = json.JSONDecoder().raw_decode, re.compile(r"[ \t\r\n]*")
     text, at = "", 0  # bytes as Latin-1 characters: a chunk may end anywhere
     row = 1
@@ -363,7 +378,7 @@ def _cut_tsv(file: File, reading: Reading) -> Iterator[Piece | Bad]:
     if reading.tsv_quotes:
         yield from _cut_csv(file, reading, "\t")
         return
-    offset, stream = _begin(file)
+    offset, stream = _begin(file, reading)
     header = next(unpack.lines(stream), b"")
     columns = _tsv_cells(header, offset, f"{file.name}:1", reading)
     if any("\r" in name for name in columns):
@@ -371,7 +386,7 @@ def _cut_tsv(file: File, reading: Reading) -> Iterator[Piece | Bad]:
     if f'"{reading.text_field}"' in columns:
         raise RowError(f"{file.name}:1 has names in quotes: give --tsv-quotes where cells are quoted")
     _check_header(file, columns, reading)
-    for piece in _cut_lines(file, _line_end):
+    for piece in _cut_lines(file, reading, _line_end):
         yield piece if isinstance(piece, Bad) else replace(piece, payload=(columns, *piece.payload))
 
 
@@ -381,7 +396,7 @@ def _tsv_cells(line: bytes, offset: int, where: str, reading: Reading) -> list[s
 
 def _read_tsv(file: File, piece: Piece, reading: Reading) -> Iterator[Row]:
     if reading.tsv_quotes:
-        yield from _read_csv(file, piece, reading, "\t")
+        yield from _read_csv(file, piece, reading)
         return
     columns, offset, data = piece.payload
     for row, line in enumerate(io.BytesIO(data), piece.first_row):
@@ -446,8 +461,23 @@ def _opening_line(data: bytearray, first: int) -> int:
     return first + data.count(b"\n", 0, max(odd, default=0))
 
 
-def _cut_csv(file: File, reading: Reading, delimiter: str) -> Iterator[Piece | Bad]:
-    offset, stream = _begin(file)
+def _delimiter_of(file: File, reading: Reading) -> str:
+    """What stands between the cells of a file's first row: what makes the wanted columns of it, else most columns."""
+
+    def columns(delimiter: str) -> list[str]:
+        offset, stream = _begin(file, reading)
+        raw, cells = next(_csv_rows(unpack.lines(stream), delimiter, 1), (b"", []))
+        with contextlib.suppress(RowError):
+            return _csv_cells(raw, cells, offset, "", reading)
+        return []
+
+    wanted = wanted_columns(reading)
+    return max(DELIMITERS, key=lambda delimiter: (wanted.keys() <= {*columns(delimiter)}, len(columns(delimiter))))
+
+
+def _cut_csv(file: File, reading: Reading, delimiter: str | None = None) -> Iterator[Piece | Bad]:
+    delimiter = delimiter or reading.delimiter or _delimiter_of(file, reading)
+    offset, stream = _begin(file, reading)
     rows = _csv_rows(unpack.lines(stream), delimiter, 1)
     raw, cells = next(rows, (b"", []))
     columns = _csv_cells(raw, cells, offset, f"{file.name}:1", reading)
@@ -458,12 +488,12 @@ def _cut_csv(file: File, reading: Reading, delimiter: str) -> Iterator[Piece | B
             yield piece
             continue
         data = b"".join(piece.payload)
-        yield replace(piece, payload=(columns, offset, line, data))
+        yield replace(piece, payload=(columns, offset, line, data, delimiter))
         offset, line = offset + len(data), line + data.count(b"\n")
 
 
-def _read_csv(file: File, piece: Piece, reading: Reading, delimiter: str) -> Iterator[Row]:
-    columns, offset, line, data = piece.payload
+def _read_csv(file: File, piece: Piece, reading: Reading) -> Iterator[Row]:
+    columns, offset, line, data, delimiter = piece.payload
     for row, (raw, cells) in enumerate(_csv_rows(io.BytesIO(data), delimiter, line), piece.first_row):
         if cells != []:
             yield row, partial(_csv_record, raw, cells, offset, f"{file.name}:{row}", reading, columns)
@@ -474,14 +504,14 @@ def _csv_cells(raw: bytes, cells: list[str] | csv.Error, offset: int, where: str
     if isinstance(cells, csv.Error):
         raise RowError(f'{where} is not CSV ({cells}): cells with quotes or line ends are "quoted", quotes in them ""')
     decode(raw, offset, where, reading)  # says where in the file a byte is wrong
-    return [cell.encode("latin-1").decode("utf-8", "replace") for cell in cells]
+    return [cell.encode("latin-1").decode(reading.encoding, "replace") for cell in cells]
 
 
 def _csv_record(
     raw: bytes, cells: list[str] | csv.Error, offset: int, where: str, reading: Reading, columns: list[str]
 ) -> dict[str, Any]:
     values = _csv_cells(raw, cells, offset, where, reading)
-    return _record(where, columns, values, "quote cells that hold a delimiter")
+    return _record(where, columns, values, "quote cells that hold a delimiter, or name another with --delimiter")
 
 
 # ---- Parquet
@@ -613,7 +643,7 @@ FORMATS: dict[str, tuple[Callable[..., Iterator[Piece | Bad]], Callable[..., Ite
     ".txt": (_cut_txt, _read_txt),
     ".jsonl": (_cut_jsonl, _read_jsonl),
     ".json": (_cut_json, _read_json),
-    ".csv": (partial(_cut_csv, delimiter=","), partial(_read_csv, delimiter=",")),
+    ".csv": (_cut_csv, _read_csv),
     ".tsv": (_cut_tsv, _read_tsv),
     ".parquet": (_cut_parquet, _read_parquet),
     "hf": (_cut_data_set, _read_data_set),

@@ -120,7 +120,7 @@ def _tables(report: dict[str, Any]) -> list[_Table]:
             [value, _count(of["documents"]), _count(of["tokens"])] for value, of in values.items() if of["documents"]
         ]
         tables += [_Table(f"What is its {name}?", (name, "documents", "tokens"), rows, brief=False)]
-    rows = [[_count(of["tokens"]), of["origin"], of["begins"]] for of in report["longest"]]
+    rows = [[_count(of["tokens"]), of["origin"], of.get("begins", "not shown")] for of in report["longest"]]
     return [*tables, _Table("Which documents are longest?", ("tokens", "origin", "begins"), rows, brief=False)]
 
 
@@ -187,11 +187,7 @@ def page(report: dict[str, Any]) -> str:
     """The report as one HTML file that needs no other, runs nothing and fetches nothing."""
     name = _escape(report["store"])
     warnings = "".join(f"<li>{_escape(warning)}</li>\n" for warning in report["warnings"])
-    samples = "".join(map(_sample, report["samples"]))
-    tokens = "\n".join(
-        f"<code title='{_escape(of['token'])}, {of['id']}'>{_escape(of['text'])}</code>"
-        for of in report["first_tokens"]
-    )
+    shown = _shown(report) if report["samples"] else "<p class='soft'>No text of a document is on this page.</p>"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -208,14 +204,25 @@ def page(report: dict[str, Any]) -> str:
 {warnings or "<li>Nothing stands out.</li>"}
 </ul>
 {"".join(map(_section, _tables(report)))}
-<h2>What does the model read?</h2>
-<p class="soft">{len(report["samples"])} documents drawn by lot, decoded from their tokens.</p>
-{samples}
-<h2>How is the first of them cut into tokens?</h2>
-<p>{tokens}</p>
+{shown}
 </body>
 </html>
 """
+
+
+def _shown(report: dict[str, Any]) -> str:
+    """Texts, and the tokens of the first."""
+    samples = "".join(map(_sample, report["samples"]))
+    tokens = "\n".join(
+        f"<code title='{_escape(of['token'])}, {of['id']}'>{_escape(of['text'])}</code>"
+        for of in report["first_tokens"]
+    )
+    return f"""<h2>What does the model read?</h2>
+<p class="soft">{len(report["samples"])} documents drawn by lot, decoded from their tokens: whoever has this page reads
+them. With --no-samples there are none.</p>
+{samples}
+<h2>How is the first of them cut into tokens?</h2>
+<p>{tokens}</p>"""
 
 
 def _escape(words: str) -> str:

@@ -42,8 +42,11 @@ EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 QUANTILES = {"min": 0, "10": 10, "50": 50, "90": 90, "99": 99, "max": 100}  # name -> percent of the documents
 
 
-def data_report(store: Path | str, sequence_lengths: Sequence[int] = (1024, 8192)) -> dict[str, Any]:
-    """Numbers and examples of a store, ready for JSON; equal stores give equal reports.
+def data_report(
+    store: Path | str, sequence_lengths: Sequence[int] = (1024, 8192), *, samples: bool = True
+) -> dict[str, Any]:
+    """Numbers and examples of a store, ready for JSON; equal stores give equal reports. Without `samples` no word of a
+    document is in it.
 
     Counts are of the store; those of sources, duplicates, contamination, fields and dropped rows are
     of the whole run of `prepare`, held-out documents included. Tokens per word, bytes per token and
@@ -74,7 +77,7 @@ def data_report(store: Path | str, sequence_lengths: Sequence[int] = (1024, 8192
         "left_out": sentences(opened.files().left_out),
         "same_files": _same_files(opened),
         "fields": {name: _field(values) for name, values in manifest.fields.items()},
-        **_documents(opened, encoder),
+        **_documents(opened, encoder, samples),
         "held_out": _held_out(opened.path / "held_out", manifest),
     }
     return {"warnings": _warnings(report), **report}
@@ -189,10 +192,15 @@ def _field(values: dict[str, dict[str, int]]) -> dict[str, Any]:
     return {"values": dict(ordered[:FIELD_VALUES]), "others": {"values": len(others), **summed}}
 
 
-def _documents(store: Store, encoder: Encoder) -> dict[str, Any]:
-    """The longest documents, a sample of all, and the first tokens of the sample's first document."""
+def _documents(store: Store, encoder: Encoder, samples: bool) -> dict[str, Any]:
+    """The longest documents, a sample of all, and the first tokens of the sample's first document; without `samples`
+    how long the longest are, and where they are from."""
     length_N, tokenizer = store.length_N, encoder.tokenizer
     longest = np.argsort(-length_N, kind="stable")[:LONGEST].tolist()
+    if not samples:
+        from_N = zip(store.origins(longest), length_N[longest].tolist(), strict=True)
+        described = [{"origin": origin, "tokens": tokens} for origin, tokens in from_N]
+        return {"longest": described, "samples": [], "first_tokens": []}
     drawn = np.random.default_rng(SEED).choice(len(length_N), min(SAMPLES, len(length_N)), replace=False)
     chosen = longest + np.sort(drawn).tolist()
     hidden = set(store.manifest.special_token_ids) - {encoder.special.unk}
@@ -289,13 +297,14 @@ def _warnings(report: dict[str, Any]) -> list[str]:
     return [sentence for is_so, sentence in checks if is_so]
 
 
-def write(store: Path | str, out: Path | None = None) -> dict[str, Any]:
-    """Write report.json and report.html into `out`, by default the store itself; returns the report.
+def write(store: Path | str, out: Path | None = None, *, samples: bool = True) -> dict[str, Any]:
+    """Write report.json and report.html into `out`, by default the store itself, with `samples` of the text or without;
+    returns the report.
 
     Errors as `data_report` raises them; OSError when `out` cannot be written. Neither file is there then,
     or both are what they were before.
     """
-    report = data_report(store)
+    report = data_report(store, samples=samples)
     folder = Path(out or store)
     folder.mkdir(parents=True, exist_ok=True)
     with written(folder / "report.html") as partial:

@@ -1,5 +1,6 @@
 """Rows neither merge nor vanish, packed and hostile files are read in bounded memory, and no name decides alone."""
 
+import csv
 import gzip
 import json
 import os
@@ -386,3 +387,45 @@ def test_evaluation_files_are_read_by_the_same_rules(tmp_path, monkeypatch):
     put(folder / "c.txt", words.encode())
     with pytest.raises(ValueError, match="c.txt is not text that can be read .holds more than"):
         read_evaluation([str(folder / "c.txt")])
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "cp850", "iso8859_15", "koi8-r"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("piece_bytes", [1, 2**22])
+def test_an_export_of_any_delimiter_and_encoding_is_read(tmp_path, monkeypatch, encoding, delimiter, piece_bytes):
+    """Delimiters, quotes and line ends in its cells; further columns with names that hold the other delimiters."""
+    # Broken by: cells decoded as UTF-8; the first delimiter that makes two columns.
+    monkeypatch.setattr(formats, "PIECE_BYTES", piece_bytes)
+    word = b"\xe4\xe9".decode(encoding)
+    rows = [[f"{word}{delimiter}, b", "1"], [f'say "{word}"\n; c', "2"]]
+    path = tmp_path / "a.csv"
+    with open(path, "w", encoding=encoding, newline="") as stream:
+        csv.writer(stream, delimiter=delimiter).writerows([["text", "n, or; more|less"], *rows])
+    assert texts(path, Reading(encoding=encoding)) == [row[0] for row in rows]
+    assert texts(path, Reading(encoding=encoding, delimiter=delimiter)) == [row[0] for row in rows]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".json", ".tsv"])
+def test_text_of_a_byte_a_character_is_read_in_every_format(tmp_path, suffix):
+    content = {".txt": "café", ".jsonl": '{"text": "café"}', ".json": '[{"text": "café"}]', ".tsv": "text\ncafé\n"}[
+        suffix
+    ]
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content.encode("cp1252"))
+    assert texts(path, Reading(encoding="cp1252")) == ["café"]
+    path.write_bytes(b"\xef\xbb\xbf" + content.encode())
+    assert texts(path, Reading()) == ["café"]
+    assert "says that it is UTF-8, not cp1252: read it without --encoding" in bad(path, Reading(encoding="cp1252"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "shift_jis", "gbk", "big5", "utf-7", "hex", "cp037", "nonsense"])
+def test_an_encoding_that_cannot_be_cut_at_ascii_is_refused(encoding):
+    # Broken by: only unknown names refused: cp037 is EBCDIC, in shift_jis half a character may be a backslash.
+    with pytest.raises(ValueError, match="it is utf-8 or one of a byte a character"):
+        Reading(encoding=encoding)
+
+
+@pytest.mark.parametrize("delimiter", ["", ";;", '"', "\n"])
+def test_a_delimiter_that_is_none_is_refused(delimiter):
+    with pytest.raises(ValueError, match="it is one character"):
+        Reading(delimiter=delimiter)

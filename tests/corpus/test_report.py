@@ -241,6 +241,17 @@ def test_samples_come_back_as_the_very_text(tmp_path):
     assert len(found["first_tokens"]) == min(found["samples"][0]["tokens"], 40)
 
 
+def test_without_samples_no_word_of_a_document_is_written(tmp_path):
+    # Broken by: the longest documents with how they begin.
+    store = make_store(tmp_path / "store", {"a.txt": ["the heart pumps", "zebra blood"]})
+    assert "zebra" in json.dumps(write(store)) and "whoever has this page reads" in (store / "report.html").read_text()
+    made = write(store, samples=False)
+    assert "zebra" not in json.dumps(made)
+    html = (store / "report.html").read_text()
+    assert "zebra" not in html and "pumps" not in html and "No text of a document is on this page" in html
+    assert [of["tokens"] for of in made["longest"]] == [of["tokens"] for of in data_report(store)["longest"]]
+
+
 def test_an_unknown_token_is_seen_in_a_sample(tmp_path):
     # Broken by: every special token hidden.
     found = data_report(make_store(tmp_path / "s", {"a": ["the zeal heart"]}, word_tokenizer))

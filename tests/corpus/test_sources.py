@@ -322,7 +322,12 @@ def test_values_of_csv_stay_text_and_those_of_json_what_they_are(tmp_path):
 
 
 BADS = [
-    ("a.txt", b"caf\xe9", "a.txt is not UTF-8 at byte 3 (0xe9): convert it, or give --errors replace"),
+    ("a.txt", b"caf\xff\x81", "a.txt is not UTF-8 at byte 3 (0xff): convert it, or give --errors replace"),
+    (
+        "a.txt",
+        b"un caf\xe9, oui",
+        "a.txt is not UTF-8 at byte 6 (0xe9): give --encoding cp1252 if it should read café, else convert it, or give",
+    ),
     ("a.txt", b"\xef\xbb\xbfcaf\xe9", "a.txt is not UTF-8 at byte 6 (0xe9)"),
     ("a.txt", "mind".encode("utf-16-le"), "a.txt holds a NUL character at character 1 of 'text': it may be UTF-16 or"),
     ("a.jsonl", jsonl(["mind"]) + b'{"text": "\xff"}\n', "a.jsonl:2 is not UTF-8 at byte 36 (0xff)"),
