@@ -1,4 +1,5 @@
-"""The commands: python -m cptjax demo | prepare | data-report | plan | doctor | train."""
+"""The commands: python -m cptjax demo | prepare | data-report | plan | doctor | train |
+compare."""
 
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ COMMANDS = {
         "what this machine is, and which kernels are right and fast on it", "cptjax.planning.command:Doctor"
     ),
     "train": Command("train a config, or go on with what is in the work folder", "cptjax.run.command:Train"),
+    "compare": Command("runs side by side: table, differences, pictures", "cptjax.run.command:Compare"),
 }
 
 

@@ -84,11 +84,11 @@ def _train(inputs: Inputs, setting: Setting, signals: Signals) -> Path:
         for stretch in run.stretches:
             if int(state.step) > stretch.last:
                 continue
-            with clock.doing(COMPILING):
+            with recorder.doing(COMPILING):
                 update = clock.compiled(compile_update(setting, stretch))
             evaluate(Moment(stretch, int(state.step), state, {}))
             if int(state.step) == stretch.first and stretch.phase.optimizer_state == "reset":
-                with clock.doing(COMPILING):
+                with recorder.doing(COMPILING):
                     state = fresh_optimizer(setting, state)
             for step in range(int(state.step), stretch.last):
                 batch = sharding.put(clock.fetch(stream), setting.mesh, run.data.global_batch_size)

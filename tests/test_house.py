@@ -73,8 +73,8 @@ bert
 families
 step heads
 config
-run.clock run.events run.checkpoint
-run.record run.memory run.agreement run.resume run.sizing
+run.clock run.events run.plots run.checkpoint
+run.record run.memory run.agreement run.resume run.sizing run.compare
 run.set_up
 run.recorder run.update run.evaluate
 run.start

@@ -1,4 +1,4 @@
-"""The command that trains."""
+"""The commands of runs: train, compare."""
 
 import warnings
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from cptjax.command import errors
 from cptjax.command.escape import say
 from cptjax.command.line import Options
 from cptjax.command.signals import Signals
+from cptjax.files import check_out, naming, written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +63,22 @@ class Train(Options):
                 run = config.mlm_twin(run)
         folder = train(run, self.workdir, self.from_step)
         say(f"{folder}: trained; plot in {folder / 'plot.png'}, export with python -m convert to-hf {folder} OUT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Options):
+    """Runs side by side: what they were told, what they spent, and how their held-out text went."""
+
+    runs: Positional[tuple[Path, ...]]  # run folders, finished or not; others are set beside the first
+    out: Path | None = None  # page with the table and pictures
+
+    def __call__(self, rest: Sequence[str]) -> None:
+        """Print the table and, if asked, write the page."""
+        from cptjax.run import compare
+
+        check_out(self.out)
+        runs = compare.sides(self.runs)
+        say(compare.text(runs))
+        if self.out is not None:
+            with naming(self.out), written(self.out) as partial:
+                partial.write_text(compare.page(runs), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""events.jsonl, TensorBoard and the plot: the log of a run, for reading. No number of run.json comes from it.
+"""events.jsonl and TensorBoard: the log of a run, for reading. No number of run.json comes from it.
 
 An event is one line, an object with the `step` and `phase` it belongs to, and either what an update gave (all of
 UPDATE), an evaluation (`held_out`: objective -> loss and accuracy), or seconds alone.
@@ -9,7 +9,7 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -149,37 +149,3 @@ def _is_event(event: Any) -> bool:
 def read_events(path: Path) -> list[dict[str, Any]]:
     """All events of a log, none where there is none; lines that are no events are passed over."""
     return [event for _, event in _lines(path) if event is not None]
-
-
-def _plain(name: str) -> str:
-    """A name for matplotlib to show as it is: without glyphs it does not know, and no formula."""
-    return name.encode("utf-8", "replace").decode().replace("$", "\\$")
-
-
-def plot(events: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Loss, held-out loss and accuracy, and learning rate over the optimiser steps, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 9), layout="constrained")
-    loss_axes, accuracy_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1))
-    phases = list(dict.fromkeys(event["phase"] for event in events if "loss" in event))
-    for phase in phases:
-        steps = [event for event in events if event["phase"] == phase and "loss" in event]
-        x = [event["step"] for event in steps]
-        loss_axes.plot(x, [event["loss"] for event in steps], linewidth=0.8, label=f"training, {_plain(phase)}")
-        rate_axes.plot(x, [event["learning_rate"] for event in steps], label=_plain(phase))
-    evaluations = [event for event in events if "held_out" in event]
-    for objective in dict.fromkeys(name for event in evaluations for name in event["held_out"]):
-        mine = [event for event in evaluations if objective in event["held_out"]]
-        x = [event["step"] for event in mine]
-        for axes, what in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
-            values = [event["held_out"][objective][what] for event in mine]
-            axes.plot(x, values, marker="o", markersize=3, label=f"held out, {_plain(objective)}")
-    for axes, label in ((loss_axes, "loss (nats)"), (accuracy_axes, "accuracy"), (rate_axes, "learning rate")):
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(fontsize="small")
-    rate_axes.set_xlabel("optimiser step")
-    with naming(path), written(path) as partial:
-        figure.savefig(partial, dpi=120)

@@ -19,7 +19,7 @@ from cptjax.data.batches import Batches
 from cptjax.files import naming, write_json
 from cptjax.machine import devices, provenance
 from cptjax.machine.energy import EnergyMeter
-from cptjax.run import checkpoint, events
+from cptjax.run import checkpoint, events, plots
 from cptjax.run.clock import COMPILING, EVALUATION, KINDS, SAVING, STEPS, WAITING, Clock
 from cptjax.run.memory import flops_per_token
 from cptjax.run.record import Sums, describe_run
@@ -121,7 +121,13 @@ class Recorder:
         event |= {"tokens_per_s": values["tokens"] / seconds, **self._speed(values, phase, seconds)}
         del event["keys"]
         self._log.write(event)
-        self._bar.set_postfix(phase=phase.name, loss=f"{values['loss']:.3f}", refresh=False)
+        share = {"mfu": f"{event['mfu']:.0%}"} if "mfu" in event else {}
+        self._bar.set_postfix(
+            {"phase": phase.name, "loss": f"{values['loss']:.3f}", "rate": f"{values['learning_rate']:.1e}"}
+            | {"tokens/s": f"{event['tokens_per_s']:,.0f}"}
+            | share,
+            refresh=False,
+        )
         self._bar.update()
 
     def _speed(self, values: dict[str, float], phase: Phase, seconds: float) -> dict[str, float]:
@@ -139,8 +145,11 @@ class Recorder:
     def doing(self, kind: str) -> Iterator[None]:
         """An action between two steps: the last one is over, and the clock of steps stands still."""
         self.flush()
+        if kind == COMPILING:  # it takes longest where nothing was shown yet
+            self._bar.set_description_str("compiling")
         with self.clock.doing(kind):
             yield
+        self._bar.set_description_str("", refresh=False)
 
     def held_out(self, step: int, phase: Phase, results: dict[str, dict[str, float]]) -> None:
         """Write an evaluation made before `step`."""
@@ -156,6 +165,13 @@ class Recorder:
         self._log.write({"step": step, "phase": phase.name, "held_out": results, **flat, **_some(took)})
         shown = ", ".join(f"{name} loss {r['loss']:.3f} accuracy {r['accuracy']:.3f}" for name, r in results.items())
         self._say(f"step {step} ({phase.name}) held out: {shown}")
+        if self._first and step > 0:  # before it there is nothing to see, and matplotlib takes a second
+            with self.clock.doing(EVALUATION), contextlib.suppress(OSError):  # at the end it is raised
+                self._draw()
+
+    def _draw(self) -> None:
+        folder = self._setting.folder
+        plots.plot(events.read_events(folder / "events.jsonl"), folder / "plot.png", self._setting.run.name)
 
     def saved(self, step: int, phase: Phase) -> None:
         """Write what a checkpoint of `step` took: that it has not in its own sums."""
@@ -194,7 +210,7 @@ class Recorder:
         )
         with naming(folder / "run.json"):
             write_json(folder / "run.json", asdict(record))
-        events.plot(events.read_events(folder / "events.jsonl"), folder / "plot.png")
+        self._draw()
 
     def __enter__(self) -> "Recorder":
         return self

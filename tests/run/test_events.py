@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cptjax.run.events import EventLog, plot, read_events
+from cptjax.run.events import EventLog, read_events
+from cptjax.run.plots import plot
 
 UPDATE = {"loss": 1.0, "learning_rate": 0.1, "grad_norm": 1.0, "tokens": 8.0, "targets": 8.0, "seconds": 0.5}
 HELD_OUT = {"clm": {"loss": 3.0, "accuracy": 0.1}}
