@@ -14,7 +14,7 @@ from jax.core import Tracer
 
 from cptjax.dropout import Dropping, dropped_features
 from cptjax.model import Attention, Encoder, Mlp, Norm, init_in
-from cptjax.ops import affine, lookup
+from cptjax.ops import affine, embedded, lookup
 from cptjax.shape import BertConfig, Precision
 
 
@@ -33,7 +33,7 @@ class Embeddings(nn.Module):
 
     def __call__(self, token_BL, position_BL, token_type_BL):
         position_table, type_table = self.tables
-        hidden_BLD = lookup(self.tok_embeddings, token_BL) + lookup(type_table, token_type_BL)
+        hidden_BLD = embedded(self.tok_embeddings, token_BL) + lookup(type_table, token_type_BL)
         return self.norm(hidden_BLD + lookup(position_table, self.config.first_position + position_BL))
 
 
@@ -92,7 +92,7 @@ class Bert(Encoder):
         if tokens > config.longest_document:
             raise ValueError(f"a row has {tokens} tokens: this model has positions for {config.longest_document}")
         if token_type_BL is None:
-            token_type_BL = jnp.zeros_like(token_BL)
+            token_type_BL = jnp.zeros(token_BL.shape[:2], jnp.int32)
         elif not isinstance(token_type_BL, Tracer) and token_type_BL.max() >= config.type_vocab_size:
             raise ValueError(
                 f"token types go up to {token_type_BL.max()}: this model has {config.type_vocab_size}, counted from 0"

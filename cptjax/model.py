@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from cptjax.attention.backends import KERNELS, attend
 from cptjax.dropout import Dropping, dropped, dropped_features, of_layers
 from cptjax.masks import MaskSpec, positions
-from cptjax.ops import ACTIVATIONS, SAVED, affine, layer_norm, lookup, project, rope_table, rotate
+from cptjax.ops import ACTIVATIONS, SAVED, affine, embedded, layer_norm, project, rope_table, rotate
 from cptjax.shape import FULL, SLIDING, ModelConfig, ModernBertConfig, Precision, Remat, layer_groups
 
 
@@ -199,7 +199,7 @@ class Embeddings(nn.Module):
         self.norm = Norm(self.config, self.precision, self.precision.residual)
 
     def __call__(self, token_BL):
-        return self.norm(lookup(self.tok_embeddings, token_BL))
+        return self.norm(embedded(self.tok_embeddings, token_BL))
 
 
 class Head(nn.Module):
@@ -419,8 +419,9 @@ def encode(
     keep_layers: bool = False,
     dropping: Dropping | None = None,
 ) -> Encoded:
-    """The encoder as a function of its parameters: `Encoder.__call__`. Raises ValueError for rows or token types that
-    its tables do not hold."""
+    """The encoder as a function of its parameters: `Encoder.__call__`. `token_BL` may be vectors in the place of ids,
+    [B, L, D], such as rows of the token embeddings that something was added to. Raises ValueError for rows or token
+    types that its tables do not hold."""
     encoded: Any = model.apply(
         {"params": params},
         token_BL,

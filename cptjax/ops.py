@@ -181,6 +181,11 @@ def _lookup_backward(saved, d_out_BLD):
 lookup.defvjp(lambda table_VD, token_BL: (lookup(table_VD, token_BL), (table_VD, token_BL)), _lookup_backward)
 
 
+def embedded(table_VD: jax.Array, token_BL: jax.Array) -> jax.Array:
+    """Rows of a table for ids [B, L]; vectors in their place, [B, L, D], as they are."""
+    return lookup(table_VD, token_BL) if token_BL.ndim == 2 else token_BL.astype(table_VD.dtype)
+
+
 def rope_table(position_BL: jax.Array, theta: float, head_dim: int) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine of the rotary angles, each [B, L, 1, K / 2] float32 (arXiv:2104.09864)."""
     frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
