@@ -45,6 +45,8 @@ class Release:
     language: str | None  # such as en
     example: str  # a sentence for the usage; with the tokenizer's mask where the model fills masks
     old_spellings: Sequence[str] = ()  # the tokenizer's added words that transformers 4 decodes otherwise than 5
+    notes: str = ""  # Markdown of its author's
+    carbon: float | None = None  # kg CO2e of a kWh, as its author states it
 
     @property
     def is_decoder(self) -> bool:
@@ -96,11 +98,13 @@ def make_card(
     sections = [
         f"# {markdown(release.name)}",
         *_summary(release, run, phases),
+        *(["## From its author", release.notes.strip()] if release.notes else []),
+        *_intended(release),
         *_usage(release, ran),
         *_training(run, phases),
         *_evaluation(release, phases, rows),
         *_conversion(parity),
-        *_cost(run, phases),
+        *_cost(release, run, phases),
         *_limitations(release, run, rows),
         *_closing(release),
     ]
@@ -161,6 +165,7 @@ def _summary(release: Release, run: Mapping[str, Any], phases: Sequence[Mapping[
         "Attention heads": model["num_attention_heads"],
         "Vocabulary": f"{model['vocab_size']:,}",
         "Context length": f"{shape.longest_document:,} tokens",
+        "Rows in training": f"{run['sequence_length']:,} tokens",
         "Weights": release.dtype,
         "Read alike by": f"transformers `{release.transformers}`",
         "Language": markdown(release.language or "") or None,
@@ -174,9 +179,27 @@ def _summary(release: Release, run: Mapping[str, Any], phases: Sequence[Mapping[
     ]
 
 
+def _intended(release: Release) -> list[str]:
+    uses = (
+        ["Continuing text like that of the corpora below, for study."]
+        if release.is_decoder
+        else [
+            "Fine-tuning on tasks with text like that of the corpora below: classes, entities, relations, search.",
+            "Vectors of such text, and words for its masks.",
+        ]
+    )
+    bounds = (
+        "It is not meant to decide on anybody's health, care or rights: what is built on it needs a test of its own."
+    )
+    return ["## Intended use", "\n".join(f"* {use}" for use in (*uses, bounds))]
+
+
 def _usage(release: Release, ran: str) -> list[str]:
     code = [f"### {title}\n\n```python\n{lines}\n```" for title, lines in usage(release).items()]
-    return ["## Usage", ran, *code]
+    faster = table.ARCHITECTURES[release.architecture].shape_type == "modernbert"
+    install = f'```sh\npip install "transformers{release.transformers}" torch\n```'
+    flash = ["On NVIDIA GPUs `flash-attn`, where it is installed, makes it faster."] if faster else []
+    return ["## Usage", install, *flash, ran, *code]
 
 
 def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -311,7 +334,7 @@ BESIDE_STEPS = {  # of run.json's cost
 }
 
 
-def _cost(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[str]:
+def _cost(release: Release, run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[str]:
     whole = len(phases) == len(run["phases"])
     spent = run["cost"]
     if not whole:
@@ -323,6 +346,9 @@ def _cost(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[s
             f", {spent['step_kilowatt_hours']:.2f} of it in steps" if spent["step_kilowatt_hours"] is not None else ""
         )
         energy = f"Energy: {spent['kilowatt_hours']:.2f} kWh{steps}, by {markdown(spent['energy_by'])}."
+        if release.carbon is not None:
+            emitted = spent["kilowatt_hours"] * release.carbon
+            energy += f" That is {emitted:.2f} kg CO2e at the {release.carbon:g} kg of a kWh that its author states."
     return [
         "## Cost",
         f"{spent['hours']:.2f} hours in optimiser steps on {run['devices']:,} x {markdown(run['device'])} "

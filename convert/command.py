@@ -112,6 +112,8 @@ class Release(Export):
     name: str | None = None  # without it the name of OUT
     example: Annotated[str | None, arg(metavar="TEXT")] = None  # a sentence for the card's code, with one mask token
     rows: Annotated[Path | None, arg(metavar="FILE")] = None  # rows.jsonl of the evaluation
+    notes: Annotated[Path | None, arg(metavar="FILE.md")] = None  # your own paragraphs, put into the card as they are
+    carbon: float | None = None  # kg CO2e of a kWh where it ran, for the card; needs measured energy
     model_id: Annotated[str | None, arg(name="push", metavar="ID")] = None  # upload it to this Hub id
     private: bool = False  # with --push: make the repository private
 

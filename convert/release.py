@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from convert import card, parity, portable, private, table, to_hf
 from convert.from_hf import INDEX, SINGLE, check_tokenizer
 from convert.recorded import read_recorded
-from cptjax.command.escape import printable, say
+from cptjax.command.escape import listed, printable, say
 from cptjax.data.tokenizer import load_tokenizer, special_tokens
 from cptjax.files import check_free, new_folder, read_json, write_json
 from cptjax.machine import hub
@@ -55,6 +55,8 @@ def release(
     model_id: str | None = None,
     example: str | None = None,
     rows: Path | None = None,
+    notes: Path | None = None,
+    carbon: float | None = None,
     step: int | None = None,
     read_as: str | None = None,
     dtype: str = "float32",
@@ -89,6 +91,8 @@ def release(
     told = {"--name": name or out.name, "--license": licence, "--language": language, "--example": example}
     known(None, check_names, told, {"--base-model": base_model, "--push": model_id})
     found_rows = known([], evaluation_rows, rows, name or out.name) if rows is not None else []
+    written = known("", author_notes, notes) if notes is not None else ""
+    known(None, check_carbon, record, carbon)
     refuse()
     with new_folder(out, markers=MARKERS, overwrite=overwrite) as partial:
         model = partial / "model"
@@ -108,6 +112,8 @@ def release(
             base_model=base_model,
             language=language,
             example=known("", choose_example, example, language, partial, architecture),
+            notes=written,
+            carbon=carbon,
             old_spellings=private.without(portable.old_spellings(partial)),  # words of its maker
         )
         known(None, check_tokenizer, partial, checkpoint.read_model(run).vocab_size)
@@ -137,6 +143,30 @@ def check_names(texts: dict[str, str | None], ids: dict[str, str | None]) -> Non
                 validate_repo_id(text)
             except HFValidationError as error:
                 raise ValueError(f"{what}: {error}") from error
+
+
+def author_notes(path: Path) -> str:
+    """The author's own paragraphs, Markdown as it is. Raises ValueError for what is no text, says nothing, would be
+    read as metadata, or must not travel."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--notes {path} is not UTF-8: convert it") from error
+    if not text.strip() or text.lstrip().startswith("---"):
+        raise ValueError(f"--notes {path}: paragraphs of Markdown are needed, without metadata before them")
+    if kinds := private.kinds_in(text):
+        raise ValueError(f"--notes {path} holds {listed(kinds)}: leave it out of what is published")
+    return text
+
+
+def check_carbon(record: dict[str, Any], carbon: float | None) -> None:
+    """Raise ValueError for an intensity that is none, or of a run whose energy nobody measured."""
+    if carbon is None:
+        return
+    if not 0 < carbon < float("inf"):
+        raise ValueError(f"--carbon is {carbon}: it is kg CO2e of a kWh, such as 0.05")
+    if record.get("cost", {}).get("kilowatt_hours") is None:
+        raise ValueError("--carbon: the energy of this run was not measured, so no emission follows; leave it out")
 
 
 def certify(folder: Path, run: Path, named: card.Release) -> dict[str, Any]:

@@ -651,3 +651,41 @@ def test_what_is_nobody_elses_business_is_not_released(finished, tmp_path, capsy
     for path in out.iterdir():
         assert not re.search(rb"hf_abc|/home/me|me@here", path.read_bytes()), path.name
     assert json.loads((out / "run.json").read_text())["data"][0]["sources"] == ["[removed]", "letters"]
+
+
+def test_the_author_s_paragraphs_and_emissions_stand_in_the_card(released, tmp_path):
+    # Broken by: notes escaped; the energy of steps alone; a carbon that is not the author's.
+    (tmp_path / "notes.md").write_text("Made for **letters**.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n")
+    record = json.loads((released / "run.json").read_text())
+    record["cost"] |= {"kilowatt_hours": 12.5, "step_kilowatt_hours": 10.0}
+    notes = release.author_notes(tmp_path / "notes.md")
+    named = card.Release(
+        "n", "n", "ModernBertForMaskedLM", "float32", ">=4.48", 8, "mit", None, None, "a [MASK]", (), notes, 0.05
+    )
+    text = card.make_card(named, record, [], json.loads((released / "parity.json").read_text()), "It ran.").content
+    assert "## From its author\n\nMade for **letters**.\n\n| a | b |" in text and "## Intended use" in text
+    assert "That is 0.62 kg CO2e at the 0.05 kg of a kWh that its author states." in text
+    assert 'pip install "transformers>=4.48" torch' in text and "| **Rows in training** | 32 tokens |" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"caf\xe9", "is not UTF-8: convert it"),
+        (b" \n", "paragraphs of Markdown are needed"),
+        (b"---\nlicense: mit\n---\n", "without metadata before them"),
+        (b"see /home/me/data/letters.csv", "leave it out of what is published"),
+    ],
+)
+def test_paragraphs_that_cannot_stand_in_a_card_are_refused(tmp_path, content, says):
+    (tmp_path / "notes.md").write_bytes(content)
+    with pytest.raises(ValueError, match=says):
+        release.author_notes(tmp_path / "notes.md")
+
+
+def test_an_intensity_without_energy_is_refused(finished, tmp_path, capsys):
+    line = ["release", str(finished), str(tmp_path / "out"), "--license", "mit", "--base-model", "none"]
+    assert main([*line, "--carbon", "0.05", "--notes", str(tmp_path / "absent.md")]) == 2
+    error = capsys.readouterr().err
+    assert "the energy of this run was not measured" in error and "absent.md" in error and error.count("\n") == 1
+    assert main([*line, "--carbon", "-1"]) == 2 and not (tmp_path / "out").exists()
