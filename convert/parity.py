@@ -11,6 +11,7 @@ family has one.
 """
 
 import importlib.util
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ BFLOAT16 = ("129 tokens", "400 tokens", "packed")  # cases that bfloat16 is trie
 BFLOAT16_TOLERANCE = 1.1  # times the judge's own error, root mean squares; see `typical`
 LEAST_ERROR = 1e-5  # of the judge in bfloat16 that counts: what it has not rounded, such as embeddings, we must not
 ULP = 2.0**-8  # relative, of bfloat16: what is rounded once errs by half of it
-ROUNDED_ONCE = {"final_norm": ULP / 2}  # by us, for the head; the judge rounds it in the head
+ROUNDED_ONCE = {"final_norm": ULP / 12**0.5}  # by us, for the head, in root mean square; the judge does it in the head
 RARE = 8  # ids at the end of the vocabulary that every input holds
 SCORES_AT_ONCE = 128  # tokens whose scores over the vocabulary are in memory together
 Pairs = Iterable[tuple[np.ndarray, np.ndarray]]
@@ -109,8 +110,8 @@ def compare(a: str | Path, b: str | Path, *, only: Collection[str] | None = None
             for name, models in (("bfloat16", candidates), ("judge's bfloat16", judges)):
                 rows[case.name][name] = far(models["bfloat16"], typical)
     worst = float(np.max([value for row in rows.values() for value in row["float32"].values()]))
-    rounding = [
-        row["bfloat16"][name] / max(own, ROUNDED_ONCE.get(name, LEAST_ERROR))
+    rounding = [  # errors of their own add up in squares
+        row["bfloat16"][name] / max(math.hypot(own, ROUNDED_ONCE.get(name, 0.0)), LEAST_ERROR)
         for row in rows.values()
         for name, own in row.get("judge's bfloat16", {}).items()
         if name != "scores" or not _of_texts(architecture)  # a few numbers, mostly chance

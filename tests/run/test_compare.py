@@ -37,7 +37,7 @@ def test_the_table_has_the_numbers_of_the_logs(runs):
     for side, place in ((sides[0], 0), (sides[1], 1)):
         evaluations = [e["held_out"]["decay"] for e in read_events(runs[place] / "events.jsonl") if e.get("held_out")]
         assert rows["decay, loss, first"][place] == f"{evaluations[0]['loss']:.3f}"
-        assert rows["decay, accuracy, last"][place] == f"{evaluations[-1]['accuracy']:.1%}"
+        assert rows["decay, loss, last"][place] == f"{evaluations[-1]['loss']:.3f}"
         assert side.objectives == ["clm", "decay"]
     assert compare.differences(sides) == [f"{runs[1].name}: phases.0.schedule.peak: 0.01 -> 0.5"]
     assert compare.differences([sides[0], sides[0]]) == ["first: told the same as first"]
@@ -72,7 +72,7 @@ def test_what_is_no_run_is_refused_in_one_line(runs, words, says, capsys):
 
 
 def test_spikes_are_those_far_above_what_came_before():
-    # Broken by: the mean in the place of the median: the second of two spikes is then none.
+    # Broken by: the standard deviation in the place of the median one: the second of two spikes is then none.
     calm = [3.0 + 0.01 * (i % 5) for i in range(60)]
     assert plots.spikes(calm) == []
     assert plots.spikes([*calm[:30], 5.0, 3.0, 5.0, *calm[30:]]) == [30, 32]
