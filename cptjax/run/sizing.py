@@ -1,6 +1,6 @@
 """How long a run is, measured on its text: phases to a number of passes or tokens, and what to say of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def sized(run: Run, passes: float | None, tokens: int | None) -> Run:
     if passes is not None:
         if not passes > 0:
             raise ValueError(f"--passes is {passes}: it must be above 0")
-        a_step = max(passes_of(run, Batches(run.data), MANY_STEPS).values()) / MANY_STEPS
+        a_step = max(Batches(run.data).epochs(MANY_STEPS).values()) / MANY_STEPS
         tokens = round(passes / a_step * run.tokens_per_step)
     scale = (tokens or 0) / sum(phase.tokens for phase in run.phases)
     phases = []
@@ -40,14 +40,10 @@ def sized(run: Run, passes: float | None, tokens: int | None) -> Run:
     return replace(run, phases=tuple(phases))
 
 
-def passes_of(run: Run, batches: Batches, steps: int | None = None) -> Mapping[str, float]:
-    """How often a run reads each of its stores, by folder: in all, or in so many steps."""
-    return batches.epochs(run.stretches[-1].last if steps is None else steps)
-
-
 def in_words(run: Run, batches: Batches) -> Sequence[str]:
     """How long a run is, a line for each thing to know; what is unlikely to be meant comes with what would do."""
-    last, passes = run.stretches[-1].last, passes_of(run, batches)
+    last = run.stretches[-1].last
+    passes = batches.epochs(last)
     phases = ", ".join(f"{s.phase.name} {s.last - s.first:,}" for s in run.stretches)
     read = ", ".join(f"{path} {times:.3g} times" for path, times in passes.items())
     lines = [f"steps: {last:,} of {run.tokens_per_step:,} tokens ({phases}); reads {read}"]

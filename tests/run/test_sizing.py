@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from configs import recipe, workstation
 from cptjax.data.batches import Batches
 from cptjax.objectives import mlm
-from cptjax.run.sizing import in_words, passes_of, sized, where
+from cptjax.run.sizing import in_words, sized, where
 from cptjax.train import train
 from tests.fixtures_run import small_run
 
@@ -21,7 +21,7 @@ def test_passes_are_counted_in_rows_of_the_text_that_is_read_most(store, passes)
     run = small_run(store)
     longer = sized(replace(run, data=replace(run.data, global_batch_size=1)), passes, None)
     steps = longer.stretches[-1].last
-    (read,) = passes_of(longer, Batches(longer.data)).values()
+    (read,) = Batches(longer.data).epochs(steps).values()
     assert read == pytest.approx(passes, abs=1.01 / steps * passes)
     first, second = (phase.tokens for phase in longer.phases)
     assert first == pytest.approx(second, abs=2)
@@ -73,7 +73,7 @@ def test_many_passes_and_a_step_larger_than_the_text_are_said_with_what_would_do
     larger = in_words(wide, Batches(wide.data))[-1]
     rows = int(larger.split("--data.global-batch-size ")[1].split()[0])
     fits = replace(wide, data=replace(wide.data, global_batch_size=rows))
-    assert max(passes_of(fits, Batches(fits.data), 10).values()) <= 1.5
+    assert max(Batches(fits.data).epochs(10).values()) <= 1.5
 
 
 def test_a_run_says_where_it_goes_on_and_that_it_had_finished(finished, store, two_devices, tmp_path, capsys):
