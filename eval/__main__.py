@@ -15,6 +15,9 @@ COMMANDS = {
     "probe": Command(
         "what models know as they are: masks filled, tasks read from layers", "eval.probe_command:ProbeCommand"
     ),
+    "bench all": Command(
+        "what tells most of this device, in the minutes there are", "eval.bench.everything:EverythingBench"
+    ),
     "bench attention": Command(
         "every backend of attention: errors, speed, memory", "eval.bench.attention:AttentionBench"
     ),

@@ -28,6 +28,8 @@ from cptjax.shape import FULL, SLIDING, ModernBertConfig
 SHAPE = ModernBertConfig()  # attention is tried in the shape of ModernBERT-base
 CPU, ACCELERATOR = {"tokens": 1024, "width": 2048}, {"tokens": 8192, "width": 8192}  # of what is timed
 CALLS = 3  # the fastest counts
+CUDNN = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")  # pip's packages of it
+CUDNN_NAN = "9.25.1"  # the last version that is known to give them (github.com/pytorch/pytorch/issues/196678)
 
 
 def examine() -> dict[str, Any]:
@@ -63,7 +65,7 @@ def _machine() -> dict[str, Any]:
     return {
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": provenance.versions(),
+        "versions": provenance.versions() | {"cudnn": cudnn()},
         "commit": provenance.git_commit(),
         "cores": cores(),
         "memory_gib": host.memory() / GIB,
@@ -73,6 +75,11 @@ def _machine() -> dict[str, Any]:
             name: os.environ[name] for name in sorted(os.environ) if name.startswith(("JAX_", "XLA_", "LIBTPU"))
         },
     }
+
+
+def cudnn() -> str | None:
+    """The version of cuDNN that pip installed, None where it did not."""
+    return next(filter(None, provenance.versions(CUDNN).values()), None)
 
 
 def _device(device: Any) -> dict[str, Any]:
@@ -128,6 +135,12 @@ def advice(platform_name: str) -> list[str]:
         hints.append("there is an NVIDIA driver here, but jax works on the CPU: pip install -U 'jax[cuda13]'")
     if platform_name == "cpu" and any(Path("/dev").glob("accel[0-9]*")):
         hints.append("there is a TPU here, but jax works on the CPU: pip install -U 'jax[tpu]'")
+    version = cudnn() if platform_name == "gpu" else None
+    if version and _numbers(version) <= _numbers(CUDNN_NAN):
+        hints.append(
+            f"cuDNN {version} can give gradients that are not numbers where all scores of a token are far below 0; a "
+            "run tries such rows first, and takes another kernel where they fail: pip install -U 'jax[cuda13]'"
+        )
     kinds = {device.device_kind for device in jax.devices()} if platform_name != "cpu" else set()
     for kind in sorted(kinds):
         if devices.device_facts(kind) is None:
@@ -136,6 +149,11 @@ def advice(platform_name: str) -> list[str]:
     if platform_name == "gpu" and method.startswith("not measured"):
         hints.append(f"energy is {method}")
     return hints
+
+
+def _numbers(version: str) -> list[int]:
+    """Three of a version's numbers, to compare."""
+    return [int(part) for part in version.split(".")[:3]]
 
 
 def text(report: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """One training step as the trainer makes it: seconds, tokens per second, MFU, memory, time to compile.
 
-Rows are whole documents of random tokens; AdamW and clipping are part of the step. `compare.py` sets it beside
-PyTorch's.
+Rows are whole documents of random tokens, or packed ones; AdamW and clipping are part of the step. `compare.py` sets it
+beside PyTorch's.
 """
 
 import time
@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from cptjax import sharding
+from cptjax.attention.check import packed
 from cptjax.command.errors import reason
 from cptjax.config import Phase, Run
 from cptjax.data.batches import Data
 from cptjax.machine import devices, host
+from cptjax.masks import document_bounds
 from cptjax.model import init_params
 from cptjax.objectives import CLM, Vocabulary, mlm
 from cptjax.run.memory import flops_per_token
@@ -53,6 +55,7 @@ class Case(NamedTuple):
     rows: int
     tokens: int  # of a row
     forward: bool = False  # the loss alone, without gradients and update
+    packed: bool = False  # several documents in a row, and padding
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -62,10 +65,11 @@ class Case(NamedTuple):
 
 
 def batch_of(case: Case) -> dict[str, jax.Array]:
-    """Random tokens, every row a document of its own."""
+    """Random tokens, every row a document of its own or, packed, as kernels are checked on."""
     shape = (case.rows, case.tokens)
     token_BL = jax.random.randint(jax.random.key(1), shape, 0, case.vocabulary.size, jnp.int32)
-    return {"token_BL": token_BL, "segment_BL": jnp.ones(shape, jnp.int32)}
+    segment_BL = jnp.asarray(packed(*shape)) if case.packed else jnp.ones(shape, jnp.int32)
+    return {"token_BL": token_BL, "segment_BL": segment_BL}
 
 
 class Step:
@@ -117,9 +121,11 @@ def _forward(loss_fn: Callable, state: TrainState, batch: dict) -> tuple[TrainSt
 
 def speed(case: Case, seconds: float) -> dict[str, float | None]:
     """Tokens and model FLOPs per second, and the share of the device's peak, None where that is not known."""
-    objective = OBJECTIVES[case.objective]
-    tokens_per_s = case.rows * case.tokens / seconds
-    flops = flops_per_token(case.config, objective.mask_mode, case.tokens, objective.mask_rate or 1.0)
+    objective, segment_BL = OBJECTIVES[case.objective], batch_of(case)["segment_BL"]
+    start_BL, end_BL = document_bounds(segment_BL)
+    keys = (end_BL - start_BL)[segment_BL > 0]  # of each token that is not padding
+    tokens_per_s = keys.size / seconds
+    flops = flops_per_token(case.config, objective.mask_mode, float(keys.mean()), objective.mask_rate or 1.0)
     flops_per_s = tokens_per_s * sum(flops.values()) / (3 if case.forward else 1)  # a backward pass is two forward
     peak = devices.peak_flops(jax.devices()[0].device_kind)
     return {
@@ -131,7 +137,7 @@ def speed(case: Case, seconds: float) -> dict[str, float | None]:
 
 def describe(size: str, case: Case) -> dict[str, Any]:
     """A case as the first columns of a row."""
-    shape = {"rows": case.rows, "tokens": case.tokens, "dtype": compute_dtype()}
+    shape = {"rows": case.rows, "tokens": case.tokens, "packed": case.packed, "dtype": compute_dtype()}
     return {"size": size, "objective": case.objective, "forward": case.forward, **shape}
 
 
@@ -169,6 +175,7 @@ class StepBench(ModelBench, TimedBench):
     """A training step of ours alone."""
 
     shapes: Annotated[tuple[tuple[int, int], ...], written_shapes("ROWSxTOKENS")] = ((2, 512), (1, 2048))
+    packed: bool = False  # several documents in a row, and padding
 
     def work(self) -> None:
         """Print the table and, if asked, write the JSON."""
@@ -177,7 +184,7 @@ class StepBench(ModelBench, TimedBench):
         print(f"{heading}{'temp MiB':>10}{'compile s':>11}")
         rows = []
         for size, objective, shape in ((s, o, x) for s in self.sizes for o in self.objectives for x in self.shapes):
-            case = Case(SIZES[size], objective, *shape)
+            case = Case(SIZES[size], objective, *shape, packed=self.packed)
             row = {**describe(size, case), **bench(case, self.rounds)}
             rows.append(row)
             start = f"{size:7}{objective:11}{f'{case.rows} x {case.tokens}':16}"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from convert import to_hf
+from cptjax.__main__ import COMMANDS as CPTJAX
 from cptjax.attention import check
 from cptjax.attention.backends import BACKENDS
 from cptjax.attention.reference import attend_reference
@@ -22,7 +23,7 @@ from cptjax.model import init_params
 from cptjax.shape import FULL, BertConfig, ModernBertConfig
 from eval import bench
 from eval.__main__ import COMMANDS, main
-from eval.bench import attention, compare, finetune, loss, peer, step
+from eval.bench import attention, compare, everything, finetune, loss, peer, step
 from eval.problem import Problem
 from eval.protocols import protocol_of
 from eval.tasks.task import Answer
@@ -166,7 +167,7 @@ def test_step_reports_ours_alone(tmp_path, monkeypatch, capsys):
     shapes = ((2, 16), (1, 99))
     step.StepBench(sizes=("tiny",), objectives=("clm",), shapes=shapes, rounds=3, out=tmp_path / "out.json").work()
     row, large = rows_of(tmp_path / "out.json", 3)
-    said = {"size", "objective", "forward", "rows", "tokens", "dtype"}
+    said = {"size", "objective", "forward", "rows", "tokens", "packed", "dtype"}
     assert row.keys() == said | COMPILED.keys() | TIMES | {"tokens_per_s", "model_tflops_per_s", "mfu"}
     assert row["tokens_per_s"] == pytest.approx(32 / row["median"]) and row["mfu"] is None
     assert large.keys() == said | {"reason"} and large["reason"] == "RESOURCE_EXHAUSTED: no room"
@@ -227,7 +228,7 @@ def test_compare_reports_every_side(tmp_path, monkeypatch, capsys):
     rows = rows_of(out, 2)
     sides = ["cptjax", "absent", "sdpa"]
     assert [(row["objective"], row["side"]) for row in rows] == [(o, side) for o in ("mlm", "clm") for side in sides]
-    said = {"side", "size", "objective", "forward", "rows", "tokens", "dtype", "torch"}
+    said = {"side", "size", "objective", "forward", "rows", "tokens", "packed", "dtype", "torch"}
     measured = said | TIMES | {"loss", "grad_norm", "tokens_per_s", "model_tflops_per_s", "mfu", "peak_mib", "ratio"}
     for ours, absent, sdpa in (rows[:3], rows[3:]):
         assert absent.keys() == said | {"reason", "beside", "ratio"}
@@ -390,3 +391,55 @@ def test_lists_and_shapes_are_read_as_they_are_written():
         filled("compare --peers --plot a.png")["plot_file"].name == "a.png" and not filled("compare --peers")["peers"]
     )
     assert filled("loss")["shapes"] == ((8192, 50368, 768),) and filled("loss --rounds 2")["rounds"] == 2
+
+
+FAKE = """
+import json, pathlib, sys, time
+name, out = sys.argv[1], pathlib.Path(sys.argv[-1])
+print(name, "begins", flush=True)
+out.write_text(json.dumps({"rows": [name]}))
+time.sleep(600 * (name == "slow"))
+sys.exit(3 * (name == "bad"))
+"""
+
+
+def test_what_fails_or_runs_out_of_time_takes_nothing_from_the_next(tmp_path, monkeypatch, capsys):
+    # Broken by: no timer, the exit code not looked at, every bench begun.
+    (tmp_path / "fake.py").write_text(FAKE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(everything, "platform", lambda: "cpu")
+    named = {name: ["fake", name] for name in ("good", "bad", "slow", "late")}
+    monkeypatch.setattr(everything, "benches", lambda on_cpu: named if on_cpu else {})
+    monkeypatch.setattr(everything, "LEAST", 0.41)
+    monkeypatch.setattr(everything, "SHARE", 0.6)  # so that less than LEAST is left after the slow one
+    out = tmp_path / "out"
+    assert main(["bench", "all", "--out", str(out), "--minutes", "0.08"]) == 1
+    report = json.loads((out / everything.RESULT).read_text())["benches"]
+    assert list(report) == [*named]
+    cut, failed = "out of its time", "exit code 3: bad begins"
+    assert [x["ended"] for x in report.values()] == ["whole", failed, cut, "not begun"]
+    assert [x["result"]["rows"] for x in [*report.values()][:3]] == [["good"], ["bad"], ["slow"]]
+    printed = capsys.readouterr().out
+    assert "bad: exit code 3: bad begins" in printed
+    assert (out / everything.TABLE).read_text() in printed and "good begins" in printed
+    assert main(["bench", "all", "--out", str(out)]) == 2 and "name a new folder" in capsys.readouterr().err
+    assert main(["bench", "all", "--out", str(tmp_path / "x"), "--minutes", "0"]) == 2 and not (tmp_path / "x").exists()
+
+
+def test_every_bench_of_all_is_a_command_that_takes_its_words():
+    # Broken by: a misspelt option or size.
+    for on_cpu in (True, False):
+        for package, *words in everything.benches(on_cpu).values():
+            parse(package, {"cptjax": CPTJAX, "eval": COMMANDS}[package], words)
+
+
+def test_a_packed_step_counts_its_real_tokens_and_their_own_documents():
+    # Broken by: case.rows * case.tokens, or case.tokens for the keys.
+    whole, packed = (step.Case(CONFIG, "mlm", 2, 64, packed=packed) for packed in (False, True))
+    real, lengths = 32 + 1 + 8 + 16, np.array([32, 1, 8, 16])
+    speeds = [step.speed(case, 1.0) for case in (whole, packed)]
+    assert [speed["tokens_per_s"] for speed in speeds] == [2 * 64, 2 * real]
+    keys = (lengths**2).sum() / real
+    alone = step.speed(step.Case(CONFIG, "mlm", 1, round(keys)), 1.0)
+    a_token = [speed["model_tflops_per_s"] / speed["tokens_per_s"] for speed in (speeds[1], alone)]
+    assert a_token[0] == pytest.approx(a_token[1], rel=1e-2)

@@ -52,6 +52,16 @@ def test_a_kernel_that_is_wrong_here_is_a_failure(small, one_mode, monkeypatch, 
     assert said.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("version", "warned"), [("9.9.0.52", True), ("9.25.1.4", True), ("9.26.0.1", False), (None, False)]
+)
+def test_a_cudnn_with_a_known_fault_is_named_on_gpus(version, warned, monkeypatch):
+    # Broken by: versions compared as text, where 9.9 is above 9.25.
+    monkeypatch.setattr("cptjax.machine.provenance._version", lambda name: version if name.endswith("13") else None)
+    assert any(f"cuDNN {version}" in line for line in doctor.advice("gpu")) is warned
+    assert not any("cuDNN" in line for line in doctor.advice("cpu"))
+
+
 def test_a_kernel_that_fails_is_left_as_a_run_leaves_it(small, one_mode, monkeypatch):
     # Broken by: `failed` not given to choose in examine.
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
