@@ -235,6 +235,7 @@ def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> li
             else []
         ),
         "\n".join(_phase(phase) for phase in phases),
+        *_skipped(run["spent"]["skipped"]),
         *departures(run, max((phase["last_step"] for phase in phases), default=0)),
         f"A batch holds {run['global_batch_size']:,} rows of {run['sequence_length']:,} tokens "
         f"({count(run['tokens_per_step'])} tokens). Decoupled AdamW (beta1 {adam['b1']:g}, beta2 {adam['b2']:g}, "
@@ -244,6 +245,13 @@ def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> li
         f"Trained with cptjax at commit {code(run['commit'] or 'unknown')} ({versions}; Python "
         f"{markdown(run['python'])}).",
     ]
+
+
+def _skipped(steps: Sequence[int]) -> list[str]:
+    if not steps:
+        return []
+    named = listed(list(map(str, steps)))
+    return [f"Steps that changed nothing, their batches left out or their gradients not finite: {named}."]
 
 
 def departures(run: Mapping[str, Any], last_step: int) -> list[str]:

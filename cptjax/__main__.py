@@ -18,6 +18,7 @@ COMMANDS = {
         "what this machine is, and which kernels are right and fast on it", "cptjax.planning.command:Doctor"
     ),
     "train": Command("train a config, or go on with what is in the work folder", "cptjax.run.command:Train"),
+    "replay": Command("one step of a run again, row by row", "cptjax.run.command:Replay"),
     "compare": Command("runs side by side: table, differences, pictures", "cptjax.run.command:Compare"),
 }
 

@@ -78,6 +78,8 @@ class Run:
     eval_every: int = 500  # optimiser steps; also at the start and end of every phase
     checkpoint_every: int = 500  # optimiser steps; also at the end of every phase
     keep_checkpoints: int = 2  # the last ones; ends of phases are always kept
+    most_skipped: int = 5  # steps whose loss or gradient is not finite, which change nothing; one more ends the run
+    skip_steps: tuple[int, ...] = ()  # whose batches are not trained on; the clocks of phases go on
     mesh: Mesh = field(default_factory=Mesh)
     device_batch_size: int = 8  # rows per device at a time; the global batch is reached by accumulation
     causal_window_counts_self: bool = False  # 64 keys in causal local layers, not 65: see ModernBertConfig
@@ -97,6 +99,8 @@ class Run:
         for name in ("held_out_rows", "eval_every", "checkpoint_every", "keep_checkpoints", "device_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.most_skipped < 0:
+            raise ValueError(f"most_skipped is {self.most_skipped}: it must be at least 0")
 
     @property
     def tokens_per_step(self) -> int:
@@ -126,6 +130,7 @@ ELASTIC = {
     "eval_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "most_skipped",
     "mesh",
     "device_batch_size",
     "attention",
@@ -134,7 +139,7 @@ ELASTIC = {
 }
 
 # And when it goes back to an earlier step (see resume.py) with another value of these, too.
-DEPARTING = {"phases.*.schedule.*", "optimizer.*"}
+DEPARTING = {"phases.*.schedule.*", "optimizer.*", "skip_steps"}
 
 
 def mlm_twin(run: Run) -> Run:

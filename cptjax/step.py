@@ -130,12 +130,23 @@ def summed_gradients(loss_fn: Callable, params, batch: dict, key, micro_batches:
 
 
 def train_step(
-    state: TrainState, batch: dict, *, loss_fn, tx, rate_fn, decay: float, trains: Any, seed: int, micro_batches: int
+    state: TrainState,
+    batch: dict,
+    *,
+    loss_fn,
+    tx,
+    rate_fn,
+    decay: float,
+    trains: Any,
+    seed: int,
+    micro_batches: int,
+    skip_steps: tuple[int, ...] = (),
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update: mean loss over the global batch's targets, whatever devices and micro-batches hold them.
 
     `rate_fn` gives the learning rate of a step, `decay` what `optim.add_decay` takes; `trains` is the freeze mask of
-    `optim.freeze_mask`.
+    `optim.freeze_mask`. A step whose loss or gradient is not finite, and each of `skip_steps`, is counted and changes
+    nothing else: its metric `skipped` is 1.
     """
     with jax.named_scope("draw"):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -149,10 +160,13 @@ def train_step(
         directions, opt_state = tx.update(grads, state.opt_state, state.params, trains=trains)
         directions = add_decay(directions, state.params, decay)
         updates = apply_mask(trains, jax.tree.map(lambda d: -rate * d, directions))
-        new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
         norm = optax.tree.norm(grads)
+        taken = jnp.isfinite(norm) & jnp.isfinite(sums["loss"]) & (state.step != jnp.array(skip_steps, jnp.int32)).all()
+        after, before = (optax.apply_updates(state.params, updates), opt_state), (state.params, state.opt_state)
+        new = TrainState(state.step + 1, *jax.tree.map(partial(jnp.where, taken), after, before))
     with jax.named_scope("counts"):
-        return new, {**sums, "loss": sums["loss"] / targets, "learning_rate": rate, "grad_norm": norm}
+        metrics = {"loss": sums["loss"] / targets, "learning_rate": rate, "grad_norm": norm, "skipped": 1.0 - taken}
+        return new, {**sums, **metrics}
 
 
 def eval_step(

@@ -4,13 +4,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jax.numpy as jnp
+
 from cptjax.config import Phase, Run
-from cptjax.data.batches import Data
+from cptjax.data.batches import Batches, Data
 from cptjax.objectives import CLM, mlm
 from cptjax.run.events import read_events
 from cptjax.schedules import Schedule
 from cptjax.shape import ModernBertConfig, Precision
 from cptjax.sharding import Mesh
+from cptjax.step import loss_and_counts
 
 ROOT = Path(__file__).parent.parent
 CONFIG = f"""
@@ -46,6 +49,17 @@ def small_run(store: Path, **changes) -> Run:
         mesh=Mesh(2, 1, 1),
     )
     return replace(run, **changes)
+
+
+def sick_row(monkeypatch, run, step: int, row: int) -> None:
+    """Have the loss of every batch that holds this row be no number."""
+    row_L = Batches(run.data).batch_of_step(step)["token_BL"][row]
+
+    def sick(params, token_BL, *rest, **options):
+        loss, counts = loss_and_counts(params, token_BL, *rest, **options)
+        return loss * jnp.where((token_BL == row_L[None]).all(axis=1).any(), jnp.nan, 1.0), counts
+
+    monkeypatch.setattr("cptjax.run.update.loss_and_counts", sick)
 
 
 def command(config: Path, folder: Path, *overrides: str) -> list[str]:

@@ -34,7 +34,7 @@ from cptjax.shape import FULL, SLIDING, ModernBertConfig, Precision
 from cptjax.sharding import Mesh
 from cptjax.step import TrainState
 from cptjax.train import train
-from tests.fixtures_run import CONFIG, ROOT, command, events, small_run
+from tests.fixtures_run import CONFIG, ROOT, command, events, sick_row, small_run
 from tests.fixtures_text import WORDS, make_store
 
 
@@ -135,6 +135,25 @@ def test_a_loss_that_is_not_finite_stops_the_run(store, tmp_path, two_devices):
     wild = replace(run.phases[0], schedule=Schedule(1e30))
     with pytest.raises(FloatingPointError, match=r"at step \d+ \(phase clm\); last good checkpoint"):
         train(replace(run, phases=(wild, run.phases[1])), tmp_path / "run")
+
+
+def test_a_step_whose_loss_is_no_number_changes_nothing_and_is_told(store, tmp_path, two_devices, monkeypatch):
+    # Broken by: the moments of such a step kept, its step not counted, skip_steps not given to the update.
+    run = small_run(store, held_out=None)
+    train(replace(run, skip_steps=(4,)), tmp_path / "asked")
+    sick_row(monkeypatch, run, 4, 2)
+    with pytest.raises(FloatingPointError, match="last good checkpoint: step 3; --from-step 3 .* --skip-steps 4; such"):
+        train(replace(run, most_skipped=0), tmp_path / "sick")
+    train(run, tmp_path / "sick")
+    sums = [checkpoint.survey(tmp_path / name).whole[20]["checksums"] for name in ("asked", "sick")]
+    assert sums[0] == sums[1]
+    told = {name: [e for e in events(tmp_path / name) if "skipped" in e] for name in ("asked", "sick")}
+    assert told["sick"] == [{"step": 4, "phase": "clm", "skipped": "loss nan, gradient norm nan"}]
+    assert told["asked"] == [{"step": 4, "phase": "clm", "skipped": "one of skip_steps"}]
+    losses = [[e["loss"] for e in events(tmp_path / name) if "loss" in e] for name in told]
+    assert losses[0] == losses[1] and len(losses[0]) == 19
+    skipped = [read_json(tmp_path / name / "run.json")["spent"]["skipped"] for name in told]
+    assert skipped == [[4], [4]]
 
 
 def test_a_full_disk_is_reported_and_nothing_is_lost(store, tmp_path, two_devices, monkeypatch):

@@ -168,6 +168,18 @@ class Batches:
         batch: Any = self._by_step(None)[step]
         return batch
 
+    def contents(self, step: int) -> list[tuple[str, list[str]]]:
+        """Store and documents, each as input file and row, of every row of a step's global batch."""
+        mixture = _Mixture(self._weights, self.data.global_batch_size, range(self.data.global_batch_size))
+        stores, said = list(self._rows.items()), []
+        for place in range(self.data.global_batch_size):
+            number, at = mixture[step * self.data.global_batch_size + place]
+            path, rows = stores[number]
+            row = grain.MapDataset.range(len(rows)).seed(self.data.seed).shuffle().repeat()[at]
+            spans = slice(rows.plan.row_offset[row], rows.plan.row_offset[row + 1])
+            said.append((path, rows.store.origins(rows.plan.document_S[spans].tolist())))
+        return said
+
     def stream(
         self, start_step: int = 0, own_rows: Sequence[int] | None = None, threads: int = 4
     ) -> Generator[dict[str, np.ndarray]]:

@@ -1,10 +1,10 @@
-"""The commands of runs: train, compare."""
+"""The commands of runs: train, replay, compare."""
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tyro.conf import Positional
 
@@ -12,7 +12,10 @@ from cptjax.command import errors
 from cptjax.command.escape import say
 from cptjax.command.line import Options
 from cptjax.command.signals import Signals
-from cptjax.files import check_out, naming, written
+from cptjax.files import check_out, naming, write_json, written
+
+if TYPE_CHECKING:  # help is there at once
+    from cptjax.config import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,6 @@ class Train(Options):
     def _train(self, overrides: Sequence[str]) -> None:
         import jax
 
-        from cptjax import config
         from cptjax.machine import host, processes
 
         processes.start()
@@ -52,17 +54,52 @@ class Train(Options):
         elif jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours
             jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
 
-        from cptjax.run.sizing import sized
         from cptjax.train import train
 
         if self.strict:
             warnings.simplefilter("error", errors.DamageWarning)
         with processes.together():
-            run = sized(config.override(config.load_config(self.config), overrides), self.passes, self.tokens)
-            if self.mlm_twin:
-                run = config.mlm_twin(run)
+            run = _run(self, overrides)
         folder = train(run, self.workdir, self.from_step)
         say(f"{folder}: trained; plot in {folder / 'plot.png'}, export with python -m convert to-hf {folder} OUT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay(Options):
+    """One step of a run again, row by row: what gave a loss that is high or no number. Takes the words of train."""
+
+    config: Positional[Path]  # a file of configs/
+    workdir: Path  # run folder
+    step: int  # from 0, as events.jsonl has it
+    passes: float | None = None
+    tokens: int | None = None
+    mlm_twin: bool = False
+    float32: bool = False  # that step in float32, whatever the run computes in
+    out: Path | None = None  # JSON file
+
+    @classmethod
+    def passes_on(cls, words: Sequence[str]) -> bool:
+        """Other options are for the config."""
+        return True
+
+    def __call__(self, rest: Sequence[str]) -> None:
+        """Print the table and, if asked, write the JSON."""
+        check_out(self.out)
+        from cptjax.run.replay import replay, text
+
+        report = replay(_run(self, rest), self.workdir, self.step, float32=self.float32)
+        say(text(report))
+        if self.out is not None:
+            write_json(self.out, report)
+
+
+def _run(words: "Train | Replay", overrides: Sequence[str]) -> "Run":
+    """The run that the words of a command mean."""
+    from cptjax import config
+    from cptjax.run.sizing import sized
+
+    run = sized(config.override(config.load_config(words.config), overrides), words.passes, words.tokens)
+    return config.mlm_twin(run) if words.mlm_twin else run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """events.jsonl and TensorBoard: the log of a run, for reading. No number of run.json comes from it.
 
-An event is one line, an object with the `step` and `phase` it belongs to, and either what an update gave (all of
-UPDATE), an evaluation (`held_out`: objective -> loss and accuracy), or seconds alone.
+An event is one line, an object with the `step` and `phase` it belongs to, and what an update gave (all of UPDATE;
+`spike`: its loss stands far above those before), or why it was `skipped`, or an evaluation (`held_out`: objective ->
+loss and accuracy), or seconds alone.
 """
 
 import contextlib
@@ -112,7 +113,9 @@ def _rewind(path: Path, step: int, evaluated: int) -> None:
                 count += 1
                 with unreadable.open("ab") as rejected:
                     rejected.write(line)
-            elif event["step"] <= (evaluated if "held_out" in event else step - ("loss" in event)):
+            elif event["step"] <= (
+                evaluated if "held_out" in event else step - bool({"loss", "skipped"} & event.keys())
+            ):
                 kept.write(line.rstrip(b"\n") + b"\n")
     if count:
         say(f"{path}: {count} of its lines are no events; they are now in {unreadable.name}", stream=sys.stderr)

@@ -34,7 +34,7 @@ def spikes(losses: Sequence[float]) -> list[int]:
 
 def plot(events: Events, path: Path, title: str = "") -> None:
     """Loss, held-out loss and accuracy, and learning rate over the optimiser steps, as a PNG: phases are shaded in
-    turn, an objective has one colour throughout, and spikes of the loss are marked."""
+    turn, an objective has one colour throughout, and spikes of the loss and skipped steps are marked."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 9), layout="constrained")
@@ -48,10 +48,10 @@ def plot(events: Events, path: Path, title: str = "") -> None:
         x, losses = ([event[name] for event in steps] for name in ("step", "loss"))
         colour = colour_of[phase]
         loss_axes.plot(x, losses, color=colour, alpha=0.5, linewidth=0.8, label=f"training, {_plain(phase)}")
-        high = spikes(losses)
-        loss_axes.plot(
-            [x[i] for i in high], [losses[i] for i in high], "x", color="red", label="spikes" if high else ""
-        )
+        if high := [(event["step"], event["loss"]) for event in steps if "spike" in event]:
+            loss_axes.plot(*zip(*high, strict=True), "x", color="red", label="spikes")
+        for step in (event["step"] for event in events if event["phase"] == phase and "skipped" in event):
+            loss_axes.axvline(step, color="red", linestyle=":", linewidth=0.8)
         rate_axes.plot(x, [event["learning_rate"] for event in steps], color=colour)
         for axes in all_axes:
             axes.axvspan(x[0], x[-1] + 1, color="black", alpha=0.03 + 0.05 * (number % 2), linewidth=0)

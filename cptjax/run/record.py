@@ -106,6 +106,7 @@ class Spent(Sums):
     device_seconds: Amount  # of steps
     metered: bool  # whether the energy of all of it was read
     evaluated: Annotated[int, Field(ge=-1, le=10**18)]  # steps made before the last evaluation
+    skipped: tuple[Count, ...]  # steps that changed nothing: not finite, or left out
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ The sums stand in every checkpoint, so a run that goes on knows them whatever be
 
 import contextlib
 import copy
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from cptjax.command.escape import say
@@ -37,6 +37,7 @@ def nothing_spent(run: Run) -> dict[str, Any]:
         "device_seconds": 0.0,  # of steps
         "metered": True,  # whether the energy of all of it was read
         "evaluated": -1,  # steps made before the last evaluation
+        "skipped": [],  # steps that changed nothing
         "phases": {phase.name: {**zeros, **results} for phase in run.phases},
     }
 
@@ -58,8 +59,11 @@ class Recorder:
         run, folder, mesh, attention = setting.run, setting.folder, setting.mesh, setting.attention
         self._setting, self._departures, self._start, self.spent = setting, list(departures), step, spent
         self._pending: Any = None
+        self._saved: list[int] = []  # the last step that was given to be saved: it may not be on the disk yet
         self._first = jax.process_index() == 0
         self._log = events.EventLog(folder, step, self._first, spent["evaluated"])
+        logged = [event for event in events.read_events(folder / "events.jsonl") if "loss" in event]
+        self._losses = deque(((event["phase"], event["loss"]) for event in logged), maxlen=plots.BEFORE)
         self._energy = EnergyMeter(mesh.local_devices)
         self.clock = Clock(self._energy.joules)
         self._say("attention: {backend} ({reason})".format(**attention))
@@ -93,24 +97,16 @@ class Recorder:
         self._pending = (step, phase, metrics, self._take(phase, WAITING, COMPILING))
 
     def flush(self) -> None:
-        """Wait for the last step and write its event. Raises FloatingPointError when it is not finite."""
+        """Wait for the last step and write its event. Raises FloatingPointError when it is not finite and was skipped
+        beyond the run's limit."""
         if self._pending is None:
             return
         step, phase, metrics, before = self._pending
         self._pending = None
         values = {name: float(value) for name, value in metrics.items()}
-        if not np.isfinite([values["loss"], values["grad_norm"]]).all():
-            saved = checkpoint.latest_step(self._setting.folder)
-            raise FloatingPointError(
-                f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step} (phase {phase.name}); "
-                "last good checkpoint: "
-                + (
-                    "none, begin again with another rate and another --workdir"
-                    if saved is None
-                    else f"step {saved}; --from-step {saved} goes on from there with another rate, such as "
-                    f"--phases.{self._setting.run.phases.index(phase)}.schedule.peak {phase.schedule.peak / 2:g}"
-                )
-            )
+        if values.pop("skipped"):
+            self._skipped(step, phase, values)
+            return
         seconds = self._take(phase, STEPS)[STEPS]
         if values["overflow"] and not self.spent["overflow"]:
             self._say(
@@ -120,6 +116,9 @@ class Recorder:
         event = {"step": step, "phase": phase.name, **values, STEPS: seconds, **_some(before)}
         event |= {"tokens_per_s": values["tokens"] / seconds, **self._speed(values, phase, seconds)}
         del event["keys"]
+        before = [loss for name, loss in self._losses if name == phase.name]
+        event |= {"spike": True} if plots.spikes([*before, values["loss"]]) else {}
+        self._losses.append((phase.name, values["loss"]))
         self._log.write(event)
         share = {"mfu": f"{event['mfu']:.0%}"} if "mfu" in event else {}
         self._bar.set_postfix(
@@ -129,6 +128,34 @@ class Recorder:
             refresh=False,
         )
         self._bar.update()
+
+    def _skipped(self, step: int, phase: Phase, values: Mapping[str, float]) -> None:
+        """Tell of a step that changed nothing."""
+        run = self._setting.run
+        asked, said = step in run.skip_steps, f"loss {values['loss']}, gradient norm {values['grad_norm']}"
+        why = "one of skip_steps" if asked else said
+        self.spent["skipped"] = [*self.spent["skipped"], step]
+        self._log.write({"step": step, "phase": phase.name, "skipped": why, **self._take(phase, STEPS)})
+        self._bar.update()
+        bad = [step for step in self.spent["skipped"] if step not in run.skip_steps]
+        if asked or len(bad) <= run.most_skipped:
+            self._say(f"step {step} ({phase.name}) changed nothing: {why}")
+            return
+        # What was saved since the first of them may hold weights that give no better.
+        steps = {*checkpoint.survey(self._setting.folder).whole, *self._saved}
+        saved = max((step for step in steps if step <= bad[0]), default=None)
+        number = run.phases.index(phase)
+        advice = (
+            "none, begin again with another rate and another --workdir"
+            if saved is None
+            else f"step {saved}; --from-step {saved} goes on from there with another rate, such as "
+            f"--phases.{number}.schedule.peak {phase.schedule.peak / 2:g}, or without some batches, as --skip-steps "
+            f"{' '.join(map(str, bad))}"
+        )
+        raise FloatingPointError(
+            f"{said} at step {step} (phase {phase.name}); last good checkpoint: {advice}; such steps changed nothing: "
+            f"{', '.join(map(str, bad))}"
+        )
 
     def _speed(self, values: dict[str, float], phase: Phase, seconds: float) -> dict[str, float]:
         """Model FLOP/s and, on a device whose peak is known, the share of it (MFU)."""
@@ -177,6 +204,7 @@ class Recorder:
         """Write what a checkpoint of `step` took: that it has not in its own sums."""
         self._log.write({"step": step, "phase": phase.name, **self._take(phase, SAVING)})
         self._log.flush()
+        self._saved = [step]
 
     def facts(self) -> dict[str, Any]:
         """What is kept beside a checkpoint: a copy, for it is written while the run goes on."""

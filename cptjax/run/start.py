@@ -126,4 +126,4 @@ def _go_on(setting: Setting, resumption: Resumption) -> Start:
             changed = "; ".join(resumption.departure["changed"]) or "the same config"
             came_after = f"what came after is in {folder / checkpoint.ASIDE}"
             say(f"back to step {step} with {changed}; {came_after}", stream=sys.stderr)
-    return Start(state, facts["spent"], departures)
+    return Start(state, nothing_spent(setting.run) | facts["spent"], departures)

@@ -29,6 +29,7 @@ def compile_update(setting: Setting, stretch: Stretch) -> Callable:
         trains=trains(setting.model.config, phase),
         seed=run.seed,
         micro_batches=setting.micro_batches,
+        skip_steps=run.skip_steps,
     )
     return jax.jit(
         update,

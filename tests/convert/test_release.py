@@ -534,6 +534,7 @@ def test_all_that_a_run_writes_is_released_and_nothing_else(finished, tmp_path, 
     written["departures"] = [{"step": 4, "time": "2026-01-01", "changed": ["seed"]}]
     monkeypatch.setattr(recorded, "read_json", lambda _: told)
     told = written
+    written["spent"]["skipped"] = [4, 9]
     assert recorded.read_recorded(Path("run.json")) == (written, [])
     told = json.loads(json.dumps(written))
     there = [(where, level) for where, level in levels(told) if not where.endswith("held_out")]
@@ -543,6 +544,10 @@ def test_all_that_a_run_writes_is_released_and_nothing_else(finished, tmp_path, 
     out = tmp_path / "out"
     assert main(["release", str(finished), str(out), "--license", "mit", "--base-model", "none"]) == 0
     assert json.loads((out / "run.json").read_text()) == written
+    assert (
+        "changed nothing, their batches left out or their gradients not finite: 4, 9."
+        in (out / "README.md").read_text()
+    )
     said = capsys.readouterr().err
     assert said.count("not known to this program") == len(there) and "me@here" not in said
     for where, _ in there:

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import pytest
 
 from cptjax import train as train_module
-from cptjax.config import Run
+from cptjax.config import Phase, Run
 from cptjax.data.batches import Batches
 from cptjax.files import read_json
 from cptjax.objectives import Vocabulary
@@ -26,11 +27,11 @@ from tests.fixtures_run import small_run
 STOPPED_AT = 14  # in the second phase, after the checkpoint of step 12
 
 
-def made(run: Run, folder: Path) -> Recorder:
+def made(run: Run, folder: Path, step: int = 0) -> Recorder:
     folder.mkdir(exist_ok=True)
     assert run.model is not None
     setting = replace(without_text(run, run.model, make_mesh(run.mesh), Vocabulary(16, None, ())), folder=folder)
-    return Recorder(setting, [], 0, nothing_spent(run))
+    return Recorder(setting, [], step, nothing_spent(run))
 
 
 def test_facts_are_a_copy(store, tmp_path, two_devices):
@@ -43,6 +44,26 @@ def test_facts_are_a_copy(store, tmp_path, two_devices):
     kept.held_out(0, run.phases[0], {"clm": {"loss": 1.0, "accuracy": 0.5}})
     assert facts["spent"]["tokens"] == 0 and facts["spent"]["evaluated"] == -1
     assert facts["spent"]["phases"]["clm"] | {"tokens": 0.0} == nothing_spent(run)["phases"]["clm"]
+
+
+def test_a_spike_is_marked_and_so_after_a_restart(store, tmp_path, two_devices):
+    # Broken by: losses of another phase among those before; none read from the log.
+    run = small_run(store)
+    clm, decay = run.phases
+    numbers = dict.fromkeys(("learning_rate", "grad_norm", "tokens", "targets", "overflow", "keys", "skipped"), 0.0)
+
+    def steps(recorder: Recorder, phase: Phase, losses: dict[int, float]) -> None:
+        for step, loss in losses.items():
+            recorder.step(step, phase, {name: jnp.float32(x) for name, x in (numbers | {"loss": loss}).items()})
+        recorder.flush()
+
+    first = made(run, tmp_path / "run")
+    steps(first, clm, {step: 3.0 for step in range(30)} | {30: 9.0})
+    steps(first, decay, {31: 30.0})
+    steps(first, decay, {step: 2.0 for step in range(32, 55)})
+    steps(made(run, tmp_path / "run", 55), decay, {55: 9.0, 56: 2.0})
+    marked = [event["step"] for event in read_events(tmp_path / "run" / "events.jsonl") if "spike" in event]
+    assert marked == [30, 55]
 
 
 def test_each_kind_of_time_has_its_own_field(store, tmp_path, two_devices, monkeypatch):
