@@ -78,7 +78,7 @@ run.record run.memory run.agreement run.resume run.sizing run.compare
 run.set_up
 run.recorder run.update run.evaluate
 run.start
-train
+train run.replay
 run.command
 planning.hlo planning.assumptions
 planning.aot planning.doctor

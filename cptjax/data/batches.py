@@ -175,7 +175,7 @@ class Batches:
         for place in range(self.data.global_batch_size):
             number, at = mixture[step * self.data.global_batch_size + place]
             path, rows = stores[number]
-            row = grain.MapDataset.range(len(rows)).seed(self.data.seed).shuffle().repeat()[at]
+            row: Any = grain.MapDataset.range(len(rows)).seed(self.data.seed).shuffle().repeat()[at]
             spans = slice(rows.plan.row_offset[row], rows.plan.row_offset[row + 1])
             said.append((path, rows.store.origins(rows.plan.document_S[spans].tolist())))
         return said
