@@ -23,7 +23,7 @@ from cptjax.run.clock import COMPILING, EVALUATION, SAVING, WAITING
 from cptjax.run.evaluate import make_evaluate
 from cptjax.run.recorder import Recorder
 from cptjax.run.set_up import Inputs, Setting, open_inputs, set_up, shared
-from cptjax.run.sizing import in_words, where
+from cptjax.run.sizing import Pace, in_words, pace_here, time_left, where
 from cptjax.run.start import convert_weights, start, write_own_files
 from cptjax.run.update import compile_update, fresh_optimizer
 from cptjax.step import TrainState
@@ -46,6 +46,7 @@ def train(run: Run, folder: Path, from_step: int | None = None) -> Path:
             convert_weights(inputs)
     with processes.together():
         setting = set_up(inputs)
+        pace = pace_here(run, setting.model.config)  # before there is a mesh
     processes.compare(lambda: shared(inputs, setting))
     with contextlib.ExitStack() as held:
         with processes.together():
@@ -54,7 +55,7 @@ def train(run: Run, folder: Path, from_step: int | None = None) -> Path:
                 write_own_files(inputs, setting)
         held.enter_context(jax.set_mesh(setting.mesh))
         held.enter_context(run.precision.products())
-        return _train(inputs, setting, held.enter_context(Signals()))
+        return _train(inputs, setting, pace, held.enter_context(Signals()))
 
 
 class Moment(NamedTuple):
@@ -69,15 +70,17 @@ class Moment(NamedTuple):
 Action = Callable[[Moment], None]
 
 
-def _train(inputs: Inputs, setting: Setting, signals: Signals) -> Path:
+def _train(inputs: Inputs, setting: Setting, pace: Pace | None, signals: Signals) -> Path:
     run = setting.run
     with processes.together():
         batches = Batches(run.data)
     state, spent, departures = start(inputs, setting)
     stream = batches.stream(int(state.step), sharding.own_rows(setting.mesh, run.data.global_batch_size))
     saver = Saver(setting.folder, run.keep_checkpoints, tuple(stretch.last for stretch in run.stretches))
-    says = [*in_words(run, batches), *where(run, int(state.step), setting.folder)]
-    recorder = Recorder(setting, departures, int(state.step), spent, says)
+    done = int(state.step)
+    says = [*in_words(run, batches), *where(run, done, setting.folder)]
+    says += time_left(run, setting.model.config, done, setting.mesh.size, pace)
+    recorder = Recorder(setting, departures, done, spent, says)
     clock = recorder.clock
     record, evaluate, save = actions(setting, recorder, saver, signals)
     with recorder, clock.closing(SAVING, saver), clock.closing(WAITING, stream):

@@ -74,7 +74,8 @@ families
 step heads
 config
 run.clock run.events run.plots run.checkpoint
-run.record run.memory run.agreement run.resume run.sizing run.compare
+run.record run.memory run.agreement run.resume run.compare
+run.sizing
 run.set_up
 run.recorder run.update run.evaluate
 run.start

@@ -1,9 +1,13 @@
 """What is known of devices: peaks, memory and boards; and the FLOPs that a step asks of them."""
 
+import re
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from typing import NamedTuple
 
 GIB = 2**30  # bytes
+NEAREST = 5  # names that are told for one that is not known
+MFU = 0.4  # share of the peak that a step is taken to reach
 
 
 class Device(NamedTuple):
@@ -16,6 +20,9 @@ class Device(NamedTuple):
 
 # By jax's device_kind, letter by letter: a name that only begins like one of these is another board, or a part of one.
 # NVIDIA's data sheets of each board, without sparsity; GH200's watts are of the CPU too, so they are left out.
+# GeForce: NVIDIA's white papers of Ampere (GA102), Ada and Blackwell, with sums in float32, which halve the peak there;
+# of boards that these leave out, twice the float32 figure of NVIDIA's page, as on the others. Where boards with less or
+# more memory share a name, it is the first that was sold.
 # TPUs: Google Cloud's page of each generation; the newer names are those that jax 0.10 knows beside the older ones.
 DEVICES = {
     "NVIDIA A100-PCIE-40GB": Device(312e12, 40, 250),
@@ -28,6 +35,28 @@ DEVICES = {
     "NVIDIA H200": Device(989e12, 141e9 / GIB, 700),
     "NVIDIA H200 NVL": Device(835e12, 141e9 / GIB, 600),
     "NVIDIA GH200 480GB": Device(989e12, 96, None),
+    "NVIDIA B200": Device(2250e12, 180, 1000),
+    "NVIDIA L4": Device(121e12, 24, 72),
+    "NVIDIA L40S": Device(362e12, 48, 350),
+    "NVIDIA A10": Device(125e12, 24, 150),
+    "NVIDIA A10G": Device(70e12, 24, 300),
+    "NVIDIA A40": Device(149.7e12, 48, 300),
+    "Tesla T4": Device(8.1e12, 16, 70),  # of float32, for it has no bfloat16 and XLA makes such products in that
+    "NVIDIA RTX A6000": Device(154.8e12, 48, 300),
+    "NVIDIA RTX 6000 Ada Generation": Device(364.2e12, 48, 300),
+    "NVIDIA RTX PRO 6000 Blackwell Workstation Edition": Device(503.8e12, 96, 600),
+    "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition": Device(438.9e12, 96, 300),
+    "NVIDIA RTX PRO 6000 Blackwell Server Edition": Device(500e12, 96, 600),
+    "NVIDIA GeForce RTX 3060": Device(25.5e12, 12, 170),
+    "NVIDIA GeForce RTX 3080": Device(59.5e12, 10, 320),
+    "NVIDIA GeForce RTX 3090": Device(71e12, 24, 350),
+    "NVIDIA GeForce RTX 4060 Ti": Device(44.1e12, 8, 160),
+    "NVIDIA GeForce RTX 4070": Device(58.3e12, 12, 200),
+    "NVIDIA GeForce RTX 4080": Device(97.5e12, 16, 320),
+    "NVIDIA GeForce RTX 4090": Device(165.2e12, 24, 450),
+    "NVIDIA GeForce RTX 5070": Device(61.7e12, 12, 250),
+    "NVIDIA GeForce RTX 5080": Device(112.6e12, 16, 360),
+    "NVIDIA GeForce RTX 5090": Device(209.5e12, 32, 575),
     "TPU v4": Device(275e12, 32, None),
     "TPU v5 lite": Device(197e12, 16, None),
     "TPU v5e": Device(197e12, 16, None),
@@ -37,6 +66,8 @@ DEVICES = {
     "TPU v6e": Device(918e12, 32, None),
     "TPU7x": Device(2307e12 / 2, 96, None),  # a chip is two devices
 }
+# Compute capability of NVIDIA's boards before Hopper, by what stands in their names.
+CAPABILITIES = {"T4": "7.5", "A100": "8.0", "A10G?$|A40|A6000|RTX 30": "8.6", "L4|Ada|RTX 40": "8.9"}
 
 
 def flops_per_token(
@@ -61,7 +92,23 @@ def device_facts(device_kind: str) -> Device | None:
     return DEVICES.get(device_kind)
 
 
+def capability_of(device_kind: str) -> str | None:
+    """The compute capability of a board by its name, None of those since Hopper and where it is not known."""
+    return next((version for part, version in CAPABILITIES.items() if re.search(part, device_kind)), None)
+
+
 def peak_flops(device_kind: str) -> float | None:
     """Peak FLOP/s of a device, None when it is not in the table: an MFU is never guessed."""
     facts = device_facts(device_kind)
     return facts and facts.peak_flops
+
+
+def nearest(device_kind: str) -> Sequence[str]:
+    """Names of the table for one that is not there: of those that share most of its words and numbers the likest; all
+    where none shares any."""
+    words, *known = (set(re.findall("[a-z]+|[0-9]+", name.lower())) for name in (device_kind, *DEVICES))
+    shared = {name: len(words & own) for name, own in zip(DEVICES, known, strict=True)}
+    if not (most := max(shared.values())):
+        return [*DEVICES]
+    alike = [name for name, count in shared.items() if count == most]
+    return sorted(alike, key=lambda name: SequenceMatcher(None, device_kind, name).ratio(), reverse=True)[:NEAREST]

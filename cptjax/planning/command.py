@@ -10,6 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from cptjax.command.escape import say
 from cptjax.command.line import Options
 from cptjax.files import check_out, write_json
+from cptjax.machine.devices import device_facts, nearest
 from cptjax.planning.assumptions import Assumptions
 
 
@@ -23,7 +24,7 @@ class Plan(Options):
     tokens: int | None = None  # of all phases together, instead
     topology: str | None = None  # TPUs to compile for, such as v5e:4x4; not needed here, the package libtpu is
     devices: int | None = None  # how many devices to plan for, by formula; needs --device
-    device: str | None = None  # their kind, such as 'NVIDIA H100 80GB HBM3'
+    device: str | None = None  # their kind, such as 'NVIDIA GeForce RTX 4090'; --memory and --peak together do without
     assumptions: OmitArgPrefixes[Assumptions] = field(default_factory=Assumptions)
     out: Path | None = None  # JSON file
 
@@ -34,10 +35,8 @@ class Plan(Options):
 
     def __call__(self, rest: Sequence[str]) -> None:
         """Print the plan."""
-        if (self.devices is None) != (self.device is None) or (self.topology and self.device):
-            raise ValueError(
-                "give --devices and --device together, or --topology, or neither for this machine's devices"
-            )
+        self.assumptions.check()
+        device = self._device()
         import jax
 
         from cptjax import config
@@ -53,8 +52,8 @@ class Plan(Options):
             run,
             dataclasses.replace(plan.shape_of(run), head="lm", num_labels=0),
             topology=self.topology,
-            devices=self.devices,
-            device=self.device,
+            devices=self.devices or (1 if device else None),
+            device=device,
             assumptions=self.assumptions,
         )
         say(plan.text(report).rstrip("\n"))
@@ -62,6 +61,26 @@ class Plan(Options):
             say("\n".join(in_words(run, Batches(run.data))))
         if self.out is not None:
             write_json(self.out, report)
+
+    def _device(self) -> str | None:
+        """The kind of the devices that are not here, None where they are or a topology is given. Raises ValueError
+        where it is not clear which are meant, or nothing is known of them."""
+        given = self.assumptions
+        device = self.device
+        if device is None and self.topology is None and given.memory and given.peak:
+            device = f"device of {given.memory:g} GiB and {given.peak:g} TFLOP/s"
+        if (self.devices is not None and device is None) or (self.topology and device):
+            raise ValueError(
+                "give --devices and --device together, or --topology, or neither for this machine's devices"
+            )
+        if self.devices is not None and self.devices < 1:
+            raise ValueError(f"--devices is {self.devices}: it must be at least 1")
+        if device and not given.peak and device_facts(device) is None:
+            raise ValueError(
+                f"nothing is known of {device!r}: give --memory and --peak, or a name as jax has it, such as "
+                f"{' or '.join(nearest(device))}"
+            )
+        return device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -144,7 +144,9 @@ def advice(platform_name: str) -> list[str]:
     kinds = {device.device_kind for device in jax.devices()} if platform_name != "cpu" else set()
     for kind in sorted(kinds):
         if devices.device_facts(kind) is None:
-            hints.append(f"the peak of a {kind} is not known: runs are not told their MFU, nor plans their hours")
+            hints.append(
+                f"the peak of a {kind} is not known: runs are told neither MFU nor hours, plans the latter with --peak"
+            )
     method = EnergyMeter(jax.local_devices()).method
     if platform_name == "gpu" and method.startswith("not measured"):
         hints.append(f"energy is {method}")

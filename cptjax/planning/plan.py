@@ -18,15 +18,16 @@ from jax.sharding import AbstractMesh, AxisType
 from cptjax import sharding
 from cptjax.attention.backends import choose
 from cptjax.command import errors
-from cptjax.config import Phase, Run
+from cptjax.config import Run
 from cptjax.machine import host
-from cptjax.machine.devices import DEVICES, GIB, device_facts, peak_flops
+from cptjax.machine.devices import GIB, capability_of, device_facts, nearest
 from cptjax.planning import aot
 from cptjax.planning.assumptions import Assumptions
 from cptjax.run import checkpoint
 from cptjax.run.checkpoint import parameter_shapes, path_keys
-from cptjax.run.memory import MARGIN, Place, flops_per_token, most_rows, needed, shortage
+from cptjax.run.memory import MARGIN, Place, most_rows, needed, shortage
 from cptjax.run.set_up import micro_batches
+from cptjax.run.sizing import Pace, duration, flops_of, pace_here
 from cptjax.shape import ModelConfig
 
 EXCHANGES = 10  # between devices that are shown
@@ -69,6 +70,7 @@ def plan(
     memory_gib, watts = (facts.memory_gib, facts.watts) if facts else (None, None)
     if chips is here and (available := host.device_memory(here[0])):
         memory_gib = available / GIB
+    memory_gib = given.memory or memory_gib
     parameters = _parameters(config)
     report: dict[str, Any] = {
         "name": run.name,
@@ -84,15 +86,21 @@ def plan(
         "compiled": None,
     }
     for phase in run.phases:
-        flops = _flops(run, config, phase)
+        flops = flops_of(run, config, phase)
         report["phases"].append({"name": phase.name, "tokens": phase.tokens, "flops_per_token": flops})
     platform = chips[0].platform if chips else "tpu" if kind.startswith("TPU") else "gpu"
-    capability = host.capability(chips[0]) if chips else None
+    capability = host.capability(chips[0]) if chips else capability_of(kind)
     place = Place(mesh, platform, choose(run.attention_case(config, platform, capability), run.attention)[0])
     report["bytes"] = needed(run, config, place, run.device_batch_size)
     report["most_rows_per_device"] = memory_gib and most_rows(run, config, place, memory_gib * GIB)
-    report["time"] = _time(report, peak_flops(kind))
+    report["time"] = _time(report, _pace(run, config, kind, given, chips is here))
     report["warnings"] = _warnings(report, config, mesh)
+    if capability and float(capability) < 8:
+        report["warnings"].append(f"a {kind} has no bfloat16: its products are made, and hours reckoned, in float32")
+    elif facts and run.precision.compute == "float32":
+        report["warnings"].append(
+            "hours are by the peak of bfloat16: with --precision.compute float32 they are many more"
+        )
     if memory_gib and MARGIN * sum(report["bytes"].values()) > memory_gib * GIB:
         report["warnings"].insert(0, shortage(run, config, place, memory_gib * GIB, kind))
     if chips and chips[0].platform != "cpu":
@@ -118,24 +126,27 @@ def _parameters(config: ModelConfig) -> dict[str, int]:
     return parts
 
 
-def _flops(run: Run, config: ModelConfig, phase: Phase) -> dict[str, float]:
-    """Model FLOPs per token by part, one document per row: forward and backward, no recomputation."""
-    length = run.data.sequence_length
-    predicted = 1.0 if phase.objective.kind == "clm" else phase.objective.mask_rate
-    return flops_per_token(config, phase.objective.mask_mode, length, predicted)
-
-
-def _time(report: dict[str, Any], peak: float | None) -> dict[str, Any] | None:
-    """Hours, energy, emissions and cost at the assumed share of the peak; None when the peak is not known."""
+def _pace(run: Run, config: ModelConfig, kind: str, given: Assumptions, here: bool) -> Pace | None:
+    """What a device is taken to reach: by its peak where that is given or known, else measured if it is here."""
+    facts = device_facts(kind)
+    peak = given.peak * 1e12 if given.peak else facts and facts.peak_flops
     if peak is None:
+        return pace_here(run, config) if here else None
+    return Pace(peak * given.mfu, f"{given.mfu:.0%} of the peak (--mfu)")
+
+
+def _time(report: dict[str, Any], pace: Pace | None) -> dict[str, Any] | None:
+    """Hours, energy, emissions and cost at this pace; None when it is not known."""
+    if pace is None:
         return None
     given = report["assumptions"]
     flops = sum(phase["tokens"] * sum(phase["flops_per_token"].values()) for phase in report["phases"])
-    hours = flops / (peak * given["mfu"] * report["devices"]) / 3600
+    hours = flops / (pace.flops * report["devices"]) / 3600
     device_hours = hours * report["devices"]
     energy = None if given["watts"] is None else device_hours * given["watts"] / 1000 * given["pue"]
     return {
         "flops": flops,
+        "pace": pace.reason,
         "tokens_per_second": sum(phase["tokens"] for phase in report["phases"]) / hours / 3600,
         "hours": hours,
         "device_hours": device_hours,
@@ -224,16 +235,17 @@ def _rows(values: dict[str, str]) -> list[str]:
 def _time_lines(report: dict[str, Any]) -> Sequence[str]:
     time, given = report["time"], report["assumptions"]
     if time is None:
-        return [f"Time: not known, for the peak of a {report['device']} is not; known are {', '.join(DEVICES)}"]
+        known = ", ".join(nearest(report["device"]))
+        return [f"Time: not known, for the peak of a {report['device']} is not: give --peak; known are {known}"]
     energy = "energy: not known, give --watts"
     if time["kilowatt_hours"] is not None:
         energy = (
-            f"{time['kilowatt_hours']:,.0f} kWh at {given['watts']:.0f} W and PUE {given['pue']}, "
+            f"{time['kilowatt_hours']:,.1f} kWh at {given['watts']:.0f} W and PUE {given['pue']}, "
             f"{time['kg_co2']:,.1f} kg CO2e at {given['carbon']} kg/kWh"
         )
     return [
-        f"At {given['mfu']:.0%} of the peak (--mfu): {time['tokens_per_second']:,.0f} tokens/s, "
-        f"{time['hours']:,.1f} hours, {time['device_hours']:,.0f} device hours",
+        f"At {time['pace']}: {time['tokens_per_second']:,.0f} tokens/s, {duration(time['hours'])}, "
+        f"{time['device_hours']:,.1f} device hours",
         energy,
-        f"{time['price']:,.0f} at {given['price']} for a device hour (--price)",
+        f"{time['price']:,.2f} at {given['price']} for a device hour (--price)",
     ]

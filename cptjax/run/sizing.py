@@ -1,15 +1,25 @@
-"""How long a run is, measured on its text: phases to a number of passes or tokens, and what to say of it."""
+"""How long a run is, measured on its text: phases to a number of passes or tokens, and what to say of it; and how long
+it takes, by what its devices do in a second."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from cptjax.config import Run
+import jax
+
+from cptjax.config import Phase, Run
 from cptjax.data.batches import Batches
 from cptjax.data.store import Store
+from cptjax.machine.devices import MFU, peak_flops
+from cptjax.model import Mlp
+from cptjax.run.memory import flops_per_token
+from cptjax.shape import ModelConfig
 
 MOST_PASSES = 4  # over text that a model learns from nearly as from new text (arXiv:2305.16264)
 MANY_STEPS = 10**6  # over which the rows of a step are counted
+MEASURED_TOKENS, CALLS = 1024, 3  # of what a CPU is timed on; the median of its calls counts
 
 
 def sized(run: Run, passes: float | None, tokens: int | None) -> Run:
@@ -70,3 +80,64 @@ def where(run: Run, step: int, folder: Path) -> Sequence[str]:
         longer = f"to train longer, begin a run with --init {folder} and another --workdir"
         return [f"all {last:,} steps were made before: nothing is left to do; {longer}"]
     return [f"goes on from step {step:,}: {last - step:,} of {last:,} steps are left"] if step else []
+
+
+def flops_of(run: Run, config: ModelConfig, phase: Phase) -> dict[str, float]:
+    """Model FLOPs per token by part, one document per row: forward and backward, no recomputation."""
+    predicted = 1.0 if phase.objective.kind == "clm" else phase.objective.mask_rate
+    return flops_per_token(config, phase.objective.mask_mode, run.data.sequence_length, predicted)
+
+
+class Pace(NamedTuple):
+    """FLOP/s that a device is taken to reach in its steps, and why so many, in words."""
+
+    flops: float
+    reason: str
+
+
+def pace_here(run: Run, config: ModelConfig) -> Pace | None:
+    """That of each device here: by the peak of an accelerator, None where it is not known; of a CPU as measured now.
+    Not for a place where a mesh is set: its devices would all measure at once."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        flops = _measured(run, config)
+        return Pace(flops / jax.local_device_count(), f"the {flops / 1e9:.3g} GFLOP/s that this CPU reached just now")
+    peak = peak_flops(device.device_kind)
+    return None if peak is None else Pace(peak * MFU, f"{MFU:.0%} of the peak of a {device.device_kind}")
+
+
+def time_left(run: Run, config: ModelConfig, step: int, devices: int, pace: Pace | None) -> Sequence[str]:
+    """How long the steps of a run take that are left after `step`, in words; nothing where nobody knows."""
+    flops = sum(
+        max(0, last - max(first, step)) * sum(flops_of(run, config, phase).values())
+        for phase, first, last in run.stretches
+    )
+    if not flops or pace is None:
+        return []
+    hours = flops * run.tokens_per_step / pace.flops / devices / 3600
+    return [f"takes about {duration(hours)}, beside compiling and evaluations, at {pace.reason}"]
+
+
+def duration(hours: float) -> str:
+    """Hours in words, as minutes where they are less than one."""
+    minutes = round(hours * 60)
+    return f"{hours:,.1f} hours" if minutes >= 60 else f"{minutes} minutes" if minutes > 1 else "a minute"
+
+
+def _measured(run: Run, config: ModelConfig) -> float:
+    """FLOP/s of this machine in a feed-forward of this shape, forward and backward."""
+    layer, tokens = Mlp(config, run.precision), min(MEASURED_TOKENS, run.device_batch_size * run.data.sequence_length)
+    x_BLD = jax.random.normal(jax.random.key(0), (1, tokens, config.hidden_size), run.precision.compute)
+
+    def gradients(params, x_BLD):
+        return jax.vjp(lambda *inputs: layer.apply(*inputs, None), params, x_BLD)[1](x_BLD)
+
+    with run.precision.products():
+        params = jax.jit(layer.init)(jax.random.key(0), x_BLD, None)
+        compiled = jax.jit(gradients).lower(params, x_BLD).compile()
+    seconds = []
+    for _ in range(CALLS):
+        began = time.perf_counter()
+        jax.block_until_ready(compiled(params, x_BLD))
+        seconds.append(time.perf_counter() - began)
+    return 6 * tokens * (2 + config.gated) * config.hidden_size * config.intermediate_size / sorted(seconds)[CALLS // 2]

@@ -18,7 +18,7 @@ from cptjax.machine import devices, host
 from cptjax.objectives import CLM, mlm
 from cptjax.optim import make_optimizer
 from cptjax.planning import aot, hlo, plan
-from cptjax.run import memory
+from cptjax.run import memory, sizing
 from cptjax.run.checkpoint import parameter_shapes
 from cptjax.run.memory import GIB
 from cptjax.schedules import Schedule
@@ -110,6 +110,42 @@ def test_time_energy_and_cost_follow_from_the_assumptions():
     assert unknown["time"] is None and "known are NVIDIA A100" in plan.text(unknown)
 
 
+def test_what_is_given_goes_before_what_is_known():
+    # Broken by: given.memory or given.peak left out.
+    given = plan.Assumptions(memory=20, peak=100, mfu=0.5)
+    card, known, faster = (
+        plan.plan(small(), SHAPE, devices=8, device=device, assumptions=assumed)
+        for device, assumed in (("My card", given), ("NVIDIA L4", plan.Assumptions()), ("NVIDIA L4", given))
+    )
+    flops = card["time"]["flops"]
+    assert card["memory_gib"] == faster["memory_gib"] == 20 and known["memory_gib"] == 24
+    assert card["time"]["device_hours"] == faster["time"]["device_hours"] == pytest.approx(flops / 50e12 / 3600)
+    assert known["time"]["device_hours"] == pytest.approx(flops / (0.4 * 121e12) / 3600)
+
+
+def test_the_hours_of_a_cpu_are_by_what_it_was_measured_to_do(monkeypatch):
+    # Broken by: --mfu of what was measured, or no hours.
+    monkeypatch.setattr(sizing, "_measured", lambda *_: 8e9)
+    report = plan.plan(small(), SHAPE)
+    assert report["devices"] == 8
+    assert report["time"]["hours"] == pytest.approx(report["time"]["flops"] / 8e9 / 3600)
+    assert "At the 8 GFLOP/s that this CPU reached just now: " in plan.text(report)
+
+
+def test_boards_before_hopper_have_no_kernel_and_before_ampere_no_bfloat16():
+    # Broken by: no capability of devices that are not here.
+    run = small(precision=replace(small().precision, compute="bfloat16"))
+    older, newer = (plan.plan(run, SHAPE, devices=8, device=f"NVIDIA GeForce RTX {x}") for x in (4090, 5090))
+    assert older["bytes"]["activations"] < newer["bytes"]["activations"]  # without the sums that cuDNN keeps
+    assert not older["warnings"]
+    (warning,) = plan.plan(run, SHAPE, devices=8, device="Tesla T4")["warnings"]
+    assert "a Tesla T4 has no bfloat16" in warning
+    (warning,) = plan.plan(
+        small(precision=replace(run.precision, compute="float32")), SHAPE, devices=8, device="NVIDIA L4"
+    )["warnings"]
+    assert "hours are by the peak of bfloat16" in warning
+
+
 def test_what_costs_unseen_is_warned_about():
     warnings = plan.plan(small(), replace(SHAPE, vocab_size=648))["warnings"]
     assert [
@@ -145,6 +181,32 @@ def test_the_command_prints_and_writes_the_plan(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "plan.json").read_text())["phases"][0]["flops_per_token"]["attention"] > 0
     monkeypatch.setattr(sys, "argv", command[:5])
     assert main() == 2 and "give --devices and --device together" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [*command[:3], "--memory", "24", "--peak", "71"])
+    assert main() == 0
+    said = capsys.readouterr().out
+    assert "on 1 x device of 24 GiB and 71 TFLOP/s (" in said and "fit 24 GiB by formula" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            "--device RTX4090",
+            "nothing is known of 'RTX4090': .*--memory and --peak, .*such as NVIDIA GeForce RTX 4090$",
+        ),
+        ("--device Abacus --memory 24", "nothing is known of 'Abacus'"),
+        ("--devices 0 --peak 10 --memory 2", "--devices is 0: it must be at least 1"),
+        ("--topology v5e:4x4 --device NVIDIA_L4", "or --topology"),
+        ("--peak 0", "--peak is 0: it must be a number above 0"),
+        ("--memory nan", "--memory is nan: it must be a number above 0"),
+        ("--price -1", "--price is -1"),
+        ("--mfu 40", "--mfu is 40: it is a share, 1 at most"),
+    ],
+)
+def test_devices_that_cannot_be_are_refused(words, says, capsys):
+    # Broken by: `check` not called; the device not looked for.
+    assert main(["plan", "configs/tiny.py", *words.split()]) == 2
+    assert re.search(says, capsys.readouterr().err.strip())
 
 
 # ---- compiled

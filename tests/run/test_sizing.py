@@ -2,15 +2,20 @@
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
+import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import recipe, workstation
+from cptjax import train as train_module
 from cptjax.data.batches import Batches
 from cptjax.objectives import mlm
-from cptjax.run.sizing import in_words, sized, where
+from cptjax.run import sizing
+from cptjax.run.sizing import Pace, duration, flops_of, in_words, pace_here, sized, time_left, where
+from cptjax.shape import ModelConfig
 from cptjax.train import train
 from tests.fixtures_run import small_run
 
@@ -93,3 +98,74 @@ def test_the_workstation_is_the_recipe_in_small():
     run = workstation.get_config()
     assert [phase.schedule.peak for phase in run.phases] == [recipe.PEAK, recipe.PEAK]
     assert run.phases[1].objective == mlm(recipe.DECAY_MASK_RATE)
+
+
+# ---- how long it takes
+
+PACE = Pace(1e9, "a pace")
+
+
+def shape(run) -> ModelConfig:
+    assert run.model is not None
+    return run.model
+
+
+def test_the_time_is_of_the_steps_that_are_left(store):
+    # Broken by: max(0, ...) left out; the first phase's FLOPs for all; devices left out.
+    run = small_run(store)
+    run = sized(run, None, 10**9)
+    (clm, _, half), (decay, _, last) = run.stretches
+    hours = {p.name: p.tokens * sum(flops_of(run, shape(run), p).values()) / PACE.flops / 3600 for p in (clm, decay)}
+    assert hours["clm"] > 1.1 * hours["decay"] > 1
+    for step, left in (
+        (0, hours["clm"] + hours["decay"]),
+        (half, hours["decay"]),
+        ((half + last) // 2, hours["decay"] / 2),
+    ):
+        (line,) = time_left(run, shape(run), step, 2, PACE)
+        assert float(line.split()[2]) == pytest.approx(left / 2, rel=0.1)
+        assert line.endswith("hours, beside compiling and evaluations, at a pace")
+    assert not time_left(run, shape(run), last, 2, PACE) and not time_left(run, shape(run), 0, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("hours", "says"), [(1e-9, "a minute"), (0.5, "30 minutes"), (0.999, "1.0 hours"), (1234.5, "1,234.5 hours")]
+)
+def test_hours_are_told_in_words(hours, says):
+    # Broken by: hours >= 1 in the place of minutes >= 60.
+    assert duration(hours) == says
+
+
+def test_the_pace_of_a_cpu_is_measured_and_shared_by_its_devices(store, monkeypatch):
+    # Broken by: the fastest call in the place of the median; local_device_count left out; 2 of the 3 matrices.
+    now = iter([0.0, 1.0, 1.0, 6.0, 6.0, 8.0])  # calls of 1, 5 and 2 seconds
+    monkeypatch.setattr(sizing, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    run = small_run(store)
+    flops = 3 * 2 * (2 * 32) * (3 * 16 * 24)  # backward too; 2 rows of 32 tokens
+    pace = pace_here(run, shape(run))
+    assert pace is not None and pace.flops == flops / 2 / jax.local_device_count()
+    assert "that this CPU reached just now" in pace.reason
+
+
+def test_the_pace_of_an_accelerator_is_of_its_peak_or_not_known(store, monkeypatch):
+    # Broken by: a measured one where the peak is not known.
+    for kind, flops in (("NVIDIA L4", 0.4 * 121e12), ("NVIDIA Abacus", None)):
+        device = SimpleNamespace(platform="gpu", device_kind=kind)
+        monkeypatch.setattr(jax, "local_devices", lambda device=device: [device])
+        pace = pace_here(small_run(store), shape(small_run(store)))
+        assert (pace and pace.flops) == (flops and pytest.approx(flops))
+
+
+class Told(Exception):
+    """In the place of a recorder."""
+
+
+def test_a_run_says_before_its_first_step_how_long_it_takes(store, two_devices, tmp_path, monkeypatch):
+    # Broken by: time_left left out of `train`.
+    def tell(setting, departures, step, spent, says):
+        raise Told(*says)
+
+    monkeypatch.setattr(train_module, "Recorder", tell)
+    monkeypatch.setattr(train_module, "pace_here", lambda *_: PACE)
+    with pytest.raises(Told, match="takes about a minute, beside compiling and evaluations, at a pace"):
+        train(small_run(store), tmp_path / "run")
