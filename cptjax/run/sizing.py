@@ -20,6 +20,7 @@ from cptjax.shape import ModelConfig
 MOST_PASSES = 4  # over text that a model learns from nearly as from new text (arXiv:2305.16264)
 MANY_STEPS = 10**6  # over which the rows of a step are counted
 MEASURED_TOKENS, CALLS = 1024, 3  # of what a CPU is timed on; the median of its calls counts
+OF_A_LAYER = 0.6  # share that steps reach of what a layer does: 0.5 to 0.8, where it was measured (docs/performance.md)
 
 
 def sized(run: Run, passes: float | None, tokens: int | None) -> Run:
@@ -100,8 +101,9 @@ def pace_here(run: Run, config: ModelConfig) -> Pace | None:
     Not for a place where a mesh is set: its devices would all measure at once."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
-        flops = _measured(run, config)
-        return Pace(flops / jax.local_device_count(), f"the {flops / 1e9:.3g} GFLOP/s that this CPU reached just now")
+        layer = _measured(run, config)
+        reason = f"{OF_A_LAYER:.0%} of the {layer / 1e9:.3g} GFLOP/s that a layer reached on this CPU just now"
+        return Pace(layer * OF_A_LAYER / jax.local_device_count(), reason)
     peak = peak_flops(device.device_kind)
     return None if peak is None else Pace(peak * MFU, f"{MFU:.0%} of the peak of a {device.device_kind}")
 

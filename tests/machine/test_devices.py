@@ -47,7 +47,7 @@ def test_unknown_devices_have_no_peak(kind):
         ("rtx4090", ["NVIDIA GeForce RTX 4090"]),
         ("T4", ["Tesla T4"]),
         ("h100", ["NVIDIA H100 NVL", "NVIDIA H100 PCIe", "NVIDIA H100 80GB HBM3"]),
-        ("NVIDIA GeForce RTX 4070 Ti", ["NVIDIA GeForce RTX 4060 Ti", "NVIDIA GeForce RTX 4070"]),
+        ("A100 40G", ["NVIDIA A100-PCIE-40GB", "NVIDIA A100-SXM4-40GB"]),
     ],
 )
 def test_an_unknown_name_has_nearest_ones(kind, names):

@@ -128,8 +128,8 @@ def test_the_hours_of_a_cpu_are_by_what_it_was_measured_to_do(monkeypatch):
     monkeypatch.setattr(sizing, "_measured", lambda *_: 8e9)
     report = plan.plan(small(), SHAPE)
     assert report["devices"] == 8
-    assert report["time"]["hours"] == pytest.approx(report["time"]["flops"] / 8e9 / 3600)
-    assert "At the 8 GFLOP/s that this CPU reached just now: " in plan.text(report)
+    assert report["time"]["hours"] == pytest.approx(report["time"]["flops"] / (0.6 * 8e9) / 3600)
+    assert "At 60% of the 8 GFLOP/s that a layer reached on this CPU just now: " in plan.text(report)
 
 
 def test_boards_before_hopper_have_no_kernel_and_before_ampere_no_bfloat16():

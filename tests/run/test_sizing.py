@@ -143,8 +143,8 @@ def test_the_pace_of_a_cpu_is_measured_and_shared_by_its_devices(store, monkeypa
     run = small_run(store)
     flops = 3 * 2 * (2 * 32) * (3 * 16 * 24)  # backward too; 2 rows of 32 tokens
     pace = pace_here(run, shape(run))
-    assert pace is not None and pace.flops == flops / 2 / jax.local_device_count()
-    assert "that this CPU reached just now" in pace.reason
+    assert pace is not None and pace.flops == pytest.approx(0.6 * flops / 2 / jax.local_device_count())
+    assert pace.reason.startswith("60% of the ")
 
 
 def test_the_pace_of_an_accelerator_is_of_its_peak_or_not_known(store, monkeypatch):
