@@ -117,11 +117,11 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def nearest(device_kind: str) -> Sequence[str]:
-    """Names of the table for one that is not there: of those that share most of its words and numbers the likest; all
-    where none shares any."""
+    """Names of the table for one that is not there: the likest of those that share most of its words and numbers, by
+    their letters; all where none shares any."""
     words, *known = (set(re.findall("[a-z]+|[0-9]+", name.lower())) for name in (device_kind, *DEVICES))
-    shared = {name: len(words & own) for name, own in zip(DEVICES, known, strict=True)}
+    shared = {name: sum(map(len, words & own)) for name, own in zip(DEVICES, known, strict=True)}
     if not (most := max(shared.values())):
         return [*DEVICES]
-    alike = [name for name, count in shared.items() if count == most]
+    alike = [name for name, letters in shared.items() if letters == most]
     return sorted(alike, key=lambda name: SequenceMatcher(None, device_kind, name).ratio(), reverse=True)[:NEAREST]
