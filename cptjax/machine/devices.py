@@ -35,7 +35,7 @@ DEVICES = {
     "NVIDIA H200": Device(989e12, 141e9 / GIB, 700),
     "NVIDIA H200 NVL": Device(835e12, 141e9 / GIB, 600),
     "NVIDIA GH200 480GB": Device(989e12, 96, None),
-    "NVIDIA B200": Device(2250e12, 180, 1000),
+    "NVIDIA B200": Device(2250e12, 180e9 / GIB, 1000),
     "NVIDIA L4": Device(121e12, 24, 72),
     "NVIDIA L40S": Device(362e12, 48, 350),
     "NVIDIA A10": Device(125e12, 24, 150),
