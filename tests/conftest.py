@@ -53,6 +53,7 @@ LONGEST = (
     "convert/test_parity.py",
     "convert/test_release.py",
     "convert/test_convert.py",
+    "test_notebooks.py",
     "test_train.py",
     "run/test_resume.py",
     "machine/test_processes.py",

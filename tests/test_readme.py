@@ -22,7 +22,8 @@ from cptjax.shape import ModelConfig, ModernBertConfig
 from tests.test_house import nested_dataclasses
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.rglob("*.ipynb"))]
 COMMAND = re.compile(r"\bpython3? -m (cptjax|convert|eval)\b(.*)")
 PACKAGES = {"cptjax": cptjax.__main__, "convert": convert.__main__, "eval": eval.__main__}
 
@@ -106,8 +107,32 @@ def test_files_that_are_named_exist(page):
     assert not missing
 
 
+ANCHOR = re.compile(r"\]\(([^):#]*)#([^)]+)\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_headings_that_are_linked_exist(page):
+    # Broken by: docs/evaluation.md#task in the README.
+    for link, anchor in ANCHOR.findall(page.read_text()):
+        headings = re.findall(r"^#+ (.+)", (page.parent / link if link else page).read_text(), re.M)
+        assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_site_leads_to_every_page():
+    # Broken by: the line of clusters.md removed from docs/site/mkdocs.yml.
+    leads = re.findall(r"^ +- [^:]+: (\S+\.md)", (DOCS / "site" / "mkdocs.yml").read_text(), re.M)
+    pages = [page.relative_to(DOCS).with_suffix(".md").as_posix() for page in PAGES[1:]]
+    assert sorted(leads) == sorted(["index.md", *pages])
+
+
+def test_the_reference_names_modules():
+    # Broken by: `cptjax.maskz` in docs/reference.md.
+    modules = re.findall(r"^::: (.+)", (DOCS / "reference.md").read_text(), re.M)
+    assert modules and all((ROOT / module.replace(".", "/")).with_suffix(".py").exists() for module in modules)
+
+
 KINDS = sorted({*nested_dataclasses(config.Run), *NETWORKS}, key=lambda kind: kind.__name__)
-CONFIG_PAGE = (ROOT / "docs" / "configs.md").read_text()
+CONFIG_PAGE = (DOCS / "configs.md").read_text()
 
 
 def section(title: str) -> str:
