@@ -1,19 +1,22 @@
 """The model card of a release: every number in it is one of run.json, of the evaluation's rows or of parity.json.
 
-Its order follows the cards of arXiv:2605.12438's models. What a run cannot know (what the corpora are, who
-paid, how the name is written) is for its author to add; nothing is made up in their place.
+Its order follows the cards of arXiv:2605.12438's models. What a run cannot know (what the corpora are, which models
+are related, who paid) is its author's to say, to `prepare` and `release`; nothing is made up in its place.
 """
 
+import itertools
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from convert import table
 from cptjax.command.escape import code, listed, markdown, printable
 from cptjax.dropout import Dropout
+from cptjax.machine.licences import LICENCES
 from cptjax.rows import Row, by_task
 from cptjax.run.checkpoint import model_config
 
@@ -35,7 +38,7 @@ class Release:
     """What a release is called and what its author says of it."""
 
     name: str  # heading, and the model's name in rows
-    model_id: str  # Hub id, or the name again
+    model_id: str | None  # its Hub id, None where it has none yet
     architecture: str
     dtype: str
     transformers: str  # the versions that read it, as pip has them
@@ -47,6 +50,7 @@ class Release:
     old_spellings: Sequence[str] = ()  # the tokenizer's added words that transformers 4 decodes otherwise than 5
     notes: str = ""  # Markdown of its author's
     carbon: float | None = None  # kg CO2e of a kWh, as its author states it
+    related: Sequence[tuple[str, str]] = ()  # Hub ids of other models, and what its author says of each
 
     @property
     def is_decoder(self) -> bool:
@@ -57,9 +61,11 @@ class Release:
 def usage(release: Release) -> dict[str, str]:
     """The code that the card shows, by heading."""
     auto = "AutoModelForCausalLM" if release.is_decoder else "AutoModelForMaskedLM"
+    place = "or the folder with these files" if release.model_id else "the folder with these files, or their Hub id"
+    where = f"model_id = {release.model_id or '.'!r}  # {place}\n"
     load = (
         f"from transformers import {auto}, AutoTokenizer\n\n"
-        f"model_id = {release.model_id!r}\n"
+        f"{where}"
         "tokenizer = AutoTokenizer.from_pretrained(model_id)\n"
         f"model = {auto}.from_pretrained(model_id)\n\n"
         f"inputs = tokenizer({release.example!r}, return_tensors='pt')\n"
@@ -74,12 +80,13 @@ def usage(release: Release) -> dict[str, str]:
         + "print(tokenizer.decode(logits[0, masked].argmax()))",
         "As a pipeline": (
             "from transformers import pipeline\n\n"
-            f"fill = pipeline('fill-mask', model={release.model_id!r})\n"
+            f"{where}"
+            "fill = pipeline('fill-mask', model=model_id)\n"
             f"print(fill({release.example!r}))"
         ),
         "Text representations, and fine-tuning": (
             "from transformers import AutoModel, AutoTokenizer\n\n"
-            f"model_id = {release.model_id!r}\n"
+            f"{where}"
             "tokenizer = AutoTokenizer.from_pretrained(model_id)\n"
             "model = AutoModel.from_pretrained(model_id)\n\n"
             f"inputs = tokenizer({release.example!r}, return_tensors='pt')\n"
@@ -95,20 +102,22 @@ def make_card(
     """The card of a release. `ran` says how the code of `usage` was tried."""
     phases = [phase for phase in run["phases"] if phase["last_step"] <= release.step]
     rows = _shown(rows)
-    sections = [
-        f"# {markdown(release.name)}",
-        *_summary(release, run, phases),
-        *(["## From its author", release.notes.strip()] if release.notes else []),
-        *_intended(release),
-        *_usage(release, ran),
-        *_training(run, phases),
-        *_evaluation(release, phases, rows),
-        *_conversion(parity),
-        *_cost(release, run, phases),
-        *_limitations(release, run, rows),
+    chapters = [
+        _summary(release, run, phases),
+        ["## From its author", release.notes.strip()] if release.notes else [],
+        _intended(release),
+        _usage(release, ran),
+        _training(run, phases),
+        _evaluation(release, phases, rows),
+        _conversion(parity),
+        _cost(release, run, phases),
+        _limitations(release, run, rows),
         *_closing(release),
     ]
-    return ModelCard(f"---\n{_metadata(release, rows).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
+    headings = [chapter[0].removeprefix("## ") for chapter in chapters if chapter]
+    contents = "\n".join(f"* [{name}](#{name.lower().replace(' ', '-')})" for name in headings)
+    sections = [f"# {markdown(release.name)}", contents, *itertools.chain.from_iterable(chapters)]
+    return ModelCard(f"---\n{_metadata(release, run, rows).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
 
 
 def _shown(rows: Sequence[Row]) -> list[Row]:
@@ -117,7 +126,7 @@ def _shown(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.split == "test" and row.metric == own.setdefault(row.task, row.metric)]
 
 
-def _metadata(release: Release, rows: Sequence[Row]) -> ModelCardData:
+def _metadata(release: Release, run: Mapping[str, Any], rows: Sequence[Row]) -> ModelCardData:
     results = [
         EvalResult(
             task_type=printable(kind),
@@ -129,11 +138,15 @@ def _metadata(release: Release, rows: Sequence[Row]) -> ModelCardData:
         for (model, task, kind, metric), values in by_task(rows).items()
         if model == release.name
     ]
+    licence = release.licence if release.licence in LICENCES else "other"
+    data_sets = [source["hub_id"] for _, source in _sources(run) if source["hub_id"]]
     return ModelCardData(
         model_name=release.name if results else None,
         eval_results=results or None,
         language=release.language,
-        license=release.licence,
+        license=licence,
+        license_name=re.sub(r"[^a-z0-9.]+", "-", str(release.licence).lower()) if licence != release.licence else None,
+        datasets=list(dict.fromkeys(data_sets)) or None,
         base_model=release.base_model,
         library_name="transformers",
         pipeline_tag="text-generation" if release.is_decoder else "fill-mask",
@@ -151,7 +164,7 @@ def _summary(release: Release, run: Mapping[str, Any], phases: Sequence[Mapping[
     model, base = run["model"], release.base_model
     shape = model_config({name: x for name, x in model.items() if name != "parameters"}, where="run.json: model")
     names = " then ".join(OBJECTIVES[phase["objective"]["kind"]].lower() for phase in phases)
-    origin = f"[{markdown(base)}](https://huggingface.co/{base})" if base else None
+    origin = _link(base) if base else None
     start = f"made by continued pretraining of {origin or 'a model that is not published'}"
     if base is None and run["origin"] is None:
         start = "trained from random weights"
@@ -196,10 +209,12 @@ def _intended(release: Release) -> list[str]:
 
 def _usage(release: Release, ran: str) -> list[str]:
     code = [f"### {title}\n\n```python\n{lines}\n```" for title, lines in usage(release).items()]
-    faster = table.ARCHITECTURES[release.architecture].shape_type == "modernbert"
-    install = f'```sh\npip install "transformers{release.transformers}" torch\n```'
-    flash = ["On NVIDIA GPUs `flash-attn`, where it is installed, makes it faster."] if faster else []
-    return ["## Usage", install, *flash, ran, *code]
+    install = f'pip install "transformers{release.transformers}" torch'
+    if table.ARCHITECTURES[release.architecture].shape_type == "modernbert":
+        install += (
+            "\npip install flash-attn --no-build-isolation  # if you like: faster on NVIDIA GPUs, in half precision"
+        )
+    return ["## Usage", f"```sh\n{install}\n```", ran, *code]
 
 
 def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -216,7 +231,8 @@ def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> li
         for x in run["data"]
     ]
     head = ("Corpus", "Documents", "Tokens", "Share asked for", "Share of the tokens shown", "Passes")
-    known = len(head) if len(phases) == len(run["phases"]) else len(head) - 2  # what was shown, in the whole run
+    whole = len(phases) == len(run["phases"])
+    known = len(head) if whole else len(head) - 2  # what was shown, in the whole run
     adam, precision = run["optimizer"], run["precision"]
     clip = "no clipping" if adam["clip_norm"] is None else f"gradients clipped at norm {adam['clip_norm']:g}"
     versions = ", ".join(markdown(f"{name} {version}") for name, version in run["versions"].items() if version)
@@ -225,6 +241,7 @@ def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> li
         "## Training",
         "### Data",
         _table(head[:known], [line[:known] for line in data]),
+        *_made_of(run, whole),
         "### Methodology",
         *(
             [
@@ -252,6 +269,28 @@ def _skipped(steps: Sequence[int]) -> list[str]:
         return []
     named = listed(list(map(str, steps)))
     return [f"Steps that changed nothing, their batches left out or their gradients not finite: {named}."]
+
+
+def _sources(run: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The described sources of all corpora, each with the name of its corpus."""
+    return [(x["name"], source) for x in run["data"] for source in x["sources"] if not isinstance(source, str)]
+
+
+def _made_of(run: Mapping[str, Any], whole: bool) -> list[str]:
+    head = ("Corpus", "Source", "Description", "Licence", "Documents", "Tokens", "Share of the tokens shown")
+    lines = [
+        (
+            markdown(corpus),
+            _link(source["hub_id"], "datasets/", source["name"]) if source["hub_id"] else markdown(source["name"]),
+            *(markdown(source[said] or "not stated") for said in ("description", "licence")),
+            f"{source['documents']:,}",
+            count(source["tokens"]),
+            f"{percent(source['share_shown']):.1f} %",
+        )
+        for corpus, source in _sources(run)
+    ]
+    known = len(head) if whole else len(head) - 1
+    return ["They are made of:", _table(head[:known], [line[:known] for line in lines])] if lines else []
 
 
 def departures(run: Mapping[str, Any], last_step: int) -> list[str]:
@@ -389,14 +428,24 @@ def _limitations(release: Release, run: Mapping[str, Any], rows: Sequence[Row]) 
     return ["## Limitations", "\n".join(f"* {note}" for note in notes)]
 
 
-def _closing(release: Release) -> list[str]:
+def _closing(release: Release) -> list[list[str]]:
+    base = release.base_model
+    related = [(base, "the base model, whose weights it began with")] if base else []
+    related += [(model_id, markdown(what)) for model_id, what in release.related]
+    thanks = f"The method is that of the authors of {PAPER}"
+    thanks += f"; the first weights are those of {_link(base)}, by its authors." if base else "."
+    lines = [f"* {_link(model_id)}: {what}" for model_id, what in related]
     return [
-        "## Licence",
-        markdown(str(release.licence)),
-        "## Citation",
-        "The method:",
-        f"```bibtex\n{CITATION}\n```",
+        ["## Related models", "\n".join(lines)] if lines else [],
+        ["## Licence", markdown(str(release.licence))],
+        ["## Citation", "The method:", f"```bibtex\n{CITATION}\n```"],
+        ["## Acknowledgments", thanks],
     ]
+
+
+def _link(hub_id: str, kind: Literal["", "datasets/"] = "", text: str | None = None) -> str:
+    """A model or data set of the Hub."""
+    return f"[{markdown(text or hub_id)}](https://huggingface.co/{kind}{hub_id})"
 
 
 def cell(values: Sequence[float]) -> str:

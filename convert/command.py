@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from cptjax.command.escape import say
 from cptjax.command.line import Options
@@ -106,12 +106,15 @@ class Parity(Conversion):
 class Release(Export):
     """A finished run to a folder for the Hub, with its card."""
 
-    licence: Annotated[str | None, arg(name="license", metavar="ID")] = None  # such as apache-2.0; needed
+    licence: Annotated[str | None, arg(name="license", metavar="ID")] = None  # such as apache-2.0, or a name; needed
     base_model: Annotated[str | None, arg(metavar="ID")] = None  # needed where the run began with no Hub id; or none
     language: Annotated[str | None, arg(metavar="CODE")] = None  # such as en
     name: str | None = None  # without it the name of OUT
     example: Annotated[str | None, arg(metavar="TEXT")] = None  # a sentence for the card's code, with one mask token
     rows: Annotated[Path | None, arg(metavar="FILE")] = None  # rows.jsonl of the evaluation
+    related: Annotated[
+        Sequence[str], UseAppendAction, arg(metavar="ID=TEXT")
+    ] = ()  # another model's Hub id, and what it is
     notes: Annotated[Path | None, arg(metavar="FILE.md")] = None  # your own paragraphs, put into the card as they are
     carbon: float | None = None  # kg CO2e of a kWh where it ran, for the card; needs measured energy
     model_id: Annotated[str | None, arg(name="push", metavar="ID")] = None  # upload it to this Hub id

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from convert.recorded import read_recorded
 from cptjax.command.escape import listed, printable, say
 from cptjax.data.tokenizer import load_tokenizer, special_tokens
 from cptjax.files import check_free, new_folder, read_json, write_json
-from cptjax.machine import hub
+from cptjax.machine import hub, licences
 from cptjax.rows import Row, append_rows, check_comparable, read_rows
 from cptjax.run import checkpoint
 
@@ -55,6 +55,7 @@ def release(
     model_id: str | None = None,
     example: str | None = None,
     rows: Path | None = None,
+    related: Sequence[str] = (),
     notes: Path | None = None,
     carbon: float | None = None,
     step: int | None = None,
@@ -83,27 +84,34 @@ def release(
             raise ValueError(f"{run} cannot be released: {'; '.join(reasons)}")
 
     check_free(out, markers=MARKERS, overwrite=overwrite)
-    step, *_ = checkpoint.open_params(run, step)
-    if not licence:
+    step, config, _ = checkpoint.open_params(run, step)
+    name = name or out.name
+    if licence:
+        licence = known(licence, licences.licence, licence)
+    else:
         reasons.append("no licence: give --license, such as apache-2.0")
     record = known({}, read_record, run, step)
     base_model = known(None, name_base, record, base_model)
-    told = {"--name": name or out.name, "--license": licence, "--language": language, "--example": example}
+    told = {"--name": name, "--license": licence, "--language": language, "--example": example}
     known(None, check_names, told, {"--base-model": base_model, "--push": model_id})
-    found_rows = known([], evaluation_rows, rows, name or out.name) if rows is not None else []
+    others = known((), name_related, related)
+    found_rows = known([], evaluation_rows, rows, name) if rows is not None else []
     written = known("", author_notes, notes) if notes is not None else ""
     known(None, check_carbon, record, carbon)
+    tokenizer, architecture = run / checkpoint.TOKENIZER, known("", to_hf.class_of, run, config, read_as)
+    known(None, check_tokenizer, tokenizer, config.vocab_size)
+    example = known("", choose_example, example, language, tokenizer, architecture) if architecture else ""
     refuse()
+    say(f"{run}: all that is told and recorded holds; converting step {step:,}")
     with new_folder(out, markers=MARKERS, overwrite=overwrite) as partial:
         model = partial / "model"
         exported = to_hf.convert_checkpoint(run, model, step=step, read_as=read_as, dtype=dtype)
-        architecture = exported.architecture
         for path in model.iterdir():
             path.rename(partial / path.name)
         model.rmdir()
         named = card.Release(
-            name=name or out.name,
-            model_id=model_id or name or out.name,
+            name=name,
+            model_id=model_id,
             architecture=architecture,
             dtype=dtype,
             transformers=read_json(partial / "config.json")[portable.REQUIRES],
@@ -111,16 +119,18 @@ def release(
             licence=licence,
             base_model=base_model,
             language=language,
-            example=known("", choose_example, example, language, partial, architecture),
+            example=example,
+            related=others,
             notes=written,
             carbon=carbon,
             old_spellings=private.without(portable.old_spellings(partial)),  # words of its maker
         )
-        known(None, check_tokenizer, partial, checkpoint.read_model(run).vocab_size)
+        say("comparing it with the run, layer by layer")
         report = certify(partial, run, named)
         if not report["passed"]:
             reasons.append("parity fails: " + parity.table_lines(report)[-1])
-        ran = known("", try_usage, named, partial) if named.example else ""
+        say("running the code that its card shows")
+        ran = known("", try_usage, named, partial)
         refuse()
         write_json(partial / "parity.json", report)
         write_json(partial / "run.json", record)
@@ -143,6 +153,18 @@ def check_names(texts: dict[str, str | None], ids: dict[str, str | None]) -> Non
                 validate_repo_id(text)
             except HFValidationError as error:
                 raise ValueError(f"{what}: {error}") from error
+
+
+def name_related(related: Sequence[str]) -> list[tuple[str, str]]:
+    """Hub ids of other models, and what is said of each, from ID=TEXT. Raises ValueError as `check_names` does."""
+    named = []
+    for text in related:
+        model_id, _, what = text.partition("=")
+        if not what.strip():
+            raise ValueError(f"--related {text!r}: write ID=TEXT, a model's Hub id and what it is")
+        check_names({"--related": what}, {"--related": model_id})
+        named.append((model_id, what.strip()))
+    return named
 
 
 def author_notes(path: Path) -> str:

@@ -81,13 +81,22 @@ def convert_checkpoint(
     """
     run = Path(run)
     step, config, read = checkpoint.open_params(run, step)
-    source, tokenizer = run / checkpoint.HF_CONFIG, run / checkpoint.TOKENIZER  # absent: trained from scratch
-    hf_config = read_json(source) if source.is_file() else None
-    architecture = choose(config, hf_config, read_as)
-    tokenizer = tokenizer if tokenizer.is_dir() else None
+    architecture, tokenizer = class_of(run, config, read_as), run / checkpoint.TOKENIZER
+    options |= {"hf_config": _source_config(run), "tokenizer": tokenizer if tokenizer.is_dir() else None}
     with reading(run):
-        notes = save(config, read, out, architecture=architecture, hf_config=hf_config, tokenizer=tokenizer, **options)
+        notes = save(config, read, out, architecture=architecture, **options)
     return Exported(step, architecture, notes)
+
+
+def class_of(run: Path, config: ModelConfig, read_as: str | None = None) -> str:
+    """The model class that a run folder is exported as. Raises ValueError as `choose` does."""
+    return choose(config, _source_config(run), read_as)
+
+
+def _source_config(run: Path) -> dict | None:
+    """The config.json of a run's source; None where it was trained from scratch."""
+    path = run / checkpoint.HF_CONFIG
+    return read_json(path) if path.is_file() else None
 
 
 def parse_size(text: str) -> str:

@@ -321,6 +321,7 @@ def recorded(folder: Path) -> None:
         "epochs": {path: 1.0},
         "tokens": {path: 9.0},
         "fill": {path: 1.0},
+        "by_source": {path: [(4, 9, 1.0)]},
     }
     attention = {"backend": "reference", "reason": "asked for", "errors": {"full": {"values": 0.0}}}
     ran = record.describe_run(run, TINY, folder, spent=spent, energy_by="NVML", attention=attention, **told)

@@ -52,7 +52,7 @@ FLOORS = """
 command.escape command.signals bounds
 command.errors
 command.line
-files machine.processes machine.devices machine.host machine.hub machine.energy machine.provenance
+files machine.processes machine.devices machine.host machine.hub machine.energy machine.provenance machine.licences
 masks schedules sharding dropout
 shape ops objectives optim
 loss rows attention.reference
@@ -63,7 +63,7 @@ data.tokenizer data.store data.packing
 data.batches
 corpus.encodings corpus.unpack corpus.folders corpus.pool corpus.page
 corpus.formats
-corpus.sources corpus.cleaning corpus.report
+corpus.sources corpus.cleaning corpus.report corpus.described
 corpus.parts
 corpus.prepare
 corpus.beam

@@ -15,6 +15,7 @@ from cptjax.command.escape import say
 from cptjax.command.line import Options
 from cptjax.corpus import beam, page, pool, report
 from cptjax.corpus.cleaning import Cleaning, Condition, parse_condition, parse_steps
+from cptjax.corpus.described import Description
 from cptjax.corpus.formats import Reading
 from cptjax.corpus.prepare import prepare
 from cptjax.data.store import Store
@@ -56,6 +57,7 @@ class Prepare(Options):
     out: Path  # folder of the store
     reading: OmitArgPrefixes[_Reading] = field(default_factory=_Reading)
     cleaning: Annotated[Cleaning, OmitArgPrefixes, UseAppendAction] = field(default_factory=Cleaning)
+    description: Annotated[Description, OmitArgPrefixes, UseAppendAction] = field(default_factory=Description)
     on_error: Literal["stop", "skip"] = "stop"  # rows that cannot be read
     count_fields: tuple[str, ...] = ()  # columns to count by value, such as licence,source
     held_out: float = 0.0  # share of documents kept in OUT/held_out
@@ -84,6 +86,7 @@ class Prepare(Options):
             self.out,
             reading=Reading(**dataclasses.asdict(self.reading)),
             cleaning=self.cleaning,
+            description=self.description,
             held_out=self.held_out,
             on_error=self.on_error,
             count_fields=self.count_fields,

@@ -29,6 +29,7 @@ import numpy as np
 from cptjax.command.escape import say
 from cptjax.corpus import formats, pool, sources
 from cptjax.corpus.cleaning import SIGNATURE, Cleaning, Evaluation, exact_duplicates, near_duplicates, read_evaluation
+from cptjax.corpus.described import Description, describe, known_to_hub
 from cptjax.corpus.formats import File, Reading
 from cptjax.corpus.parts import (
     DROPPED,
@@ -49,6 +50,7 @@ from cptjax.data.store import (
     SHARD_TOKENS,
     STORE_VERSION,
     Contamination,
+    Described,
     Duplicates,
     LeftOut,
     Manifest,
@@ -84,6 +86,7 @@ def prepare(
     *,
     reading: Reading | None = None,
     cleaning: Cleaning | None = None,
+    description: Description | None = None,
     held_out: float = 0.0,
     on_error: Literal["stop", "skip"] = "stop",
     count_fields: tuple[str, ...] = (),
@@ -94,9 +97,9 @@ def prepare(
 
     `source`: files, folders, patterns and data sets, as `sources.find` takes them. `tokenizer`: a folder
     with tokenizer.json, or a Hugging Face Hub id. `reading`, `cleaning`: which column is what, and
-    which documents stay. `held_out`: share of documents, in [0, 1), that go to a second store,
-    OUT/held_out. `on_error`: whether a row that cannot be read ends the work, or is left out, counted and
-    listed. `count_fields`: columns by whose values documents and tokens are counted. `overwrite`:
+    which documents stay. `description`: what is said of the sources. `held_out`: share of documents, in [0, 1), that
+    go to a second store, OUT/held_out. `on_error`: whether a row that cannot be read ends the work, or is left out,
+    counted and listed. `count_fields`: columns by whose values documents and tokens are counted. `overwrite`:
     replace the store at `out`, once the new one is whole. `engine`: what does the work.
 
     The same call goes on with an interrupted one. ValueError, FileNotFoundError or FileExistsError, one line, when a
@@ -115,7 +118,7 @@ def prepare(
     wanted = (*reading.fields, *(condition.field for condition in cleaning.keep_if), *count_fields)
     reading = dataclasses.replace(reading, fields=tuple(dict.fromkeys(wanted)))
     job = Job(out.with_name(f".{out.name}.work"), reading, cleaning, held_out, on_error, count_fields)
-    names, units, left_out = _units(source, (out, job.work))
+    described, units, left_out = _units(source, description or Description(), (out, job.work))
     for sentence in sentences(left_out).values():
         say(sentence, stream=sys.stderr)
     folder = tokenizer_folder(tokenizer)
@@ -133,7 +136,7 @@ def prepare(
             parts = Parts(job, units)
             for name in parts.changed(known):
                 say(f"{name} has changed since it was first read: it was read again", stream=sys.stderr)
-            _finish(job, names, parts, left_out, encoder, evaluation, engine)
+            _finish(job, described, parts, left_out, encoder, evaluation, engine)
             put_in_place(job.work / "store", out)
             shutil.rmtree(job.work)
         except OSError as error:
@@ -146,14 +149,16 @@ def prepare(
     return Manifest.read(out)
 
 
-def _units(source: Sequence[Path | str], avoid: tuple[Path, ...]) -> tuple[list[str], list[Unit], list[LeftOut]]:
-    """Names of the sources, their files in order as units, and what they hold besides."""
+def _units(
+    source: Sequence[Path | str], description: Description, avoid: tuple[Path, ...]
+) -> tuple[list[Described], list[Unit], list[LeftOut]]:
+    """Names of the sources and what is said of them, their files in order as units, and what they hold besides."""
     if not source:
         raise ValueError("no source is given: name at least one file or directory")
-    names, files, left_out = [], [], []
+    described, files, left_out = describe(source, description), [], []
     for number, name in enumerate(map(str, source)):
         inputs, passed = sources.find(name, avoid)
-        names.append(name if name.startswith(("hf:", "tfds:")) else Path(name).resolve().name)  # no path of here
+        described[number] = known_to_hub(described[number], inputs[0])
         files += [(number, file) for file in inputs]
         left_out += passed
     groups: list[list[tuple[int, File]]] = []
@@ -164,7 +169,7 @@ def _units(source: Sequence[Path | str], avoid: tuple[Path, ...]) -> tuple[list[
             groups.append([])
             size = entry[1].size
         groups[-1].append(entry)
-    return names, [Unit(number, tuple(group)) for number, group in enumerate(groups)], left_out
+    return described, [Unit(number, tuple(group)) for number, group in enumerate(groups)], left_out
 
 
 def _key(job: Job, tokenizer: Path, evaluation: Evaluation | None) -> str:
@@ -340,7 +345,7 @@ def _copied(job: Job, task: ShardTask) -> Iterator[np.ndarray]:
 
 def _finish(
     job: Job,
-    names: Sequence[str],
+    described: Sequence[Described],
     parts: Parts,
     left_out: Sequence[LeftOut],
     encoder: Encoder,
@@ -348,9 +353,9 @@ def _finish(
     engine: Engine,
 ) -> None:
     """Make the store, and the held-out one inside it if asked for, in the work folder."""
-    for number, name in enumerate(names):
+    for number, source in enumerate(described):
         if not parts.texts[number]:
-            raise ValueError(f"{name} holds no text")
+            raise ValueError(f"{source.name} holds no text")
     decision = _decide(job, parts) if parts.first[-1] else None
     sides = (TRAIN, HELD_OUT) if job.held_out else (TRAIN,)
     for side in sides:
@@ -360,7 +365,7 @@ def _finish(
     np.save(job.work / "side_N.npy", decision.side_N)
     paths = [str(path.relative_to(job.work)) for path in parts.paths]
     write_json(job.work / "parts.json", {"paths": paths, "first": parts.first.tolist()})
-    shared = _summary(job, names, parts, decision, left_out, evaluation)
+    shared = _summary(job, described, parts, decision, left_out, evaluation)
     length_N = parts.fact("length")
     key = hashlib.sha256(decision.side_N.tobytes() + parts.key.encode()).hexdigest()
     tasks = {side: list(_shard_tasks(decision.side_N, length_N, side, key)) for side in sides}
@@ -390,7 +395,7 @@ def _nothing_left(job: Job, parts: Parts, decision: Decision | None, side: int) 
 
 def _summary(
     job: Job,
-    names: Sequence[str],
+    described: Sequence[Described],
     parts: Parts,
     decision: Decision,
     left_out: Sequence[LeftOut],
@@ -401,11 +406,11 @@ def _summary(
     source_N = np.array([source for source, _ in parts.files])[parts.file_N]
 
     def by_source(name: str) -> list[int]:
-        return np.bincount(source_N[kept_N], parts.fact(name)[kept_N], len(names)).astype(int).tolist()
+        return np.bincount(source_N[kept_N], parts.fact(name)[kept_N], len(described)).astype(int).tolist()
 
     kept = [by_source(name) for name in ("length", "text_bytes", "words", "unknown")]
-    documents = np.bincount(source_N[kept_N], minlength=len(names)).tolist()
-    hashes = [hashlib.sha256() for _ in names]
+    documents = np.bincount(source_N[kept_N], minlength=len(described)).tolist()
+    hashes = [hashlib.sha256() for _ in described]
     for (source, file), digest in zip(parts.files, parts.digests, strict=True):
         hashes[source].update(f"{file.name}\n{digest}\n".encode())
     contamination = None
@@ -436,8 +441,8 @@ def _summary(
     other_files = sum(entry.why == "kind" for entry in left_out)
     return {
         "sources": tuple(
-            Source(name, sha.hexdigest(), sum(source == number for source, _ in parts.files), *counts)
-            for number, (name, sha, *counts) in enumerate(zip(names, hashes, documents, *kept, strict=True))
+            Source(of.name, sha.hexdigest(), sum(n == number for n, _ in parts.files), *counts, **of.said)
+            for number, (of, sha, *counts) in enumerate(zip(described, hashes, documents, *kept, strict=True))
         ),
         "dropped": {EMPTY: dropped.pop(EMPTY, 0), "other_files": other_files, **dict(sorted(dropped.items()))},
         "duplicates": decision.duplicates,

@@ -206,12 +206,33 @@ class Batches:
         """
         return {path: passes * int(self._rows[path].plan.tokens) for path, passes in self.epochs(step).items()}
 
+    def by_source(self) -> dict[str, list[tuple[int, int, float]]]:
+        """Of each source of a store: its documents and tokens there, and its share of the tokens that a pass shows, by
+        store folder. Raises as `Store.source_N` does."""
+        return {path: _by_source(rows.store, rows.plan) for path, rows in self._rows.items()}
+
     @property
     def fill(self) -> dict[str, float]:
         """Share of a store's packed rows that holds text, by store folder."""
         return {
             path: int(rows.plan.tokens) / (len(rows) * self.data.sequence_length) for path, rows in self._rows.items()
         }
+
+
+def _by_source(store: Store, plan: PackingPlan) -> list[tuple[int, int, float]]:
+    sources = len(store.manifest.sources)
+    if not sources:
+        return []
+    source_N = store.source_N
+    documents, tokens, shown = (
+        np.bincount(of, weights, sources).tolist()
+        for of, weights in (
+            (source_N, None),
+            (source_N, store.length_N),
+            (source_N[plan.document_S], plan.length_S),
+        )
+    )
+    return [(n, round(t), s / int(plan.tokens)) for n, t, s in zip(documents, tokens, shown, strict=True)]
 
 
 def _closing(dataset: grain.IterDataset) -> Generator[dict[str, np.ndarray]]:

@@ -17,12 +17,13 @@ N documents, L tokens of one document, F files of its input.
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
+from pydantic import Field
 
 from cptjax.command.errors import reason
 from cptjax.command.escape import listed
@@ -36,6 +37,7 @@ VOCABULARY = (
     *("tokenizer_sha256", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id"),
     "special_token_ids",
 )  # of manifest.json: what comes of the tokenizer's files and decides what a model is shown and asked
+HUB_ID = "^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$"  # it stands in links
 MOST_WEIGHT = 1000  # every copy is a round of packing, and learned by heart long before
 SHARD_TOKENS = 2**27  # tokens per shard file before a new one is begun: 256 MiB in two bytes
 
@@ -65,13 +67,28 @@ def sentences(left_out: Sequence[LeftOut]) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Source:
+class Described:
+    """A name, and what its author says of it, for a model's card: what it is, its licence (an id of the Hub's, or a
+    name), and its id among the Hub's data sets. Older stores say none of it."""
+
+    name: str
+    description: str | None = field(default=None, kw_only=True)
+    licence: str | None = field(default=None, kw_only=True)
+    hub_id: Annotated[str, Field(pattern=HUB_ID)] | None = field(default=None, kw_only=True)
+
+    @property
+    def said(self) -> dict[str, str | None]:
+        """All but the name."""
+        return {"description": self.description, "licence": self.licence, "hub_id": self.hub_id}
+
+
+@dataclass(frozen=True)
+class Source(Described):
     """What a user named: a file, a folder, a pattern, a data set. Its counts are of the documents kept.
 
     `sha256` covers names and bytes of all its files.
     """
 
-    name: str
     sha256: str
     files: int
     documents: int

@@ -18,6 +18,18 @@ def fetch(name: str, patterns: Sequence[str], revision: str | None = None) -> Pa
         raise FileNotFoundError(f"{name} is no folder here, and the Hub gives none: {refusal(error)}") from None
 
 
+def licence_of(data_set: str) -> str | None:
+    """The licence that the card of a data set names, from the Hub or its cache; None where none can be had."""
+    import huggingface_hub
+
+    try:
+        said = huggingface_hub.DatasetCard.load(data_set).data
+        named = said.get("license_name") if said.get("license") == "other" else said.get("license")
+        return ", ".join(map(str, named)) if isinstance(named, list) else str(named or "") or None
+    except Exception:  # of the network, or of a card, which may hold anything
+        return None
+
+
 def refusal(error: Exception) -> str:
     """What the Hub's library raised, without its words, which may hold a token or an address with one."""
     status = getattr(getattr(error, "response", None), "status_code", None)

@@ -14,7 +14,7 @@ import jax
 from pydantic import Field
 
 from cptjax.config import Run, Stretch
-from cptjax.data.store import Manifest
+from cptjax.data.store import Described, Manifest
 from cptjax.dropout import Dropout
 from cptjax.families import NETWORKS, shape_of
 from cptjax.files import read_json, typed
@@ -110,6 +110,15 @@ class Spent(Sums):
 
 
 @dataclass(frozen=True)
+class ShownSource(Described):
+    """A source of a token store: what the store holds of it, and its share of all tokens that were shown."""
+
+    documents: Count
+    tokens: Count
+    share_shown: Share
+
+
+@dataclass(frozen=True)
 class Corpus:
     """A token store, and how much of it was shown."""
 
@@ -123,7 +132,7 @@ class Corpus:
     tokens: Count
     text_bytes: Count
     dropped: dict[str, Count]  # documents by reason
-    sources: list[str]
+    sources: list[ShownSource | str]  # runs of before they were described have names
     fingerprint: str
 
 
@@ -221,10 +230,12 @@ def describe_run(
     epochs: Mapping[str, float],
     tokens: Mapping[str, float],
     fill: Mapping[str, float],
+    by_source: Mapping[str, Sequence[tuple[int, int, float]]],
     energy_by: str,
     attention: Mapping[str, Any],
 ) -> Record:
-    """The content of run.json. `spent` are the run's totals; `epochs`, `tokens` and `fill` are by store folder."""
+    """The content of run.json. `spent` are the run's totals; `epochs`, `tokens`, `fill` and `by_source`
+    are by store folder, as `Batches` has them."""
     return Record(
         name=run.name,
         origin=_origin(folder / ORIGIN),
@@ -234,11 +245,10 @@ def describe_run(
             Corpus(
                 name=Path(store).resolve().name,
                 share=share,
-                share_shown=tokens[store] / sum(tokens.values()),
                 tokens_shown=tokens[store],
                 epochs=epochs[store],
                 packing_fill=fill[store],
-                **_of_manifest(Manifest.read(store)),
+                **_of_manifest(Manifest.read(store), tokens[store] / sum(tokens.values()), by_source[store]),
             )
             for store, share in run.data.shares.items()
         ],
@@ -295,12 +305,16 @@ def _origin(path: Path) -> Origin | None:
     return origin if origin.revision is not None else Origin(Path(origin.source).name, None)
 
 
-def _of_manifest(manifest: Manifest) -> dict[str, Any]:
+def _of_manifest(manifest: Manifest, share_shown: float, by_source: Sequence[tuple[int, int, float]]) -> dict[str, Any]:
     return {
+        "share_shown": share_shown,
         "documents": manifest.documents,
         "tokens": manifest.tokens,
         "text_bytes": manifest.text_bytes,
         "dropped": manifest.dropped,
-        "sources": [source.name for source in manifest.sources],
+        "sources": [
+            ShownSource(source.name, documents, tokens, share_shown * share, **source.said)
+            for source, (documents, tokens, share) in zip(manifest.sources, by_source, strict=True)
+        ],
         "fingerprint": manifest.fingerprint,
     }

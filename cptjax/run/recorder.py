@@ -233,6 +233,7 @@ class Recorder:
             epochs=batches.epochs(last),
             tokens=batches.tokens(last),
             fill=batches.fill,
+            by_source=batches.by_source(),
             energy_by=self._energy.method,
             attention=self._setting.attention,
         )

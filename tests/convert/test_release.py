@@ -473,7 +473,11 @@ def told_of(released: Path, **changes) -> str:
 def test_shares_of_any_scale_are_told_as_shares_of_all(released):
     # Broken by: percent(x["share"]): 700.0 %; or share_shown not told.
     one = json.loads((released / "run.json").read_text())["data"][0]
-    both = [one | {"share": 7, "share_shown": 0.6875}, one | {"name": "b", "share": 3, "share_shown": 0.3125}]
+    [source] = one["sources"]
+    both = [
+        one | {"name": name, "share": share, "share_shown": shown, "sources": [source | {"share_shown": shown}]}
+        for name, share, shown in (("a", 7, 0.6875), ("b", 3, 0.3125))
+    ]
     text = told_of(released, data=both)
     assert "| 70.0 % | 68.8 % |" in text and "| 30.0 % | 31.2 % |" in text and "00.0 %" not in text
 
