@@ -61,7 +61,7 @@ class Release:
 def usage(release: Release) -> dict[str, str]:
     """The code that the card shows, by heading."""
     auto = "AutoModelForCausalLM" if release.is_decoder else "AutoModelForMaskedLM"
-    place = "or the folder with these files" if release.model_id else "the folder with these files, or their Hub id"
+    place = "or the folder with these files" if release.model_id else "the folder with these files; or their Hub id"
     where = f"model_id = {release.model_id or '.'!r}  # {place}\n"
     load = (
         f"from transformers import {auto}, AutoTokenizer\n\n"
@@ -138,14 +138,16 @@ def _metadata(release: Release, run: Mapping[str, Any], rows: Sequence[Row]) -> 
         for (model, task, kind, metric), values in by_task(rows).items()
         if model == release.name
     ]
-    licence = release.licence if release.licence in LICENCES else "other"
+    licence, named = release.licence, None
+    if licence not in LICENCES:
+        licence, named = "other", re.sub(r"[^a-z0-9.]+", "-", str(licence).lower())
     data_sets = [source["hub_id"] for _, source in _sources(run) if source["hub_id"]]
     return ModelCardData(
         model_name=release.name if results else None,
         eval_results=results or None,
         language=release.language,
         license=licence,
-        license_name=re.sub(r"[^a-z0-9.]+", "-", str(release.licence).lower()) if licence != release.licence else None,
+        license_name=named,
         datasets=list(dict.fromkeys(data_sets)) or None,
         base_model=release.base_model,
         library_name="transformers",
@@ -211,9 +213,7 @@ def _usage(release: Release, ran: str) -> list[str]:
     code = [f"### {title}\n\n```python\n{lines}\n```" for title, lines in usage(release).items()]
     install = f'pip install "transformers{release.transformers}" torch'
     if table.ARCHITECTURES[release.architecture].shape_type == "modernbert":
-        install += (
-            "\npip install flash-attn --no-build-isolation  # if you like: faster on NVIDIA GPUs, in half precision"
-        )
+        install += "\npip install flash-attn --no-build-isolation  # on NVIDIA GPUs, if you like: faster in bfloat16"
     return ["## Usage", f"```sh\n{install}\n```", ran, *code]
 
 
@@ -432,8 +432,7 @@ def _closing(release: Release) -> list[list[str]]:
     base = release.base_model
     related = [(base, "the base model, whose weights it began with")] if base else []
     related += [(model_id, markdown(what)) for model_id, what in release.related]
-    thanks = f"The method is that of the authors of {PAPER}"
-    thanks += f"; the first weights are those of {_link(base)}, by its authors." if base else "."
+    thanks = f"This model stands on the method of {PAPER}{f' and on the weights of {_link(base)}' if base else ''}."
     lines = [f"* {_link(model_id)}: {what}" for model_id, what in related]
     return [
         ["## Related models", "\n".join(lines)] if lines else [],

@@ -17,6 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cptjax.corpus.prepare import prepare
+from cptjax.corpus.sources import Reading
 from cptjax.data import packing
 from cptjax.data.batches import Batches, Data, held_out_batches
 from cptjax.data.packing import packing_plan
@@ -371,6 +373,21 @@ def test_tokens_are_exact_after_whole_passes(stores):
     size = len(batches._rows[stores["a"]])
     assert batches.tokens(3 * size) == {stores["a"]: pytest.approx(3 * Store(stores["a"]).manifest.tokens)}
     assert batches.epochs(3 * size) == {stores["a"]: 3.0}
+
+
+def test_a_source_is_counted_as_often_as_it_is_shown(tmp_path, tokenizer, stores):
+    # Broken by: length_N for plan.length_S, which leaves weights out; source_N of documents for that of spans.
+    for name, documents, weight in (("often", 20, 3), ("once", 40, 1)):
+        lines = [{"text": " ".join(WORDS[: 1 + i % 9]), "n": weight} for i in range(documents)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sources = [tmp_path / "often.jsonl", tmp_path / "once.jsonl"]
+    path = str(tmp_path / "store")
+    manifest = prepare(sources, tokenizer, path, reading=Reading(weight_field="n"))
+    batches = Batches(small({**stores, "both": path}, both=1, a=1))
+    (often, once), nothing = batches.by_source()[path], batches.by_source()[stores["a"]]
+    assert nothing == []  # this one names no source
+    assert (often[0], once[0]) == (20, 40) and often[1] + once[1] == manifest.tokens
+    assert often[2] == pytest.approx(3 * often[1] / (3 * often[1] + once[1])) and often[2] + once[2] == 1
 
 
 def test_a_run_and_its_restart_share_one_plan(stores, tmp_path, tokenizer, monkeypatch):
