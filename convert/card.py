@@ -213,7 +213,7 @@ def _usage(release: Release, ran: str) -> list[str]:
     code = [f"### {title}\n\n```python\n{lines}\n```" for title, lines in usage(release).items()]
     install = f'pip install "transformers{release.transformers}" torch'
     if table.ARCHITECTURES[release.architecture].shape_type == "modernbert":
-        install += "\npip install flash-attn --no-build-isolation  # on NVIDIA GPUs, if you like: faster in bfloat16"
+        install += "\npip install flash-attn --no-build-isolation  # for attn_implementation='flash_attention_2' on NVIDIA GPUs"
     return ["## Usage", f"```sh\n{install}\n```", ran, *code]
 
 
@@ -277,7 +277,7 @@ def _sources(run: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _made_of(run: Mapping[str, Any], whole: bool) -> list[str]:
-    head = ("Corpus", "Source", "Description", "Licence", "Documents", "Tokens", "Share of the tokens shown")
+    head = ("Corpus", "Source", "Description", "Licence", "Documents", "Tokens", "Share shown")
     lines = [
         (
             markdown(corpus),
@@ -290,7 +290,14 @@ def _made_of(run: Mapping[str, Any], whole: bool) -> list[str]:
         for corpus, source in _sources(run)
     ]
     known = len(head) if whole else len(head) - 1
-    return ["They are made of:", _table(head[:known], [line[:known] for line in lines])] if lines else []
+    return (
+        [
+            "Their sources, as they were described when they were prepared:",
+            _table(head[:known], [line[:known] for line in lines]),
+        ]
+        if lines
+        else []
+    )
 
 
 def departures(run: Mapping[str, Any], last_step: int) -> list[str]:

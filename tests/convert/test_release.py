@@ -168,7 +168,7 @@ def test_the_card_says_all_that_a_run_knows(released):
         "| **Language** | en |",
         "| Corpus | Documents | Tokens | Share asked for | Share of the tokens shown | Passes |",
         "| 100.0 % | 100.0 % |",
-        "| Corpus | Source | Description | Licence | Documents | Tokens | Share of the tokens shown |",
+        "| Corpus | Source | Description | Licence | Documents | Tokens | Share shown |",
         "| letters | [text\\.jsonl](https://huggingface.co/datasets/someone/letters) | Letters of \\| one ward | "
         f"cc-by-4.0 | {run['data'][0]['documents']:,} | {run['data'][0]['tokens']:,} | 100.0 % |",
         'pip install "transformers>=4.48,!=4.54.*" torch\npip install flash-attn',
