@@ -213,7 +213,9 @@ def _usage(release: Release, ran: str) -> list[str]:
     code = [f"### {title}\n\n```python\n{lines}\n```" for title, lines in usage(release).items()]
     install = f'pip install "transformers{release.transformers}" torch'
     if table.ARCHITECTURES[release.architecture].shape_type == "modernbert":
-        install += "\npip install flash-attn --no-build-isolation  # for attn_implementation='flash_attention_2' on NVIDIA GPUs"
+        install += (
+            "\npip install flash-attn --no-build-isolation  # on GPUs, for attn_implementation='flash_attention_2'"
+        )
     return ["## Usage", f"```sh\n{install}\n```", ran, *code]
 
 

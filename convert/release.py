@@ -100,7 +100,7 @@ def release(
     known(None, check_carbon, record, carbon)
     tokenizer, architecture = run / checkpoint.TOKENIZER, known("", to_hf.class_of, run, config, read_as)
     known(None, check_tokenizer, tokenizer, config.vocab_size)
-    example = known("", choose_example, example, language, tokenizer, architecture) if architecture else ""
+    sentence = known("", choose_example, example, language, tokenizer, architecture) if architecture else ""
     refuse()
     say(f"{run}: all that is told and recorded holds; converting step {step:,}")
     with new_folder(out, markers=MARKERS, overwrite=overwrite) as partial:
@@ -119,7 +119,7 @@ def release(
             licence=licence,
             base_model=base_model,
             language=language,
-            example=example,
+            example=sentence,
             related=others,
             notes=written,
             carbon=carbon,
