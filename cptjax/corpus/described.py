@@ -10,7 +10,7 @@ from typing import Any
 
 from cptjax.command.escape import printable, say
 from cptjax.corpus.formats import File
-from cptjax.data.store import Described
+from cptjax.data.store import HUB_ID, Described
 from cptjax.machine import hub
 from cptjax.machine.licences import licence
 
@@ -75,13 +75,8 @@ def _line(text: str) -> str:
 
 
 def _hub_id(text: str) -> str:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(text)
-    except HFValidationError as error:
-        raise ValueError(str(error)) from error
+    if not re.match(HUB_ID, text):
+        raise ValueError(f"{text!r} is no id of the Hugging Face Hub, such as OWNER/NAME")
     return text
 
 

@@ -70,7 +70,11 @@ def test_the_only_source_needs_no_name():
             {"license_of": ["apache2"]},
             "--license-of of a: 'apache2' is no licence that the Hugging Face Hub knows",
         ),
-        ("a", {"dataset_of": ["x/y/z"]}, "--dataset-of of a: Repo id must be in the form"),
+        (
+            "a",
+            {"dataset_of": ["x/y/z"]},
+            "--dataset-of of a: 'x/y/z' is no id of the Hugging Face Hub, such as OWNER/NAME",
+        ),
         (
             ["1/a", "2/a"],
             {"describe": ["a=x"]},
