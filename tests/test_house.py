@@ -61,10 +61,11 @@ attention.backends
 attention.check
 data.tokenizer data.store data.packing
 data.batches
-corpus.encodings corpus.unpack corpus.folders corpus.pool corpus.page
+corpus.encodings corpus.unpack corpus.folders corpus.pool corpus.page corpus.fit
 corpus.formats
-corpus.sources corpus.cleaning corpus.report corpus.described
-corpus.parts
+corpus.sources corpus.cleaning corpus.described
+corpus.parts corpus.sample
+corpus.report
 corpus.prepare
 corpus.beam
 corpus.command

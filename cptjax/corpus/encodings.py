@@ -8,6 +8,7 @@ from cptjax.command.escape import printable
 
 EVERY_BYTE = bytes(range(256))
 SHOWN = 12  # bytes on either side of one that is no UTF-8
+MISREAD = re.compile("[ÂÃÐÑâð][^\0-\x7f]+")  # letters, quotes, emoji in UTF-8 begin so
 
 
 def is_utf8(encoding: str) -> bool:
@@ -34,3 +35,13 @@ def instead_of(data: bytes, error: UnicodeDecodeError) -> str:
         if error.encoding == "utf-8" and after[0].isalpha():
             return f"give --encoding cp1252 if it should read {printable(word)}, else "
     return ""
+
+
+def misread(text: str) -> tuple[str, str] | None:
+    """The first letter of a text that is UTF-8 read as another encoding, and what it should be: ("Ã©", "é")."""
+    for run in MISREAD.finditer(text):
+        for encoding in ("cp1252", "latin-1"):
+            with contextlib.suppress(UnicodeError):
+                right = run[0].encode(encoding).decode()[0]
+                return right.encode().decode(encoding), right
+    return None

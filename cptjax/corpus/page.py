@@ -8,7 +8,7 @@ from typing import Any
 from cptjax.command.escape import JOINERS, html, printable
 
 COUNTED = ("documents", "tokens", "words", "text_bytes", "unknown_tokens")
-SHARES = ("fill", "longer_documents_share", "longer_tokens_share", "documents_cut_share")
+SHARES = ("fill", "pairs", "longer_documents_share", "longer_tokens_share", "documents_cut_share")
 WIDTH = 100  # columns of a terminal
 
 
@@ -69,7 +69,23 @@ def _tables(report: dict[str, Any]) -> list[_Table]:
     header = ("source", "documents", "tokens", "share", "tok/word", "B/tok", "unknown")
     header += ("in a pass", "share") if weights else ()
     notes = ["Held-out documents are counted here."] if held else []
+    needed = report["plain_sentences"]
+    if languages := sorted({of["compared_with"] for of in report["sources"]} - {None}):
+        plain = (
+            f"{needed[x]['tokens_per_word']:.2f} and {needed[x]['bytes_per_token']:.2f} of plain {x}" for x in languages
+        )
+        notes += [f"To compare with, tokens per word and bytes per token: {'; '.join(plain)}."]
     tables += [_Table("Where does it come from, and does the tokenizer fit it?", header, rows, notes)]
+    rows = [
+        [language, *(_Figure(f"{of[name]:.2f}") for name in ("tokens_per_word", "bytes_per_token"))]
+        for language, of in needed.items()
+    ]
+    notes = [
+        "The same two sentences in each language, where it knows all of their letters. A source is compared with that of "
+        "its letters which has most bytes per token: the tokenizer was made for it rather than for the others."
+    ]
+    header = ("language", "tok/word", "B/tok")
+    tables += [_Table("What does the tokenizer need for plain sentences?", header, rows, notes, brief=False)]
 
     bins, quantiles = report["lengths"]["histogram"], report["lengths"]["quantiles"].items()
     most = {of: max(b[of] for b in bins) for of in ("documents", "tokens")}
@@ -91,13 +107,20 @@ def _tables(report: dict[str, Any]) -> list[_Table]:
     notes = ["They are split over rows, never truncated."]
     header = ("row", "documents", "share", "their tokens", "share")
     tables += [_Table("How many are longer than a row?", header, rows, notes)]
-    rows = by_row("sequence_length", "rows", "fill", "padding", "documents_cut", "documents_cut_share")
-    tables += [_Table("How do they fill rows?", ("row", "rows", "full", "padding", "documents cut", "share"), rows)]
+    rows = by_row("sequence_length", "rows", "fill", "padding", "documents_cut", "documents_cut_share", "pairs")
+    header = ("row", "rows", "full", "padding", "documents cut", "share", "pairs")
+    notes = ["Pairs: of the pairs of tokens that attention goes through in whole rows, those that lie in one document."]
+    tables += [_Table("How do they fill rows?", header, rows, notes)]
 
     repeats = report["duplicates"]
     near = "nobody looked" if repeats["near"] is None else f"{repeats['near']:,}"
     rows = [["exact", _count(repeats["exact"])], ["near", _Figure(near)], ["of these kept", _count(repeats["kept"])]]
-    tables += [_Table("How many documents repeat another?", rows=rows)]
+    drawn = report["drawn"]
+    notes = [
+        f"Of {drawn['documents']:,} documents drawn by lot {drawn['near']:,} are almost the same as another of them; "
+        f"{percent(drawn['repeated'])} of five words in a row stood in the same document before."
+    ]
+    tables += [_Table("How many documents repeat another?", rows=rows, notes=notes)]
     rows, notes = [], ["Nobody looked: no evaluation files were given."]
     if overlap:
         rows = [[name, _count(documents)] for name, documents in overlap["found"].items()]

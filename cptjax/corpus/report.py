@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cptjax.corpus import fit, sample
 from cptjax.corpus.page import COUNTED, page, percent
 from cptjax.data.packing import packing_plan
 from cptjax.data.store import Manifest, Source, Store, sentences
@@ -23,13 +24,13 @@ from cptjax.files import parse_json, write_json, written
 
 # Where a researcher should look twice.
 MOST_UNKNOWN = 0.001  # of the tokens: more, and a script or a symbol of this text is lost to the model
-MOST_TOKENS_PER_WORD = 2.5  # tokenizers need 1.2 to 2 in a language they were trained on
-LEAST_BYTES_PER_TOKEN = 2.0  # and 3 to 5 of these; near 1 they spell in bytes
+MOST_TOKENS = 1.25  # for what takes one in plain sentences; of ModernBERT's, 1.0 for English of medicine, 1.4 for French
 MOST_DUPLICATES = 0.01  # of the documents: repeats are learned by heart (arXiv:2107.06499)
-LEAST_FILL = 0.99  # of a row; the packing reaches it wherever there are rows enough
+MOST_REPEATED = 0.15  # of a text's passages: a document with more was no training text for arXiv:2112.11446, table A1
+LEAST_FILL = 0.99  # of the rows but one, for the last is as full as it comes
+LEAST_PAIRS = 0.05  # of the pairs of tokens in full rows: what lies in two documents is no use to attention
 MOST_SHARE = 0.5  # of one document or source: the model learns that one
 MOST_REPEATS = 30  # in one pass; past 16 repeats bring little, past 40 nothing (arXiv:2305.16264)
-LEAST_MEDIAN = 32  # tokens: shorter documents give a causal model little to look back at
 MOST_BAD_ROWS = 0.01  # of the rows read: more is no accident but a wrong field or file
 
 SEED = 0  # of the samples and of the packing, so that equal stores give equal reports
@@ -57,11 +58,13 @@ def data_report(
     manifest, length_N, weight_N = opened.manifest, opened.length_N, opened.weight_N
     encoder = Encoder(opened.path / "tokenizer")
     shown_N = length_N if weight_N is None else length_N * weight_N
+    drawn, needed = sample.draw(opened, encoder, SEED), fit.needs(encoder)
     report = {
         "store": opened.path.resolve().name,
         "fingerprint": manifest.fingerprint,
         "totals": _counts(manifest, encoder),
-        "sources": _sources(opened, encoder, shown_N),
+        "plain_sentences": needed,
+        "sources": _sources(opened, encoder, shown_N, drawn, needed),
         "weights": None
         if weight_N is None
         else {"least": weight_N.min().item(), "most": weight_N.max().item(), "tokens": round(shown_N.sum().item())},
@@ -69,6 +72,7 @@ def data_report(
         "lengths": _lengths(length_N),
         "rows": [_rows(length_N, weight_N, length) for length in sequence_lengths],
         "duplicates": _duplicates(manifest),
+        "drawn": sample.facts(list(drawn.values()), manifest.documents),
         "contamination": manifest.contamination and dataclasses.asdict(manifest.contamination),
         "dropped": _dropped(opened.path / "dropped.jsonl", manifest),
         "other_files": manifest.dropped.get("other_files", 0),
@@ -97,13 +101,23 @@ def _counts(of: Manifest | Source, encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def _sources(store: Store, encoder: Encoder, shown_N: np.ndarray) -> list[dict[str, Any]]:
-    """Counts of each source; where documents have weights, also the tokens that a pass shows of it."""
-    sources = store.manifest.sources
+def _sources(
+    store: Store,
+    encoder: Encoder,
+    shown_N: np.ndarray,
+    drawn: dict[int, str],
+    needed: dict[str, dict[str, float]],
+) -> list[dict[str, Any]]:
+    """Counts of each source, and the language of plain sentences that it is compared with, None where none of it was
+    drawn; where documents have weights, also the tokens that a pass shows of it."""
+    sources, source_N = store.manifest.sources, store.source_N
     total = sum(source.tokens for source in sources)
     counted = [{"name": s.name, **_counts(s, encoder), "share": _share(s.tokens, total)} for s in sources]
+    for number, source in enumerate(counted):
+        text = "".join(text[:HEAD] for document, text in drawn.items() if source_N[document] == number)
+        source["compared_with"] = fit.compared_with(needed, text) if text else None
     if store.weight_N is not None:
-        shown = np.bincount(store.source_N, weights=shown_N, minlength=len(sources)).tolist()
+        shown = np.bincount(source_N, weights=shown_N, minlength=len(sources)).tolist()
         for source, tokens in zip(counted, shown, strict=True):
             source |= {"pass_tokens": round(tokens), "pass_share": _share(tokens, sum(shown))}
     return counted
@@ -138,6 +152,7 @@ def _rows(length_N: np.ndarray, weight_N: np.ndarray | None, sequence_length: in
         "rows": len(plan),
         "fill": _share(tokens, room),
         "padding": room - tokens,
+        "pairs": _share((plan.length_S.astype(float) ** 2).sum().item(), tokens * sequence_length),
         "documents_cut": len(cut),
         "documents_cut_share": len(cut) / len(length_N),
     }
@@ -248,8 +263,7 @@ def _held_out(path: Path, manifest: Manifest) -> dict[str, Any] | None:
 
 def _warnings(report: dict[str, Any]) -> list[str]:
     """One sentence for each number that should make a researcher look twice."""
-    total, duplicates, median = report["totals"], report["duplicates"], report["lengths"]["quantiles"]["50"]
-    unknown, per_word, per_token = total["unknown_rate"], total["tokens_per_word"], total["bytes_per_token"]
+    unknown, duplicates, drawn = report["totals"]["unknown_rate"], report["duplicates"], report["drawn"]
     overlaps = (report["contamination"] or {}).get("documents", 0)
     left_out = report["dropped"].get("contaminated", {}).get("rows", 0)
     repeats = (report["weights"] or {}).get("most", 1)
@@ -257,7 +271,8 @@ def _warnings(report: dict[str, Any]) -> list[str]:
     several = report["sources"] if len(report["sources"]) > 1 else []  # one alone is all of the tokens by right
     shares = {f"Source {source['name']}": source.get("pass_share", source["share"]) for source in several}
     shares = {"One document": report["largest_share"], **shares}
-    misfit = "The tokenizer does not fit the language:"
+    looked = f"Of {drawn['documents']:,} documents" + " drawn by lot" * (drawn["documents"] < drawn["of"])
+    misread, right = drawn["misread_letters"] or ("", "")
     same = report["same_files"]
     checks = [
         *((True, report["left_out"][why]) for why in ("kind", "again") if why in report["left_out"]),
@@ -272,11 +287,23 @@ def _warnings(report: dict[str, Any]) -> list[str]:
             f"In {report['written_specials']:,} places the text reads like a special token, such as [MASK]. "
             "It stays text.",
         ),
-        (per_word > MOST_TOKENS_PER_WORD, f"{misfit} {per_word:.2f} tokens per word."),
-        (per_token < LEAST_BYTES_PER_TOKEN, f"{misfit} {per_token:.2f} bytes per token."),
+        *_misfits(report),
+        (
+            drawn["misread"] > MOST_BAD_ROWS * drawn["documents"],
+            f"{looked} {drawn['misread']:,} hold letters that were misread before they came here, such as {misread} for "
+            f"{right}.",
+        ),
         (
             duplicates["kept_share"] > MOST_DUPLICATES,
             f"{duplicates['kept']:,} documents ({percent(duplicates['kept_share'])}) repeat another and were kept.",
+        ),
+        (
+            drawn["near"] > MOST_DUPLICATES * drawn["documents"],
+            f"{looked} {drawn['near']:,} are almost the same as another of them: --duplicates near keeps one of each.",
+        ),
+        (
+            drawn["repeated"] > MOST_REPEATED,
+            f"{looked}, {percent(drawn['repeated'])} of five words in a row stood in the same document before.",
         ),
         (
             overlaps > 0,
@@ -284,17 +311,41 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         ),
         *(
             (
-                rows["fill"] < LEAST_FILL,
+                rows["fill"] * rows["rows"] < LEAST_FILL * (rows["rows"] - 1),
                 f"Rows of {rows['sequence_length']:,} tokens are {percent(rows['fill'])} full.",
             )
             for rows in report["rows"]
         ),
+        *(
+            (
+                rows["pairs"] < LEAST_PAIRS,
+                f"Documents are short for rows of {rows['sequence_length']:,} tokens: {percent(rows['pairs'])} of the "
+                "pairs of tokens there lie in one document, and attention on CPUs goes through all: shorter rows do.",
+            )
+            for rows in report["rows"][:1]
+        ),
         *((share > MOST_SHARE, f"{what} is {percent(share)} of the tokens.") for what, share in shares.items()),
         (repeats > MOST_REPEATS, f"A pass shows some document {repeats:,g} times."),
-        (median < LEAST_MEDIAN, f"Half of the documents have {median} tokens or fewer."),
         (bad["share"] > MOST_BAD_ROWS, f"{bad['rows']:,} rows ({percent(bad['share'])}) were dropped as bad."),
     ]
     return [sentence for is_so, sentence in checks if is_so]
+
+
+def _misfits(report: dict[str, Any]) -> list[tuple[bool, str]]:
+    """A sentence for each source for which the tokenizer needs more than for the plain sentences it is compared with."""
+    checks = []
+    for source in report["sources"]:
+        if source["compared_with"] is not None:
+            plain = report["plain_sentences"][source["compared_with"]]["bytes_per_token"]
+            times = _share(plain, source["bytes_per_token"])
+            what = source["name"] if len(report["sources"]) > 1 else "this text"
+            said = (
+                f"The tokenizer takes {times:.2f} times as many tokens for {what} as for as much plain "
+                f"{source['compared_with']} ({source['bytes_per_token']:.2f} bytes per token, {plain:.2f} there): "
+                "another language, capitals, damaged letters, or no sentences?"
+            )
+            checks.append((times > MOST_TOKENS, said))
+    return checks
 
 
 def write(store: Path | str, out: Path | None = None, *, samples: bool = True) -> dict[str, Any]:
