@@ -18,6 +18,7 @@ import tyro
 
 from cptjax.attention.backends import Case, check_backend
 from cptjax.command.errors import reason
+from cptjax.command.escape import nearest
 from cptjax.command.line import fill
 from cptjax.data.batches import Data
 from cptjax.dropout import Dropout
@@ -160,7 +161,8 @@ def load_config(path: Path) -> Run:
         ours = importlib.util.find_spec("configs")  # of a clone, or installed with this package
         path = Path(*(ours.submodule_search_locations or [])[:1]) / path.name if ours else path
     if not path.is_file():
-        raise FileNotFoundError(f"no config file {path}; see configs/ for examples")
+        near = nearest(path.name, (other.name for other in path.parent.glob("*.py")))
+        raise FileNotFoundError(f"no config file {path}{near}; see configs/ for examples")
     run = called(path, "get_config", _checked)
     if not isinstance(run, Run):
         raise ValueError(f"{path} must define get_config() -> cptjax.config.Run")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cptjax.command.escape import nearest
 from eval.tasks.pieces import flat
 from eval.tasks.task import Answer, Kind, Span
 
@@ -32,7 +33,7 @@ class Metric:
 def metric(name: str) -> Metric:
     """A metric by name. Raises ValueError, with the known ones, where there is none."""
     if name not in METRICS:
-        raise ValueError(f"no metric is called {name!r}: there are {', '.join(METRICS)}")
+        raise ValueError(f"no metric is called {name!r}{nearest(name, METRICS)}: there are {', '.join(METRICS)}")
     return METRICS[name]
 
 

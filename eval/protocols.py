@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from cptjax.command.escape import nearest
 from cptjax.config import called
 from cptjax.files import typed
 from eval.tasks.task import Kind
@@ -148,12 +149,14 @@ def protocol_of(name: str, kind: Kind, changes: Mapping[str, Any] | None = None)
     elif (full := name if name in PROTOCOLS else f"{name}_{ENDINGS.get(kind, 'text')}") in PROTOCOLS:
         base = PROTOCOLS[full]
     else:
-        raise ValueError(f"protocol is {name!r}: it is one of {', '.join(PROTOCOLS)}, or a Python file")
+        asked = f"protocol is {name!r}{nearest(name, PROTOCOLS)}"
+        raise ValueError(f"{asked}: it is one of {', '.join(PROTOCOLS)}, or a Python file")
     if not changes:
         return base
     known = {field.name for field in dataclasses.fields(Protocol)}
     if unknown := sorted(changes.keys() - known):
-        raise ValueError(f"protocols have no {', '.join(unknown)}: there are {', '.join(sorted(known))}")
+        asked = f"protocols have no {', '.join(unknown)}{nearest(unknown[0], known)}"
+        raise ValueError(f"{asked}: there are {', '.join(sorted(known))}")
     return typed(Protocol, {**dataclasses.asdict(base), **changes}, f"protocol {name}")
 
 

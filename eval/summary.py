@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cptjax.command.escape import nearest
 from cptjax.rows import Row, check_comparable, read_rows
 from eval.metrics import METRICS
 from eval.predictions import Head, Prediction, read_predictions
@@ -153,7 +154,8 @@ def beside(results: Results, baseline: str) -> list[Beside]:
     Raises ValueError where no model is called so.
     """
     if baseline not in results.models:
-        raise ValueError(f"no model is called {baseline!r}: the rows are of {', '.join(results.models)}")
+        asked = f"no model is called {baseline!r}{nearest(baseline, results.models)}"
+        raise ValueError(f"{asked}: the rows are of {', '.join(results.models)}")
     others = [model for model in results.models if model != baseline]
     return [each for model in others for each in _beside(results, model, baseline)]
 

@@ -11,6 +11,7 @@ import jax
 
 from cptjax.attention.blockwise import attend_blockwise
 from cptjax.attention.reference import attend_reference
+from cptjax.command.escape import nearest
 from cptjax.dropout import Dropping
 from cptjax.masks import MaskSpec
 from cptjax.ops import SAVED
@@ -46,8 +47,9 @@ def attend(
 
 def check_backend(name: str, *others: str) -> None:
     """Raise ValueError, with the choices, for what is no row of BACKENDS and none of `others`."""
-    if name not in (*others, *BACKENDS):
-        raise ValueError(f"attention is {name!r}: it is one of {', '.join((*others, *BACKENDS))}")
+    known = (*others, *BACKENDS)
+    if name not in known:
+        raise ValueError(f"attention is {name!r}{nearest(name, known)}: it is one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)

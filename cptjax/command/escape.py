@@ -3,11 +3,12 @@
 Names of files, columns, phases and models, rows, tokens and the words of errors may hold anything.
 """
 
+import difflib
 import html as escapes
 import re
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from tqdm import tqdm
@@ -45,6 +46,17 @@ def listed(names: Sequence[str], *, most: int = MOST_LISTED, between: str = ", "
     """The first of what a sentence names, and how many more there are. `between` is "; " where commas are in them."""
     more = len(names) - most
     return between.join(names[:most]) + (f"{between.strip(', ')} and {more:,} more" if more > 0 else "")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What is asked of a name that is unknown, such as " (did you mean --passes?)"; "" where none is near."""
+    spelled = {_spelled(other): other for other in known}
+    near = difflib.get_close_matches(_spelled(name), spelled, 1)
+    return f" (did you mean {printable(spelled[near[0]])}?)" if near else ""
+
+
+def _spelled(name: str) -> str:
+    return name.lower().lstrip("-").replace("_", "-")
 
 
 def html(text: str, *, keep: str = "") -> str:

@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any, ClassVar, NamedTuple, NoReturn, get_args
@@ -20,7 +20,7 @@ from absl import logging as absl_logging
 
 from cptjax import __version__
 from cptjax.command import errors
-from cptjax.command.escape import say
+from cptjax.command.escape import nearest, say
 
 PYTHON = {  # what int() and float() say of a text that is none
     r"invalid literal for int\(\) with base 10: (.*)": r"\1 is no whole number, such as 1000",
@@ -70,6 +70,8 @@ def _run(package: str, commands: Mapping[str, Command], words: Sequence[str]) ->
     work, rest = parse(package, commands, words)
     try:
         return work(rest)
+    except UnknownOption as error:  # passed on to a config: what the command itself takes may have been meant
+        raise UnknownOption(error.word, {*error.known, *_taken(type(work), {})}) from None
     except KeyboardInterrupt as stop:
         if work.goes_on:
             stop.args = ("the same command goes on",)
@@ -109,13 +111,23 @@ def _list(program: str, commands: Mapping[str, Command], words: Sequence[str]) -
         say(f"cptjax {__version__}")
         raise SystemExit(0)
     if not {"-h", "--help"} & {*words[:2]}:
-        asked = f"no command is called {' '.join(words[:2])!r}" if words else "no command is given"
+        grouped = {name.split()[0] for name in commands if " " in name}  # bench attention, bench loss, ...
+        name = " ".join(words[: 2 if {*words[:1]} & grouped else 1])
+        asked = f"no command is called {name!r}{nearest(name, commands)}" if words else "no command is given"
         raise ValueError(f"{asked}: {program} takes {', '.join(commands)}")
     width = max(map(len, commands))
     say(f"usage: {program} COMMAND ...\n")
     say("\n".join(f"  {name:{width}}  {command.help}" for name, command in commands.items()))
     say(f"\n{program} COMMAND --help tells of its options.")
     raise SystemExit(0)
+
+
+class UnknownOption(ValueError):
+    """A `word` is no option: the nearest of those `known` may have been meant."""
+
+    def __init__(self, word: str, known: Iterable[str]):
+        super().__init__(f"no option is called {word}{nearest(word, known)}; --help lists all")
+        self.word, self.known = word, known
 
 
 def fill(kind: Any, words: Sequence[str], **options: Any) -> Any:
@@ -132,7 +144,24 @@ def fill(kind: Any, words: Sequence[str], **options: Any) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(_in_one_line(complaint.getvalue())) from stop
+        said = _in_one_line(complaint.getvalue())
+        if said.startswith("Unrecognized options: "):
+            unknown = said.removeprefix("Unrecognized options: ").split(" Perhaps you meant: ")[0].split(", ")
+            word = next((word for word in unknown if word.startswith("-")), None)
+            if word is None:
+                raise ValueError(f"{unknown[0]!r} is a word too many; --help lists what is taken") from stop
+            raise UnknownOption(word.split("=")[0], _taken(kind, options)) from stop
+        raise ValueError(said) from stop
+
+
+def _taken(kind: Any, options: Mapping[str, Any]) -> set[str]:
+    """The options that a dataclass takes, as its help lists them."""
+    import tyro
+
+    listed = io.StringIO()
+    with contextlib.redirect_stdout(listed), contextlib.suppress(SystemExit):
+        tyro.cli(kind, args=["--help"], **options)
+    return set(re.findall(r"--[a-z][\w.-]*", listed.getvalue()))
 
 
 def _in_one_line(printed: str) -> str:

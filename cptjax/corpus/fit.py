@@ -11,8 +11,8 @@ from collections import Counter
 from cptjax.data.tokenizer import Encoder
 
 SENTENCES = {
-    "English": "When the doctor came back in the evening, the children were already asleep, and their mother was sitting "
-    "at the window with a letter in her hand. She had read it twice, but she did not know what she should answer, for "
+    "English": "When the doctor came back in the evening, the children were already asleep, and their mother was "
+    "sitting at the window with a letter in her hand. She had read it twice, but she did not know what she should answer, for "
     "it was a long time since anyone had asked her what she wanted.",
     "French": "Quand le médecin revint le soir, les enfants dormaient déjà, et leur mère était assise près de la "
     "fenêtre, une lettre à la main. Elle l'avait lue deux fois, mais elle ne savait pas ce qu'elle devait répondre, "
@@ -34,14 +34,15 @@ SENTENCES = {
     "dat iemand haar had gevraagd wat ze wilde.",
     "Polish": "Kiedy lekarz wrócił wieczorem, dzieci już spały, a ich matka siedziała przy oknie z listem w ręku. "
     "Przeczytała go dwa razy, ale nie wiedziała, co ma odpowiedzieć, bo od dawna nikt jej nie pytał, czego chce.",
-    "Russian": "Когда врач вернулся вечером, дети уже спали, а их мать сидела у окна с письмом в руке. Она прочитала "
-    "его два раза, но не знала, что ей ответить, потому что уже давно никто не спрашивал её, чего она хочет.",
-    "Arabic": "عندما عاد الطبيب في المساء كان الأطفال قد ناموا، وكانت أمهم جالسة عند النافذة وفي يدها رسالة. لقد قرأتها "
-    "مرتين، لكنها لم تعرف بماذا تجيب، فقد مضى وقت طويل منذ أن سألها أحد عما تريد.",
-    "Chinese": "医生晚上回来的时候，孩子们已经睡着了，他们的母亲坐在窗边，手里拿着一封信。她已经读了两遍，但是不知道应该怎么回答，"
-    "因为很久没有人问过她想要什么了。",
-    "Japanese": "夜になって医者が戻ってきたとき、子どもたちはもう眠っていて、母親は手紙を手に窓のそばに座っていた。彼女はそれを二度読んだが、"
-    "どう答えればよいのかわからなかった。何が欲しいのかと人に聞かれるのは、ずいぶん久しぶりだったからだ。",
+    "Russian": "Когда врач вернулся вечером, дети уже спали, а их мать сидела у окна с письмом в руке. Она "
+    "прочитала его два раза, но не знала, что ей ответить, потому что уже давно никто не спрашивал её, чего она хочет.",
+    "Arabic": "عندما عاد الطبيب في المساء كان الأطفال قد ناموا، وكانت أمهم جالسة عند النافذة وفي يدها رسالة. "
+    "لقد قرأتها مرتين، لكنها لم تعرف بماذا تجيب، فقد مضى وقت طويل منذ أن سألها أحد عما تريد.",
+    "Chinese": "医生晚上回来的时候，孩子们已经睡着了，他们的母亲坐在窗边，手里拿着一封信。"
+    "她已经读了两遍，但是不知道应该怎么回答，因为很久没有人问过她想要什么了。",
+    "Japanese": "夜になって医者が戻ってきたとき、子どもたちはもう眠っていて、母親は手紙を手に窓のそばに座っていた。"
+    "彼女はそれを二度読んだが、どう答えればよいのかわからなかった。"
+    "何が欲しいのかと人に聞かれるのは、ずいぶん久しぶりだったからだ。",
 }
 
 

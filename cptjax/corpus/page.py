@@ -81,8 +81,8 @@ def _tables(report: dict[str, Any]) -> list[_Table]:
         for language, of in needed.items()
     ]
     notes = [
-        "The same two sentences in each language, where it knows all of their letters. A source is compared with that of "
-        "its letters which has most bytes per token: the tokenizer was made for it rather than for the others."
+        "The same two sentences in each language, where it knows all of their letters. A source is compared with "
+        "that of its letters which has most bytes per token: rather for it than for others the tokenizer was made."
     ]
     header = ("language", "tok/word", "B/tok")
     tables += [_Table("What does the tokenizer need for plain sentences?", header, rows, notes, brief=False)]

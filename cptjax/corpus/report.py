@@ -24,7 +24,9 @@ from cptjax.files import parse_json, write_json, written
 
 # Where a researcher should look twice.
 MOST_UNKNOWN = 0.001  # of the tokens: more, and a script or a symbol of this text is lost to the model
-MOST_TOKENS = 1.25  # for what takes one in plain sentences; of ModernBERT's, 1.0 for English of medicine, 1.4 for French
+MOST_TOKENS = (
+    1.25  # for what takes one in plain sentences: ModernBERT's takes 1 for English of medicine, 1.4 for French
+)
 MOST_DUPLICATES = 0.01  # of the documents: repeats are learned by heart (arXiv:2107.06499)
 MOST_REPEATED = 0.15  # of a text's passages: a document with more was no training text for arXiv:2112.11446, table A1
 LEAST_FILL = 0.99  # of the rows but one, for the last is as full as it comes
@@ -290,8 +292,8 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         *_misfits(report),
         (
             drawn["misread"] > MOST_BAD_ROWS * drawn["documents"],
-            f"{looked} {drawn['misread']:,} hold letters that were misread before they came here, such as {misread} for "
-            f"{right}.",
+            f"{looked} {drawn['misread']:,} hold letters that were misread before they came here, such as {misread} "
+            f"for {right}.",
         ),
         (
             duplicates["kept_share"] > MOST_DUPLICATES,
@@ -332,7 +334,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
 
 
 def _misfits(report: dict[str, Any]) -> list[tuple[bool, str]]:
-    """A sentence for each source for which the tokenizer needs more than for the plain sentences it is compared with."""
+    """A sentence for each source that takes more tokens than the plain sentences it is compared with."""
     checks = []
     for source in report["sources"]:
         if source["compared_with"] is not None:

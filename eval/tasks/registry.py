@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from cptjax.command.escape import nearest
 from eval.tasks import (
     blurb,
     chemprot,
@@ -45,7 +46,8 @@ def chosen(words: Iterable[str], language: str = "en") -> list[Task]:
     for word in words:
         name, is_own, folder = word.partition("=")
         if not is_own and name not in TASKS:
-            raise ValueError(f"no task is called {name!r}: there are {', '.join(TASKS)}; your own is NAME=FOLDER")
+            there = f"there are {', '.join(TASKS)}; your own is NAME=FOLDER"
+            raise ValueError(f"no task is called {name!r}{nearest(name, TASKS)}: {there}")
         if is_own and name in TASKS:
             raise ValueError(f"{name} is a task of ours: give yours another name")
         tasks.append(own_task(name, Path(folder), language) if is_own else TASKS[name])
