@@ -8,3 +8,7 @@
 
 Only safetensors are read and written: no pickle, no remote code.
 """
+
+import os
+
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which nothing here needs

@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import io
 import logging
-import os
 import re
 import signal
 import sys
@@ -66,7 +65,6 @@ def _run(package: str, commands: Mapping[str, Command], words: Sequence[str]) ->
     signal.signal(signal.SIGTERM, _stop)
     absl_logging.set_verbosity(absl_logging.FATAL)  # orbax logs the errors it raises
     logging.getLogger("orbax").setLevel(logging.ERROR)
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it misses PyTorch, which nothing here needs
     work, rest = parse(package, commands, words)
     try:
         return work(rest)

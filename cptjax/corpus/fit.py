@@ -12,8 +12,8 @@ from cptjax.data.tokenizer import Encoder
 
 SENTENCES = {
     "English": "When the doctor came back in the evening, the children were already asleep, and their mother was "
-    "sitting at the window with a letter in her hand. She had read it twice, but she did not know what she should answer, for "
-    "it was a long time since anyone had asked her what she wanted.",
+    "sitting at the window with a letter in her hand. She had read it twice, but she did not know what she should "
+    "answer, for it was a long time since anyone had asked her what she wanted.",
     "French": "Quand le médecin revint le soir, les enfants dormaient déjà, et leur mère était assise près de la "
     "fenêtre, une lettre à la main. Elle l'avait lue deux fois, mais elle ne savait pas ce qu'elle devait répondre, "
     "car il y avait longtemps que personne ne lui avait demandé ce qu'elle voulait.",

@@ -6,6 +6,7 @@ A process that stops alone leaves the others waiting for it, in whatever they wo
 import contextlib
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -45,9 +46,23 @@ def start() -> None:
         jax.distributed.initialize()
     else:
         return
+    if jax.default_backend() == "cpu":
+        _keep_stdout_for_python()
     devices = Counter(device.process_index for device in jax.devices())
     if len(set(devices.values())) > 1:
         raise ValueError(f"every process must have as many devices: {_differing('devices', devices)}")
+
+
+def _keep_stdout_for_python() -> None:
+    """Gloo, by which CPUs exchange, tells on stdout of each group of processes that it has joined. What other languages
+    print there goes nowhere from here on; their errors are on stderr."""
+    if sys.stdout is None or sys.stdout.fileno() != 1:
+        return
+    sys.stdout.flush()
+    own = os.dup(1)
+    with open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), 1)
+    sys.stdout = open(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, buffering=1)
 
 
 def _number(name: str, text: str, least: int, most: int = 2**20) -> int:
