@@ -1,6 +1,8 @@
 """What a sample of a store's documents is like: nearly the same again, repeating itself, in letters that were misread.
 
-Documents are drawn by lot, so many tokens at most, whatever the store's size. N documents of it, G passages of words.
+Documents are drawn by lot, so many tokens at most, whatever the store's size.
+
+N documents drawn, W words and G passages of one.
 """
 
 from typing import Any

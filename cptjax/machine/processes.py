@@ -46,7 +46,7 @@ def start() -> None:
         jax.distributed.initialize()
     else:
         return
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and jax.process_count() > 1:
         _keep_stdout_for_python()
     devices = Counter(device.process_index for device in jax.devices())
     if len(set(devices.values())) > 1:

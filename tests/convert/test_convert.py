@@ -786,13 +786,14 @@ def test_the_hub_cache_answers_without_a_network(tiny, tmp_path):
 
 
 def test_nobody_is_told_to_install_pytorch(tiny):
-    # Broken by: TRANSFORMERS_NO_ADVISORY_WARNINGS left alone.
+    """Nor in a program or notebook of one's own."""
+    # Broken by: TRANSFORMERS_NO_ADVISORY_WARNINGS left alone, or set where commands begin.
     code = (
         "import importlib.util as util, sys\n"
         "find = util.find_spec\n"
         "util.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
-        "from convert.__main__ import main\n"
-        "sys.exit(main(['shape', sys.argv[1]]))"
+        "from convert.from_hf import read_shape\n"
+        "read_shape(sys.argv[1])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tiny)], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -134,7 +134,7 @@ def test_tokenizer_fills_and_prepares(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "cptjax", "prepare", *map(str, words)], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0 and "store: 300 documents, " in done.stdout
+    assert (done.returncode, done.stderr) == (0, "") and "store: 300 documents, " in done.stdout
     assert Manifest.read(tmp_path / "store").documents == 300
     again = subprocess.run(
         [sys.executable, "-m", "cptjax", "prepare", *map(str, words)], cwd=ROOT, capture_output=True, text=True

@@ -66,7 +66,7 @@ def test_the_command_fails_where_data_does_not_hold_together(tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--task", "anatom"], "error: no task is called 'anatom': there are "),
+        (["--task", "anatom"], "error: no task is called 'anatom' (did you mean anatem?): there are "),
         (["--data", "/nowhere/at/all"], "error: /nowhere/at/all is no folder"),
     ],
 )

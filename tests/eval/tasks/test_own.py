@@ -125,7 +125,7 @@ def test_what_no_task_can_be_is_told_in_a_line(tmp_path, name):
 
 
 def test_names_of_tasks_are_known_ones_or_new(tmp_path):
-    refused(lambda: chosen(["anatom"]), "no task is called 'anatom': there are fracco_30,")
+    refused(lambda: chosen(["anatom"]), "no task is called 'anatom' (did you mean anatem?): there are fracco_30,")
     refused(lambda: chosen([f"anatem={tmp_path}"]), "anatem is a task of ours")
     refused(lambda: chosen(["a/b=x"]), "'a/b' is no name of a task")
     refused(lambda: chosen([f"mine={tmp_path}/x"]), "x is no folder")
