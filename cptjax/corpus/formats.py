@@ -23,7 +23,7 @@ from cptjax.corpus import unpack
 from cptjax.corpus.encodings import instead_of, is_readable, is_utf8
 from cptjax.corpus.unpack import FAILURES, GrowthError, LengthError
 
-VERSION = 2  # of what rows a file is read as: with another one all parts are made anew
+VERSION = 3  # of what is read of a file: with another one all parts are made anew
 PIECE_BYTES = 4 * 2**20
 BYTE_ORDER_MARK = "\ufeff".encode()
 DELIMITERS = (",", ";", "\t", "|")  # that are looked for in a .csv file's first row

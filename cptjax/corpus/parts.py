@@ -211,6 +211,7 @@ class _Part:
         self.facts: defaultdict[str, list] = defaultdict(list)
         self.values: dict[str, list[str]] = {field: [] for field in job.count_fields}
         self.dropped: list[dict[str, Any]] = []
+        self.asked: dict[str, bool] = dict.fromkeys((c.field for c in job.cleaning.keep_if), False)  # has one a value?
         self.waiting: list[tuple[int, Document, float]] = []
         self.waiting_bytes = 0
 
@@ -240,6 +241,8 @@ class _Part:
         if not document.text.strip():
             return EMPTY, 0
         cleaning = self.job.cleaning
+        for name in self.asked:
+            self.asked[name] |= document.fields[name] is not None
         for condition in cleaning.keep_if:
             if not condition.holds(document.fields[condition.field]):
                 return str(condition), 0
@@ -289,7 +292,7 @@ class _Part:
         self.waiting_bytes = 0
 
     def write(self) -> None:
-        meta = {"dropped": self.dropped, "values": self.values}
+        meta = {"dropped": self.dropped, "values": self.values, "asked": self.asked}
         arrays: dict[str, Any] = {name: np.array(x, FACTS.get(name, np.int64)) for name, x in self.facts.items()}
         arrays["ids"] = np.concatenate([np.zeros(0, _encoder(self.job).dtype), *self.ids])
         arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)

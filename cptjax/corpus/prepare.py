@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cptjax.command.escape import say
+from cptjax.command.escape import nearest, printable, say
 from cptjax.corpus import formats, pool, sources
 from cptjax.corpus.cleaning import SIGNATURE, Cleaning, Evaluation, exact_duplicates, near_duplicates, read_evaluation
 from cptjax.corpus.described import Description, describe, known_to_hub
@@ -240,7 +240,8 @@ def _decide(job: Job, parts: Parts) -> Decision:
         id_N2 = parts.fact("id")
         has_id_N = (id_N2 != np.frombuffer(NO_ID, np.uint64)).any(axis=1)
         if not has_id_N.any():
-            raise ValueError(f"no document has a field {job.reading.id_field!r}: name yours with --id-field")
+            has = _not_there(job, parts, job.reading.id_field)
+            raise ValueError(f"no row has a value of {has}; name yours with --id-field")
         of_M = np.flatnonzero((why_N == "") & has_id_N)
         repetitions("repeated id", exact_duplicates(id_N2[of_M]), of_M, drop=True)
         repeated = np.flatnonzero(why_N == "repeated id").tolist()
@@ -388,9 +389,23 @@ def _itself(task: Any) -> Iterator[Any]:
 def _nothing_left(job: Job, parts: Parts, decision: Decision | None, side: int) -> str:
     whys = parts.dropped + Counter(() if decision is None else decision.why_N[decision.why_N != ""].tolist())
     if decision is None or not decision.side_N.any():
-        return f"no document is left: {', '.join(f'{count:,} dropped as {why}' for why, count in whys.items())}"
+        asked = [read_meta(path)["asked"] for path in parts.paths]
+        for condition in job.cleaning.keep_if:
+            if str(condition) in whys and not any(fields[condition.field] for fields in asked):
+                return f"no row has a value of {_not_there(job, parts, condition.field)}; correct --keep-if {condition}"
+        conditions = {str(condition) for condition in job.cleaning.keep_if}
+        left = (
+            f"{count:,} {'do not meet' if why in conditions else 'dropped as'} {why}" for why, count in whys.items()
+        )
+        return f"no document is left: {', '.join(left)}"
     state = "no document is held out" if side == HELD_OUT else "every document is held out"
     return f"{state} at held_out {job.held_out}: change the share or add documents"
+
+
+def _not_there(job: Job, parts: Parts, name: str) -> str:
+    """A column that no row has, and what the first row has instead."""
+    columns = [column for column in sources.columns(parts.files[0][1], job.reading) if column != name]
+    return f"{name!r}{nearest(name, columns)}: the first has {', '.join(map(printable, columns))}"
 
 
 def _summary(
@@ -436,7 +451,7 @@ def _summary(
             _count_values(job, fields, meta["values"], kept_N[start:stop], path)
     for field, counted in fields.items():
         if counted.keys() == {"None"}:
-            raise ValueError(f"no document has a field {field!r} to be counted by: correct the name")
+            raise ValueError(f"no row has a value of {_not_there(job, parts, field)}; correct --count-fields")
     dropped = parts.dropped + Counter(decision.why_N[~kept_N].tolist())
     other_files = sum(entry.why == "kind" for entry in left_out)
     return {

@@ -4,6 +4,7 @@
 time; `documents` reads a piece, in any process. What cannot be read comes back as `Bad`, beside the documents.
 """
 
+import contextlib
 import fnmatch
 import glob
 import hashlib
@@ -132,6 +133,15 @@ def documents(file: File, piece: Piece, reading: Reading) -> Iterator[Document |
             yield document
     except FAILURES as error:
         yield Bad(row, failure(file, error))
+
+
+def columns(file: File, reading: Reading) -> list[str]:
+    """The columns of a file's first row that can be read; none where there is none."""
+    with contextlib.suppress(*FAILURES):
+        for piece in pieces(file, reading):
+            for _, parse in FORMATS[file.format][1](file, piece, reading) if isinstance(piece, Piece) else ():
+                return list(parse())
+    return []
 
 
 def read_documents(source: Path | str, reading: Reading) -> Iterator[str]:
