@@ -19,20 +19,20 @@ COMMANDS = {
         "what tells most of this device, in the minutes there are", "eval.bench.everything:EverythingBench"
     ),
     "bench attention": Command(
-        "every backend of attention: errors, speed, memory", "eval.bench.attention:AttentionBench"
+        "every backend of attention: errors, speed, memory", "eval.bench.command:AttentionBench"
     ),
-    "bench loss": Command("the chunked loss, beside the plain one", "eval.bench.loss:LossBench"),
-    "bench step": Command("a training step of ours alone", "eval.bench.step:StepBench"),
-    "bench compare": Command("a training step, beside PyTorch's", "eval.bench.compare:CompareBench"),
+    "bench loss": Command("the chunked loss, beside the plain one", "eval.bench.command:LossBench"),
+    "bench step": Command("a training step of ours alone", "eval.bench.command:StepBench"),
+    "bench compare": Command("a training step, beside PyTorch's", "eval.bench.command:CompareBench"),
     "bench finetune": Command(
-        "a fine-tuning, beside transformers' and PyTorch's: scores, seconds", "eval.bench.finetune:FinetuneBench"
+        "a fine-tuning, beside transformers' and PyTorch's: scores, seconds", "eval.bench.command:FinetuneBench"
     ),
     "bench rounding": Command(
-        "the error of a bfloat16 gradient, beside PyTorch's autocast", "eval.bench.rounding:RoundingBench"
+        "the error of a bfloat16 gradient, beside PyTorch's autocast", "eval.bench.command:RoundingBench"
     ),
-    "bench convert": Command("a conversion, beside transformers'", "eval.bench.convert:ConvertBench"),
-    "bench data": Command("reading a token store, and planning its rows", "eval.bench.data:DataBench"),
-    "bench prepare": Command("preparing text, beside the tokenizer alone", "eval.bench.prepare:PrepareBench"),
+    "bench convert": Command("a conversion, beside transformers'", "eval.bench.command:ConvertBench"),
+    "bench data": Command("reading a token store, and planning its rows", "eval.bench.command:DataBench"),
+    "bench prepare": Command("preparing text, beside the tokenizer alone", "eval.bench.command:PrepareBench"),
 }
 
 

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from cptjax.loss import cross_entropy, measure
-from eval.bench import fitted, loss
+from eval.bench import loss
+from eval.bench.measure import fitted
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

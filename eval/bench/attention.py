@@ -6,9 +6,8 @@ B rows, L tokens, H heads, K head width.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
@@ -17,7 +16,8 @@ from cptjax.attention.check import both, errors, inputs, judge
 from cptjax.command.errors import reason
 from cptjax.machine import host
 from cptjax.masks import MaskMode, MaskSpec
-from eval.bench import Count, Lengths, Names, TimedBench, check_names, fitted, in_turns, record, timed
+from eval.bench.command import AttentionBench
+from eval.bench.measure import check_names, fitted, in_turns, record, timed
 
 WINDOW = 64  # ModernBERT's, on each open side
 SPECS = [MaskSpec(mode, window) for window in (None, WINDOW) for mode in (MaskMode.BIDIRECTIONAL, MaskMode.CAUSAL)]
@@ -88,29 +88,18 @@ def line(row: dict[str, Any]) -> str:
     return f"{start}{errors_} at {row['checked_tokens']:<5}{seconds}{row['temporary_mib']:9.0f}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttentionBench(TimedBench):
-    """Every backend of attention: errors, speed, memory."""
-
-    backends: Names = ()  # all without it; splash off a TPU only when named, interpreted
-    lengths: Lengths = (512, 2048, 8192)  # tokens of a row
-    rows: Count = 1
-    heads: Count = 12
-    width: Count = 64  # of a head
-    dtype: Literal["float32", "bfloat16"] = "float32"
-
-    def work(self) -> None:
-        """Print the table and, if asked, write the JSON."""
-        names = list(self.backends or BACKENDS)
-        check_names("backend", names, BACKENDS)
-        print(f"{jax.devices()[0].device_kind}, {self.rows} rows, {self.heads} heads of {self.width}, {self.dtype}")
-        heading = f"{'tokens':>6} {'mask':24}{'backend':12}{'err out':>9}{'of dq':>9}{'of dk':>9}{'of dv':>9}{'':9}"
-        print(f"{heading}{'forward ms':>16}{'+backward ms':>16}{'temp MiB':>9}")
-        results = []
-        for tokens in self.lengths:
-            shape = (self.rows, tokens, self.heads, self.width)
-            for spec in SPECS:
-                new = bench(names, spec, shape, self.dtype, self.rounds, named=bool(self.backends))
-                print(*map(line, new), sep="\n", flush=True)
-                results += new
-                record(self.out, self.rounds, results)
+def run(asked: AttentionBench) -> None:
+    """Print the table and, if asked, write the JSON."""
+    names = list(asked.backends or BACKENDS)
+    check_names("backend", names, BACKENDS)
+    print(f"{jax.devices()[0].device_kind}, {asked.rows} rows, {asked.heads} heads of {asked.width}, {asked.dtype}")
+    heading = f"{'tokens':>6} {'mask':24}{'backend':12}{'err out':>9}{'of dq':>9}{'of dk':>9}{'of dv':>9}{'':9}"
+    print(f"{heading}{'forward ms':>16}{'+backward ms':>16}{'temp MiB':>9}")
+    results = []
+    for tokens in asked.lengths:
+        shape = (asked.rows, tokens, asked.heads, asked.width)
+        for spec in SPECS:
+            new = bench(names, spec, shape, asked.dtype, asked.rounds, named=bool(asked.backends))
+            print(*map(line, new), sep="\n", flush=True)
+            results += new
+            record(asked.out, asked.rounds, results)

@@ -11,24 +11,24 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tyro.conf import arg
 
 from convert import to_hf
 from cptjax.command.errors import reason
 from cptjax.files import check_out
 from cptjax.machine.host import cores
 from cptjax.objectives import Targets, draw
-from eval.bench import SIZES, Count, Lengths, TimedBench, check_names, compute_dtype, in_turns, mib_of, record
-from eval.bench.step import OBJECTIVES, RATE, SEED, Case, ModelBench, Step, describe, speed
+from eval.bench.command import CompareBench
+from eval.bench.measure import SIZES, check_names, compute_dtype, in_turns, mib_of, record
+from eval.bench.step import OBJECTIVES, RATE, SEED, Case, Step, check_models, describe, speed
 
 OURS = "cptjax"
 
@@ -267,34 +267,25 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareBench(ModelBench, TimedBench):
-    """A training step, beside PyTorch's."""
-
-    lengths: Lengths = (512, 2048, 8192)  # tokens of a row
-    rows: Count = 1
-    peers: tuple[str, ...] = tuple(PEERS)
-    forward: bool = False  # the forward pass alone, loss included
-    plot_file: Annotated[Path | None, arg(name="plot", metavar="FILE.png")] = None  # speed and memory by length
-
-    def work(self) -> None:
-        """Print the table and, if asked, write the JSON and the plot."""
-        check_names("peer", self.peers, PEERS)
-        check_out(self.plot_file)
-        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process and ours leave room for the others
-        what = "forward pass" if self.forward else "training step"
-        print(f"{what} on {jax.devices()[0].device_kind}, {compute_dtype()}, torch {metadata.version('torch')}")
-        heading = f"{'size':7}{'objective':11}{'rows x tokens':14}{'side':9}{'seconds':>16}{'tokens/s':>10}{'ratio':>7}"
-        print(f"{heading}{'MFU':>7}{'peak MiB':>10}{'loss':>9}{'its err':>9}{'grad err':>9}")
-        rows = []
-        for size, objective, tokens in ((s, o, x) for s in self.sizes for o in self.objectives for x in self.lengths):
-            # transformers' decoder counts the token itself among the keys of its window: ours must read as many.
-            config = replace(SIZES[size], causal_window_counts_self=objective == "clm")
-            case = Case(config, objective, self.rows, tokens, self.forward)
-            for side, row in bench(case, self.peers, self.rounds).items():
-                row = {"side": side, **describe(size, case), "torch": metadata.version("torch"), **row}
-                rows.append(row)
-                print(line(row), flush=True)
-            record(self.out, self.rounds, rows)
-            if self.plot_file is not None:
-                plot(rows, self.plot_file)
+def run(asked: CompareBench) -> None:
+    """Print the table and, if asked, write the JSON and the plot."""
+    check_models(asked)
+    check_names("peer", asked.peers, PEERS)
+    check_out(asked.plot_file)
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process and ours leave room for the others
+    what = "forward pass" if asked.forward else "training step"
+    print(f"{what} on {jax.devices()[0].device_kind}, {compute_dtype()}, torch {metadata.version('torch')}")
+    heading = f"{'size':7}{'objective':11}{'rows x tokens':14}{'side':9}{'seconds':>16}{'tokens/s':>10}{'ratio':>7}"
+    print(f"{heading}{'MFU':>7}{'peak MiB':>10}{'loss':>9}{'its err':>9}{'grad err':>9}")
+    rows = []
+    for size, objective, tokens in ((s, o, x) for s in asked.sizes for o in asked.objectives for x in asked.lengths):
+        # transformers' decoder counts the token itself among the keys of its window: ours must read as many.
+        config = replace(SIZES[size], causal_window_counts_self=objective == "clm")
+        case = Case(config, objective, asked.rows, tokens, asked.forward)
+        for side, row in bench(case, asked.peers, asked.rounds).items():
+            row = {"side": side, **describe(size, case), "torch": metadata.version("torch"), **row}
+            rows.append(row)
+            print(line(row), flush=True)
+        record(asked.out, asked.rounds, rows)
+        if asked.plot_file is not None:
+            plot(rows, asked.plot_file)

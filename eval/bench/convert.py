@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from convert.from_hf import weight_files
 from cptjax.files import write_json
 from cptjax.run.checkpoint import parameter_shapes
 from cptjax.shape import ModelConfig
-from eval.bench import SIZES, TimedBench, conditions
+from eval.bench.command import ConvertBench
+from eval.bench.measure import SIZES, conditions
 
 TINY = replace(SIZES["large"], vocab_size=64, hidden_size=16, intermediate_size=16, num_attention_heads=2)
 SHARDS = "400MB"  # of the sharded form
@@ -102,20 +103,16 @@ def bench(config: ModelConfig, rounds: int, shards: str) -> dict:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConvertBench(TimedBench):
-    """A conversion, beside transformers'."""
-
-    def work(self) -> None:
-        """Print the table and, if asked, write the JSON."""
-        results = list(map(partial(bench, SIZES["large"], self.rounds), ("5GB", SHARDS)))
-        print(f"{'files':>8} {'command':<14}{'seconds':>8}{'peak MiB':>10}{'for weights':>12}{'bound':>8}")
-        for result in results:
-            for name, seconds in result["seconds"].items():
-                peak, nothing = result["peak_mib"][name], result["without_weights_mib"][name]
-                print(
-                    f"{result['shards']:>8} {name:<14}{seconds:8.1f}{peak:10.0f}{peak - nothing:12.0f}"
-                    f"{result['bound_mib']:8.0f}"
-                )
-        if self.out is not None:
-            write_json(self.out, {**conditions(self.rounds), "conversions": results})
+def run(asked: ConvertBench) -> None:
+    """Print the table and, if asked, write the JSON."""
+    results = list(map(partial(bench, SIZES["large"], asked.rounds), ("5GB", SHARDS)))
+    print(f"{'files':>8} {'command':<14}{'seconds':>8}{'peak MiB':>10}{'for weights':>12}{'bound':>8}")
+    for result in results:
+        for name, seconds in result["seconds"].items():
+            peak, nothing = result["peak_mib"][name], result["without_weights_mib"][name]
+            print(
+                f"{result['shards']:>8} {name:<14}{seconds:8.1f}{peak:10.0f}{peak - nothing:12.0f}"
+                f"{result['bound_mib']:8.0f}"
+            )
+    if asked.out is not None:
+        write_json(asked.out, {**conditions(asked.rounds), "conversions": results})

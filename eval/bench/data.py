@@ -14,7 +14,6 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,8 @@ import numpy as np
 from cptjax.data.batches import Batches, Data
 from cptjax.data.store import STORE_VERSION, Duplicates, Manifest, file_hashes, write_shard
 from cptjax.files import write_json
-from eval.bench import TimedBench, conditions
+from eval.bench.command import DataBench
+from eval.bench.measure import conditions
 
 SEQUENCE_LENGTH, ROWS = 8192, 16  # tokens of a row, rows of a batch
 WARM_UP, BATCHES = 8, 64
@@ -155,25 +155,19 @@ def bench(store: Path, rounds: int) -> dict:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataBench(TimedBench):
-    """Reading a token store, and planning its rows."""
-
-    store: Path | None = None  # token store to read; a generated one without it
-
-    def work(self) -> None:
-        """Print the figures and, if asked, write the JSON."""
-        with tempfile.TemporaryDirectory() as folder:
-            reading = bench(self.store or random_store(Path(folder) / "store", 50_000), self.rounds)
-        print(f"{reading['rows_per_second']:.0f} rows/s, {reading['tokens_per_second'] / 1e6:.1f} M tokens/s at 8192")
-        for step, took in reading["first_batch"].items():
-            print(f"first batch at step {step}: {1000 * took['median']:.1f} ms")
-        plans = [plan(PLAN_DOCUMENTS, length) for length in PLAN_LENGTHS]
-        for made in plans:
-            print(
-                f"plan of {made['documents']} documents at {made['sequence_length']}: {made['seconds']:.1f} s, "
-                f"{made['peak_mib']:.0f} MiB, {made['fill']:.2%} full"
-            )
-        if self.out is not None:
-            store = "given" if self.store else "generated"
-            write_json(self.out, {**conditions(self.rounds), "store": store, "reading": reading, "plans": plans})
+def run(asked: DataBench) -> None:
+    """Print the figures and, if asked, write the JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        reading = bench(asked.store or random_store(Path(folder) / "store", 50_000), asked.rounds)
+    print(f"{reading['rows_per_second']:.0f} rows/s, {reading['tokens_per_second'] / 1e6:.1f} M tokens/s at 8192")
+    for step, took in reading["first_batch"].items():
+        print(f"first batch at step {step}: {1000 * took['median']:.1f} ms")
+    plans = [plan(PLAN_DOCUMENTS, length) for length in PLAN_LENGTHS]
+    for made in plans:
+        print(
+            f"plan of {made['documents']} documents at {made['sequence_length']}: {made['seconds']:.1f} s, "
+            f"{made['peak_mib']:.0f} MiB, {made['fill']:.2%} full"
+        )
+    if asked.out is not None:
+        store = "given" if asked.store else "generated"
+        write_json(asked.out, {**conditions(asked.rounds), "store": store, "reading": reading, "plans": plans})

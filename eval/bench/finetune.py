@@ -11,20 +11,20 @@ import itertools
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
-from tyro.conf import arg
 
 from convert import from_hf
 from cptjax.data.tokenizer import Encoder
 from cptjax.machine.provenance import versions
-from eval.bench import WARM_UP, Count, TimedBench, in_turns, record
+from eval.bench.command import FinetuneBench
 from eval.bench.compare import OURS, Side
+from eval.bench.measure import WARM_UP, in_turns, record
 from eval.bench.peer import KINDS, Training, pretrained, shuffled, told
 from eval.finetune import Outcome, Run, Setting, finetune, order_of, setting_of, training
 from eval.kept import keep_model
@@ -37,7 +37,6 @@ from eval.tasks.task import Example, Task
 
 THEIRS = "transformers"
 OTHERS = "others"  # the split of those examples of test that no score is of
-LEARNING_RATE = 1e-4
 
 
 def drawn(examples: Sequence[Example], count: int) -> list[Example]:
@@ -216,54 +215,41 @@ def _with_sd(of: dict[str, Any]) -> str:
     return f"{of['mean']:.4f}" + ("" if of["sd"] is None else f" ±{of['sd']:.4f}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class FinetuneBench(TimedBench):
-    """A fine-tuning, beside transformers' and PyTorch's."""
+def run(asked: FinetuneBench) -> None:
+    """Print the table and, if asked, write the JSON."""
+    if asked.steps < WARM_UP + asked.rounds:
+        raise ValueError(f"--rounds {asked.rounds}: of {asked.steps} steps, {asked.steps - WARM_UP} can be timed")
+    tasks = chosen(asked.task.split(","))
+    if strange := [task for task in tasks if task.kind not in KINDS]:
+        raise ValueError(f"{strange[0].name} is {strange[0].kind}: compared are {', '.join(KINDS)}")
+    folder = from_hf.find(asked.model)
+    print(f"{jax.devices()[0].device_kind}; {asked.seeds} seeds, {asked.steps} steps of {asked.texts} texts")
+    heading = f"{'task':14}{'metric':14}{OURS:>17}{THEIRS:>17}{'differ by':>11}{'in SE':>7}{'loss':>7}"
+    print(f"{heading}{'s a step':>10}{'theirs':>9}{'ratio':>7}{'compile s':>11}{'exported says same':>20}")
+    rows = []
+    for task in tasks:
+        row = _row(asked, folder, task)
+        rows.append(row)
+        print(line(row), flush=True)
+        record(asked.out, asked.rounds, rows)
 
-    model: str  # folder or Hub id
-    task: str  # names of tasks with commas between, or NAME=FOLDER of your own
-    data: Annotated[Path | None, arg(metavar="DIR")] = None  # the folder that the tasks' folders lie in
-    seeds: Count = 5  # of each side
-    steps: Count = 80
-    texts: Count = 8  # of a step; train is a draw of as many as make one pass
-    learning_rate: float = LEARNING_RATE
-    test_examples: Count = 1000  # drawn, for the scores; the exported model is asked of all
-    rounds: Count = 30  # steps that are timed
 
-    def work(self) -> None:
-        """Print the table and, if asked, write the JSON."""
-        if self.steps < WARM_UP + self.rounds:
-            raise ValueError(f"--rounds {self.rounds}: of {self.steps} steps, {self.steps - WARM_UP} can be timed")
-        tasks = chosen(self.task.split(","))
-        if strange := [task for task in tasks if task.kind not in KINDS]:
-            raise ValueError(f"{strange[0].name} is {strange[0].kind}: compared are {', '.join(KINDS)}")
-        folder = from_hf.find(self.model)
-        print(f"{jax.devices()[0].device_kind}; {self.seeds} seeds, {self.steps} steps of {self.texts} texts")
-        heading = f"{'task':14}{'metric':14}{OURS:>17}{THEIRS:>17}{'differ by':>11}{'in SE':>7}{'loss':>7}"
-        print(f"{heading}{'s a step':>10}{'theirs':>9}{'ratio':>7}{'compile s':>11}{'exported says same':>20}")
-        rows = []
-        for task in tasks:
-            row = self._row(folder, task)
-            rows.append(row)
-            print(line(row), flush=True)
-            record(self.out, self.rounds, rows)
-
-    def _row(self, folder: Path, task: Task) -> dict[str, Any]:
-        changes = {
-            "steps": self.steps,
-            "texts_per_step": self.texts,
-            "learning_rate": self.learning_rate,
-            "max_length": 512,
-            "selection": "last",
-        }
-        protocol = protocol_of("cpu", task.kind, changes)
-        on = prepare(task, self.data, protocol, sizes={"train": self.steps * self.texts})
-        train, test = on.problem.examples["train"], on.problem.examples["test"]
-        scored = drawn(test, self.test_examples)
-        ids = {example.id for example in scored}
-        others = [example for example in test if example.id not in ids]
-        problem = replace(on.problem, examples={"train": train, "test": scored, OTHERS: others})
-        row = {"task": task.name, "kind": task.kind, "metric": problem.metric, "model": self.model, "data": on.data}
-        row |= {"train_examples": len(train), "test_examples": len(scored), "steps": self.steps, "texts": self.texts}
-        row |= {"learning_rate": self.learning_rate, "protocol_hash": protocol.hash, "seeds": self.seeds}
-        return row | versions(("torch", "transformers")) | bench(folder, problem, self.seeds, self.rounds)
+def _row(asked: FinetuneBench, folder: Path, task: Task) -> dict[str, Any]:
+    changes = {
+        "steps": asked.steps,
+        "texts_per_step": asked.texts,
+        "learning_rate": asked.learning_rate,
+        "max_length": 512,
+        "selection": "last",
+    }
+    protocol = protocol_of("cpu", task.kind, changes)
+    on = prepare(task, asked.data, protocol, sizes={"train": asked.steps * asked.texts})
+    train, test = on.problem.examples["train"], on.problem.examples["test"]
+    scored = drawn(test, asked.test_examples)
+    ids = {example.id for example in scored}
+    others = [example for example in test if example.id not in ids]
+    problem = replace(on.problem, examples={"train": train, "test": scored, OTHERS: others})
+    row = {"task": task.name, "kind": task.kind, "metric": problem.metric, "model": asked.model, "data": on.data}
+    row |= {"train_examples": len(train), "test_examples": len(scored), "steps": asked.steps, "texts": asked.texts}
+    row |= {"learning_rate": asked.learning_rate, "protocol_hash": protocol.hash, "seeds": asked.seeds}
+    return row | versions(("torch", "transformers")) | bench(folder, problem, asked.seeds, asked.rounds)

@@ -3,9 +3,8 @@
 S tokens, D width, V vocabulary; one row, every token a target.
 """
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,8 @@ from cptjax.attention.check import distance
 from cptjax.command.errors import reason
 from cptjax.loss import cross_entropy
 from cptjax.step import chunk_positions
-from eval.bench import TimedBench, compute_dtype, fitted, in_turns, record, timed, written_shapes
+from eval.bench.command import LossBench
+from eval.bench.measure import compute_dtype, fitted, in_turns, record, timed
 
 
 def plain(feature_BSD, table_VD, bias_V, target_BS, weight_BS) -> jax.Array:
@@ -103,22 +103,16 @@ def line(row: dict[str, Any]) -> str:
     return f"{start}{row['median']:10.4f} ±{row['spread']:4.0%}{row['temporary_mib']:10.0f} {errors_}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class LossBench(TimedBench):
-    """The chunked loss, beside the plain one."""
-
-    shapes: Annotated[tuple[tuple[int, int, int], ...], written_shapes("TOKENSxVOCABxWIDTH")] = ((8192, 50368, 768),)
-
-    def work(self) -> None:
-        """Print the table and, if asked, write the JSON."""
-        print(f"{jax.devices()[0].device_kind}, {compute_dtype()}, with gradients")
-        print(
-            f"{'tokens x words x width':24}{'loss':10}{'seconds':>16}{'temp MiB':>10}"
-            f"{'err value':>11}{'features':>10}{'table':>10}{'bias':>10}"
-        )
-        results = []
-        for shape in self.shapes:
-            new = bench(shape, compute_dtype(), self.rounds)
-            print(*map(line, new), sep="\n", flush=True)
-            results += new
-            record(self.out, self.rounds, results)
+def run(asked: LossBench) -> None:
+    """Print the table and, if asked, write the JSON."""
+    print(f"{jax.devices()[0].device_kind}, {compute_dtype()}, with gradients")
+    print(
+        f"{'tokens x words x width':24}{'loss':10}{'seconds':>16}{'temp MiB':>10}"
+        f"{'err value':>11}{'features':>10}{'table':>10}{'bias':>10}"
+    )
+    results = []
+    for shape in asked.shapes:
+        new = bench(shape, compute_dtype(), asked.rounds)
+        print(*map(line, new), sep="\n", flush=True)
+        results += new
+        record(asked.out, asked.rounds, results)

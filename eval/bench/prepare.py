@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,8 @@ from tokenizers import Tokenizer
 
 from cptjax.corpus.sources import Reading, read_documents
 from cptjax.files import write_json
-from eval.bench import TimedBench, conditions
+from eval.bench.command import PrepareBench
+from eval.bench.measure import conditions
 
 MEBIBYTES = (100, 1000)  # of generated text, for the memory
 BATCH = 1000  # documents given to encode_batch at once
@@ -72,35 +72,28 @@ def measure(command: list[str]) -> tuple[float, float]:
     return time.perf_counter() - began, peak / 2**20
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrepareBench(TimedBench):
-    """Preparing text, beside the tokenizer alone."""
-
-    source: Path  # file or folder of text
-    tokenizer: Path  # folder with tokenizer.json
-
-    def work(self) -> None:
-        """Print the figures and, if asked, write the JSON."""
-        with tempfile.TemporaryDirectory() as folder:
-            store = str(Path(folder) / "store")
-            common = ["-m", "cptjax", "prepare", "--tokenizer", str(self.tokenizer), "--out", store, "--overwrite"]
-            seconds: dict[str, list[float]] = {"prepare": [], "encode_batch": []}
-            for _ in range(self.rounds):
-                seconds["prepare"].append(measure([*common, "--source", str(self.source)])[0])
-                command = [sys.executable, "-c", ENCODE, str(self.source), str(self.tokenizer)]
-                done = subprocess.run(command, capture_output=True, check=True)
-                seconds["encode_batch"].append(float(done.stdout))
-            ratio = statistics.median(seconds["encode_batch"]) / statistics.median(seconds["prepare"])
-            megabytes = sum(len(text.encode()) for text in read_documents(self.source, Reading())) / 1e6
-            print(f"{megabytes:.1f} MB of text: prepare {statistics.median(seconds['prepare']):.1f} s, {ratio:.0%} of")
-            print(f"encode_batch's speed ({statistics.median(seconds['encode_batch']):.1f} s)")
-            memory = {}
-            for size in MEBIBYTES:
-                text = Path(folder) / "text.jsonl"
-                generate(text, size)
-                took, peak = measure([*common, "--source", str(text)])
-                memory[str(size)] = {"seconds": took, "peak_mib": peak}
-                print(f"{size} MiB of generated text: peak {peak:.0f} MiB, {took:.0f} s")
-        if self.out is not None:
-            text = {"megabytes": megabytes, "seconds": seconds, "share_of_encode_batch": ratio}
-            write_json(self.out, {**conditions(self.rounds), "text": text, "memory_by_mebibytes_of_text": memory})
+def run(asked: PrepareBench) -> None:
+    """Print the figures and, if asked, write the JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = str(Path(folder) / "store")
+        common = ["-m", "cptjax", "prepare", "--tokenizer", str(asked.tokenizer), "--out", store, "--overwrite"]
+        seconds: dict[str, list[float]] = {"prepare": [], "encode_batch": []}
+        for _ in range(asked.rounds):
+            seconds["prepare"].append(measure([*common, "--source", str(asked.source)])[0])
+            command = [sys.executable, "-c", ENCODE, str(asked.source), str(asked.tokenizer)]
+            done = subprocess.run(command, capture_output=True, check=True)
+            seconds["encode_batch"].append(float(done.stdout))
+        ratio = statistics.median(seconds["encode_batch"]) / statistics.median(seconds["prepare"])
+        megabytes = sum(len(text.encode()) for text in read_documents(asked.source, Reading())) / 1e6
+        print(f"{megabytes:.1f} MB of text: prepare {statistics.median(seconds['prepare']):.1f} s, {ratio:.0%} of")
+        print(f"encode_batch's speed ({statistics.median(seconds['encode_batch']):.1f} s)")
+        memory = {}
+        for size in MEBIBYTES:
+            text = Path(folder) / "text.jsonl"
+            generate(text, size)
+            took, peak = measure([*common, "--source", str(text)])
+            memory[str(size)] = {"seconds": took, "peak_mib": peak}
+            print(f"{size} MiB of generated text: peak {peak:.0f} MiB, {took:.0f} s")
+    if asked.out is not None:
+        text = {"megabytes": megabytes, "seconds": seconds, "share_of_encode_batch": ratio}
+        write_json(asked.out, {**conditions(asked.rounds), "text": text, "memory_by_mebibytes_of_text": memory})

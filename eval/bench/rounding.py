@@ -3,10 +3,9 @@ beside PyTorch's mixed precision (autocast) of transformers' model, on the same 
 """
 
 import tempfile
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +17,10 @@ from cptjax.families import encoder
 from cptjax.model import init_params
 from cptjax.shape import Precision
 from cptjax.step import chunk_positions, loss_and_counts
-from eval.bench import SIZES, record, written_shapes
+from eval.bench.command import RoundingBench
 from eval.bench.compare import ARCHITECTURES, BATCH, WEIGHTS, write_batch
-from eval.bench.step import OBJECTIVES, SEED, Case, ModelBench, batch_of
+from eval.bench.measure import SIZES, record
+from eval.bench.step import OBJECTIVES, SEED, Case, batch_of, check_models
 
 OURS = {
     "cptjax": Precision(),
@@ -94,22 +94,17 @@ def _autocast_error(architecture: str, folder: Path) -> float:
     return float((rounded - exact).norm() / exact.norm())
 
 
-@dataclass(frozen=True, kw_only=True)
-class RoundingBench(ModelBench):
-    """The error of a bfloat16 gradient, beside PyTorch's autocast."""
-
-    shapes: Annotated[tuple[tuple[int, int], ...], written_shapes("ROWSxTOKENS")] = ((1, 512),)
-
-    def work(self) -> None:
-        """Print the table and, if asked, write the JSON."""
-        print(f"{'size':7}{'objective':11}{'rows x tokens':15}{'side':27}{'gradient error':>14}")
-        records = []
-        for size, objective, (rows, tokens) in (
-            (s, o, x) for s in self.sizes for o in self.objectives for x in self.shapes
-        ):
-            case = Case(SIZES[size], objective, rows, tokens)
-            for side, error in bench(case).items():
-                shape = {"objective": objective, "rows": rows, "tokens": tokens}
-                records.append({"side": side, "size": size, **shape, "gradient_error": error})
-                print(f"{size:7}{objective:11}{f'{rows} x {tokens}':15}{side:27}{error:14.2e}", flush=True)
-            record(self.out, 1, records)
+def run(asked: RoundingBench) -> None:
+    """Print the table and, if asked, write the JSON."""
+    check_models(asked)
+    print(f"{'size':7}{'objective':11}{'rows x tokens':15}{'side':27}{'gradient error':>14}")
+    records = []
+    for size, objective, (rows, tokens) in (
+        (s, o, x) for s in asked.sizes for o in asked.objectives for x in asked.shapes
+    ):
+        case = Case(SIZES[size], objective, rows, tokens)
+        for side, error in bench(case).items():
+            shape = {"objective": objective, "rows": rows, "tokens": tokens}
+            records.append({"side": side, "size": size, **shape, "gradient_error": error})
+            print(f"{size:7}{objective:11}{f'{rows} x {tokens}':15}{side:27}{error:14.2e}", flush=True)
+        record(asked.out, 1, records)

@@ -6,9 +6,8 @@ beside PyTorch's.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,18 +27,8 @@ from cptjax.run.update import compile_update, loss_of, state_shardings
 from cptjax.schedules import Schedule
 from cptjax.shape import ModelConfig, Precision
 from cptjax.step import TrainState, init_state
-from eval.bench import (
-    SIZES,
-    Bench,
-    Names,
-    TimedBench,
-    check_names,
-    compute_dtype,
-    fitted,
-    in_turns,
-    record,
-    written_shapes,
-)
+from eval.bench.command import ModelBench, StepBench
+from eval.bench.measure import SIZES, check_names, compute_dtype, fitted, in_turns, record
 
 OBJECTIVES = {"mlm": mlm(0.15), "clm": CLM}  # the recipe's own, of the decay and of the detour (arXiv:2605.12438)
 RATE = 1e-4  # learning rate
@@ -158,43 +147,31 @@ def bench(case: Case, rounds: int) -> dict[str, Any]:
     return compiled | took | ({} if "reason" in took else speed(case, took["median"]))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelBench(Bench):
-    """Which models' steps are measured."""
-
-    sizes: Names = ("base",)  # of base, large
-    objectives: Names = ("mlm",)  # of mlm, clm
-
-    def __post_init__(self):
-        check_names("size", self.sizes, SIZES)
-        check_names("objective", self.objectives, OBJECTIVES)
+def check_models(asked: ModelBench) -> None:
+    """Raise ValueError for a size or an objective that is not known."""
+    check_names("size", asked.sizes, SIZES)
+    check_names("objective", asked.objectives, OBJECTIVES)
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepBench(ModelBench, TimedBench):
-    """A training step of ours alone."""
-
-    shapes: Annotated[tuple[tuple[int, int], ...], written_shapes("ROWSxTOKENS")] = ((2, 512), (1, 2048))
-    packed: bool = False  # several documents in a row, and padding
-
-    def work(self) -> None:
-        """Print the table and, if asked, write the JSON."""
-        print(f"{jax.devices()[0].device_kind}, {compute_dtype()}")
-        heading = f"{'size':7}{'objective':11}{'rows x tokens':16}{'seconds':>16}{'tokens/s':>10}{'MFU':>7}"
-        print(f"{heading}{'temp MiB':>10}{'compile s':>11}")
-        rows = []
-        for size, objective, shape in ((s, o, x) for s in self.sizes for o in self.objectives for x in self.shapes):
-            case = Case(SIZES[size], objective, *shape, packed=self.packed)
-            row = {**describe(size, case), **bench(case, self.rounds)}
-            rows.append(row)
-            start = f"{size:7}{objective:11}{f'{case.rows} x {case.tokens}':16}"
-            if "reason" in row:
-                print(start + row["reason"], flush=True)
-            else:
-                mfu = "" if row["mfu"] is None else f"{row['mfu']:.1%}"
-                print(
-                    f"{start}{row['median']:10.3f} ±{row['spread']:4.0%}{row['tokens_per_s']:10.0f}{mfu:>7}"
-                    f"{row['temporary_mib']:10.0f}{row['compile_seconds']:11.1f}",
-                    flush=True,
-                )
-            record(self.out, self.rounds, rows)
+def run(asked: StepBench) -> None:
+    """Print the table and, if asked, write the JSON."""
+    check_models(asked)
+    print(f"{jax.devices()[0].device_kind}, {compute_dtype()}")
+    heading = f"{'size':7}{'objective':11}{'rows x tokens':16}{'seconds':>16}{'tokens/s':>10}{'MFU':>7}"
+    print(f"{heading}{'temp MiB':>10}{'compile s':>11}")
+    rows = []
+    for size, objective, shape in ((s, o, x) for s in asked.sizes for o in asked.objectives for x in asked.shapes):
+        case = Case(SIZES[size], objective, *shape, packed=asked.packed)
+        row = {**describe(size, case), **bench(case, asked.rounds)}
+        rows.append(row)
+        start = f"{size:7}{objective:11}{f'{case.rows} x {case.tokens}':16}"
+        if "reason" in row:
+            print(start + row["reason"], flush=True)
+        else:
+            mfu = "" if row["mfu"] is None else f"{row['mfu']:.1%}"
+            print(
+                f"{start}{row['median']:10.3f} ±{row['spread']:4.0%}{row['tokens_per_s']:10.0f}{mfu:>7}"
+                f"{row['temporary_mib']:10.0f}{row['compile_seconds']:11.1f}",
+                flush=True,
+            )
+        record(asked.out, asked.rounds, rows)

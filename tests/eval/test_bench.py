@@ -21,9 +21,8 @@ from cptjax.families import encoder
 from cptjax.masks import MaskMode, MaskSpec
 from cptjax.model import init_params
 from cptjax.shape import FULL, BertConfig, ModernBertConfig
-from eval import bench
 from eval.__main__ import COMMANDS, main
-from eval.bench import attention, compare, everything, finetune, loss, peer, step
+from eval.bench import attention, command, compare, everything, finetune, loss, measure, peer, step
 from eval.problem import Problem
 from eval.protocols import protocol_of
 from eval.tasks.task import Answer
@@ -68,7 +67,7 @@ def test_attention_reports_each_backend_under_each_mask(tmp_path, monkeypatch, c
     monkeypatch.setitem(BACKENDS, "refusing", refuse)
     measured_ones = {name: row for name, row in BACKENDS.items() if name != "reference"}  # compiling takes time
     monkeypatch.setattr(attention, "BACKENDS", measured_ones)
-    attention.AttentionBench(lengths=(64,), rows=2, heads=1, width=8, rounds=2, out=tmp_path / "out.json").work()
+    command.AttentionBench(lengths=(64,), rows=2, heads=1, width=8, rounds=2, out=tmp_path / "out.json").work()
     rows = rows_of(tmp_path / "out.json", 2)
     of = {name: [row for row in rows if row["backend"] == name] for name in measured_ones}
     for measured in of.values():
@@ -119,7 +118,7 @@ def test_packed_rows_hold_what_packing_makes():
 
 def test_loss_reports_both_ways(tmp_path):
     # Broken by: errors() of the plain loss only.
-    loss.LossBench(shapes=((40, 50, 8),), rounds=2, out=tmp_path / "out.json").work()
+    command.LossBench(shapes=((40, 50, 8),), rounds=2, out=tmp_path / "out.json").work()
     rows = rows_of(tmp_path / "out.json", 2)
     assert [row["loss"] for row in rows] == ["chunked", "plain"]
     for row in rows:
@@ -138,8 +137,8 @@ def test_a_wrong_loss_is_reported_as_wrong(monkeypatch):
 
 def test_what_does_not_fit_is_listed_with_its_reason(monkeypatch, capsys):
     # Broken by: no comparison with free memory in fitted().
-    monkeypatch.setattr(bench, "_free_mib", lambda: 0.0)
-    loss.LossBench(shapes=((40, 50, 8),), rounds=1).work()
+    monkeypatch.setattr(measure, "_free_mib", lambda: 0.0)
+    command.LossBench(shapes=((40, 50, 8),), rounds=1).work()
     assert capsys.readouterr().out.count("of temporary memory, 0 MiB are free") == 2
 
 
@@ -162,10 +161,10 @@ class QuickStep:
 
 def test_step_reports_ours_alone(tmp_path, monkeypatch, capsys):
     # Broken by: compiling left out of bench(); a shape that does not run left out.
-    monkeypatch.setitem(bench.SIZES, "tiny", CONFIG)
+    monkeypatch.setitem(measure.SIZES, "tiny", CONFIG)
     monkeypatch.setattr(step, "Step", QuickStep)
     shapes = ((2, 16), (1, 99))
-    step.StepBench(sizes=("tiny",), objectives=("clm",), shapes=shapes, rounds=3, out=tmp_path / "out.json").work()
+    command.StepBench(sizes=("tiny",), objectives=("clm",), shapes=shapes, rounds=3, out=tmp_path / "out.json").work()
     row, large = rows_of(tmp_path / "out.json", 3)
     said = {"size", "objective", "forward", "rows", "tokens", "packed", "dtype"}
     assert row.keys() == said | COMPILED.keys() | TIMES | {"tokens_per_s", "model_tflops_per_s", "mfu"}
@@ -218,13 +217,13 @@ def test_compare_reports_every_side(tmp_path, monkeypatch, capsys):
     """Rows longer than the window: the causal one of transformers is a key shorter, unless ours counts as it does."""
     # Broken by: the row of a failed side left out; no plot; SEED + 1 in write_batch; causal_window_counts_self=False.
     monkeypatch.setattr(compare, "Side", Here)
-    monkeypatch.setitem(bench.SIZES, "tiny", replace(CONFIG, initializer_range=0.2))
+    monkeypatch.setitem(measure.SIZES, "tiny", replace(CONFIG, initializer_range=0.2))
     monkeypatch.setitem(compare.PEERS, "absent", compare.Peer("no_such_attention"))
     compiled, compile_ = [], step.Step.compile
     monkeypatch.setattr(step.Step, "compile", lambda made: compiled.append(compile_(made)))
     out, picture = tmp_path / "out.json", tmp_path / "out.png"
     asked = {"sizes": ("tiny",), "objectives": ("mlm", "clm"), "peers": ("absent", "sdpa")}
-    compare.CompareBench(**asked, lengths=(24,), rows=2, rounds=2, out=out, plot_file=picture).work()
+    command.CompareBench(**asked, lengths=(24,), rows=2, rounds=2, out=out, plot_file=picture).work()
     rows = rows_of(out, 2)
     sides = ["cptjax", "absent", "sdpa"]
     assert [(row["objective"], row["side"]) for row in rows] == [(o, side) for o in ("mlm", "clm") for side in sides]
@@ -244,9 +243,9 @@ def test_compare_reports_every_side(tmp_path, monkeypatch, capsys):
 def test_compare_takes_the_forward_pass_alone(tmp_path, monkeypatch):
     # Broken by: only_forward left out of their_step, counts left out of _forward; no division by 3 in speed.
     monkeypatch.setattr(compare, "Side", Here)
-    monkeypatch.setitem(bench.SIZES, "tiny", replace(CONFIG, initializer_range=0.2))
+    monkeypatch.setitem(measure.SIZES, "tiny", replace(CONFIG, initializer_range=0.2))
     asked = {"sizes": ("tiny",), "peers": ("sdpa",), "forward": True}
-    compare.CompareBench(**asked, lengths=(24,), rows=2, rounds=1, out=tmp_path / "out.json").work()
+    command.CompareBench(**asked, lengths=(24,), rows=2, rounds=1, out=tmp_path / "out.json").work()
     ours, theirs = rows_of(tmp_path / "out.json", 1)
     assert theirs["loss_error"] < 1e-6 and not {"grad_norm", "grad_norm_error"} & (ours.keys() | theirs.keys())
     case = step.Case(CONFIG, "mlm", 2, 24)
@@ -271,7 +270,7 @@ def test_finetune_reports_both_sides(tmp_path, monkeypatch, capsys):
         (tmp_path / "task" / f"{split}.jsonl").write_text("".join(lines))
     asked = {"model": str(tmp_path / "model"), "task": f"mine={tmp_path / 'task'}", "out": tmp_path / "out.json"}
     sizes = {"seeds": 1, "steps": 4, "texts": 2, "test_examples": 5, "rounds": 2}
-    finetune.FinetuneBench(**asked, **sizes, learning_rate=0.1).work()
+    command.FinetuneBench(**asked, **sizes, learning_rate=0.1).work()
     (row,) = rows_of(asked["out"], 2)
     assert row.keys() >= {"model", "data", "learning_rate", "protocol_hash", "seeds", "torch", "transformers"}
     assert (row["task"], row["metric"]) == ("mine", "entity_f1")
@@ -346,7 +345,7 @@ def test_calls_are_made_in_turns():
             raise RuntimeError("no more room\nat all")
         return float(made.count(name))
 
-    found = bench.in_turns({"a": partial(call, "a"), "b": partial(call, "b", 3)}, 3)
+    found = measure.in_turns({"a": partial(call, "a"), "b": partial(call, "b", 3)}, 3)
     assert made[:8] == ["a", "b"] * 4 and made[8:] == ["a"]
     assert found["a"] == {"median": 4.0, "spread": 0.25, "seconds": [3.0, 4.0, 5.0]}
     assert found["b"] == {"reason": "no more room"}
