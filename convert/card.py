@@ -101,14 +101,15 @@ def make_card(
 ) -> ModelCard:
     """The card of a release. `ran` says how the code of `usage` was tried."""
     phases = [phase for phase in run["phases"] if phase["last_step"] <= release.step]
+    line = [*(phase for parent in run["parents"] for phase in parent["phases"]), *phases]
     rows = _shown(rows)
     chapters = [
-        _summary(release, run, phases),
+        _summary(release, run, line),
         ["## From its author", release.notes.strip()] if release.notes else [],
         _intended(release),
         _usage(release, ran),
-        _training(run, phases),
-        _evaluation(release, phases, rows),
+        _training(run, phases, line),
+        _evaluation(release, run, phases, rows),
         _conversion(parity),
         _cost(release, run, phases),
         _limitations(release, run, rows),
@@ -219,7 +220,10 @@ def _usage(release: Release, ran: str) -> list[str]:
     return ["## Usage", f"```sh\n{install}\n```", ran, *code]
 
 
-def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> list[str]:
+def _training(
+    run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]], line: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Of the run's own `phases`, and of those that led to it, which `line` has before them."""
     asked = sum(x["share"] for x in run["data"])  # of any scale
     data = [
         (
@@ -238,7 +242,8 @@ def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> li
     adam, precision = run["optimizer"], run["precision"]
     clip = "no clipping" if adam["clip_norm"] is None else f"gradients clipped at norm {adam['clip_norm']:g}"
     versions = ", ".join(markdown(f"{name} {version}") for name, version in run["versions"].items() if version)
-    detour = [phase["objective"]["kind"] for phase in phases] == ["clm", "mlm"]
+    detour = [phase["objective"]["kind"] for phase in line] == ["clm", "mlm"]
+    skipped = f", whose first {run['skip_steps']:,} batches were passed over" if run["skip_steps"] else ""
     return [
         "## Training",
         "### Data",
@@ -253,14 +258,15 @@ def _training(run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> li
             if detour
             else []
         ),
-        "\n".join(_phase(phase) for phase in phases),
+        "\n".join(_phase(phase) for phase in line),
+        *branches(run),
         *_skipped(run["spent"]["skipped"]),
         *departures(run, max((phase["last_step"] for phase in phases), default=0)),
         f"A batch holds {run['global_batch_size']:,} rows of {run['sequence_length']:,} tokens "
         f"({count(run['tokens_per_step'])} tokens). Decoupled AdamW (beta1 {adam['b1']:g}, beta2 {adam['b2']:g}, "
         f"epsilon {adam['eps']:g}, weight decay {adam['weight_decay']:g}, {clip}); {precision['compute']} computation, "
         f"float32 weights; dropout: {Dropout(**run['dropout'])}. Seeds: {run['seeds']['masks_and_weights']} for masks, "
-        f"{run['seeds']['data']} for the order of the data.",
+        f"{run['seeds']['data']} for the order of the data{skipped}.",
         f"Trained with cptjax at commit {code(run['commit'] or 'unknown')} ({versions}; Python "
         f"{markdown(run['python'])}).",
     ]
@@ -302,6 +308,22 @@ def _made_of(run: Mapping[str, Any], whole: bool) -> list[str]:
     )
 
 
+def branches(run: Mapping[str, Any]) -> list[str]:
+    """A sentence for each run that led to this one: its step, what it read, what it took, and where it went back."""
+    said = []
+    for parent in run["parents"]:
+        asked = sum(store["share"] for store in parent["data"])
+        read = ", ".join(f"{markdown(x['name'])} {percent(x['share'] / asked):.1f} %" for x in parent["data"])
+        said += [
+            f"What came before was branched off at step {parent['step']:,} of the run {markdown(parent['name'])}, of "
+            f"which {', '.join(markdown(phase['name']) for phase in parent['phases'])} is told above. It read {read}; "
+            f"its {parent['spent']['device_seconds'] / 3600:.2f} device hours are not in the cost below. "
+            f"The facts of that checkpoint have the sha256 `{markdown(parent['facts_sha256'])}`.",
+            *departures(parent, parent["step"]),
+        ]
+    return said
+
+
 def departures(run: Mapping[str, Any], last_step: int) -> list[str]:
     """A sentence for each time that the run went back to an earlier step and took another course."""
     return [
@@ -331,9 +353,12 @@ def _phase(phase: Mapping[str, Any]) -> str:
     )
 
 
-def _evaluation(release: Release, phases: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> list[str]:
+def _evaluation(
+    release: Release, run: Mapping[str, Any], phases: Sequence[Mapping[str, Any]], rows: Sequence[Row]
+) -> list[str]:
     sections = ["## Evaluation"]
-    moments = [("before", phases[0]["held_out_before"])] if phases else []
+    began = "at the branch" if run["parents"] else "before"
+    moments = [(began, phases[0]["held_out_before"])] if phases else []
     moments += [(f"after {markdown(phase['name'])}", phase["held_out"]) for phase in phases]
     if moments and all(values for _, values in moments):
         held_out = [

@@ -54,6 +54,14 @@ class Phase:
             )
 
 
+@dataclass(frozen=True)
+class Branch:
+    """Where a run begins that is branched off another one: with its weights, and its optimiser's moments."""
+
+    folder: str  # of that run
+    step: int  # which checkpoint of it
+
+
 class Stretch(NamedTuple):
     """A phase, with its first step and the one after its last, counted over the run."""
 
@@ -79,6 +87,7 @@ class Run:
     eval_every: int = 500  # optimiser steps; also at the start and end of every phase
     checkpoint_every: int = 500  # optimiser steps; also at the end of every phase
     keep_checkpoints: int = 2  # the last ones; ends of phases are always kept
+    milestone_every: int | None = None  # optimiser steps between checkpoints that are always kept, too
     most_skipped: int = 5  # steps whose loss or gradient is not finite, which change nothing; one more ends the run
     skip_steps: tuple[int, ...] = ()  # whose batches are not trained on; the clocks of phases go on
     mesh: Mesh = field(default_factory=Mesh)
@@ -87,6 +96,7 @@ class Run:
     attention: Literal["auto", "reference", "blockwise", "splash", "cudnn"] = "auto"  # a row of attention.BACKENDS
     dropout: Dropout = field(default_factory=Dropout)  # while training; what is None is as the model's config has it
     remat: Remat = "none"  # what of the activations is recomputed: less memory, more arithmetic; see Encoder
+    branch: tyro.conf.Suppress[Branch | None] = None  # --branch-from and --step of train
 
     def __post_init__(self):
         check_backend(self.attention, "auto")
@@ -97,8 +107,9 @@ class Run:
         names = [phase.name for phase in self.phases]
         if len(set(names)) < len(names):
             raise ValueError(f"phase names must differ, not {names}")
-        for name in ("held_out_rows", "eval_every", "checkpoint_every", "keep_checkpoints", "device_batch_size"):
-            if getattr(self, name) < 1:
+        steps = ("eval_every", "checkpoint_every", "keep_checkpoints", "milestone_every")
+        for name in ("held_out_rows", *steps, "device_batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.most_skipped < 0:
             raise ValueError(f"most_skipped is {self.most_skipped}: it must be at least 0")
@@ -132,6 +143,7 @@ ELASTIC = {
     "checkpoint_every",
     "keep_checkpoints",
     "most_skipped",
+    "milestone_every",
     "mesh",
     "device_batch_size",
     "attention",
@@ -141,6 +153,9 @@ ELASTIC = {
 
 # And when it goes back to an earlier step (see resume.py) with another value of these, too.
 DEPARTING = {"phases.*.schedule.*", "optimizer.*", "skip_steps"}
+
+# A branch has these of the run that it is branched off, and the optimizer, too, if it keeps the moments.
+INHERITED = ("init", "model", "causal_window_counts_self")
 
 
 def mlm_twin(run: Run) -> Run:

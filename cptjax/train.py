@@ -76,7 +76,8 @@ def _train(inputs: Inputs, setting: Setting, pace: Pace | None, signals: Signals
         batches = Batches(run.data)
     state, spent, departures = start(inputs, setting)
     stream = batches.stream(int(state.step), sharding.own_rows(setting.mesh, run.data.global_batch_size))
-    saver = Saver(setting.folder, run.keep_checkpoints, tuple(stretch.last for stretch in run.stretches))
+    ends = tuple(stretch.last for stretch in run.stretches)
+    saver = Saver(setting.folder, run.keep_checkpoints, ends, run.milestone_every)
     done = int(state.step)
     says = [*in_words(run, batches), *where(run, done, setting.folder)]
     says += time_left(run, setting.model.config, done, setting.mesh.size, pace)
@@ -121,7 +122,8 @@ def actions(setting: Setting, recorder: Recorder, saver: Saver, signals: Signals
 
     def save(moment: Moment) -> None:
         stretch, done, state, _ = moment
-        if done == stretch.last or done % run.checkpoint_every == 0 or signals.asked is not None:
+        due = any(done % every == 0 for every in (run.checkpoint_every, run.milestone_every) if every)
+        if due or done == stretch.last or signals.asked is not None:
             with recorder.doing(SAVING):
                 saver.save(done, state, recorder.facts())
             recorder.saved(done, stretch.phase)

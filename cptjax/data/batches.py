@@ -33,6 +33,7 @@ class Data:
     sequence_length: int = 8192  # tokens per row
     global_batch_size: int = 384  # rows per optimiser step, whatever the devices
     seed: int = 42  # order of documents and rows
+    skip_steps: int = 0  # batches that are passed over before the first step
 
     def __post_init__(self):
         if not self.stores:
@@ -45,6 +46,8 @@ class Data:
         for name in ("sequence_length", "global_batch_size"):
             if not 1 <= getattr(self, name) < MOST:
                 raise ValueError(f"data.{name} is {getattr(self, name)}: it must be from 1 to {MOST - 1}")
+        if not 0 <= self.skip_steps < MOST:
+            raise ValueError(f"data.skip_steps is {self.skip_steps}: it must be from 0 to {MOST - 1}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"data.seed is {self.seed}: it must be from 0 to 2**32 - 1")
 
@@ -157,15 +160,15 @@ class Batches:
             grain.MapDataset.source(rows).seed(data.seed).shuffle().repeat() for rows in self._rows.values()
         ]
 
-    def _by_step(self, own_rows: Sequence[int] | None) -> grain.MapDataset:
+    def _from(self, step: int, own_rows: Sequence[int] | None) -> grain.MapDataset:
         own_rows = range(self.data.global_batch_size) if own_rows is None else own_rows
         mixture = _Mixture(self._weights, self.data.global_batch_size, own_rows)
         mixed = grain.MapDataset.select_from_datasets(self._passes, mixture)
-        return mixed.batch(len(own_rows), batch_fn=_stack)
+        return mixed.batch(len(own_rows), batch_fn=_stack)[self.data.skip_steps + step :]
 
     def batch_of_step(self, step: int) -> dict[str, np.ndarray]:
         """The global batch of one step, by random access."""
-        batch: Any = self._by_step(None)[step]
+        batch: Any = self._from(step, None)[0]
         return batch
 
     def contents(self, step: int) -> list[tuple[str, list[str]]]:
@@ -189,15 +192,17 @@ class Batches:
         starting is O(1).
         """
         read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=READ_AHEAD if threads else 0)
-        return _closing(self._by_step(own_rows)[start_step:].to_iter_dataset(read))
+        return _closing(self._from(start_step, own_rows).to_iter_dataset(read))
 
     def epochs(self, step: int) -> dict[str, float]:
         """How many passes over each store the steps before `step` have made, by store folder.
 
         It is how often they have shown a document of weight 1.
         """
-        drawn = _drawn(self._weights, step * self.data.global_batch_size)
-        return {path: count / len(rows) for (path, rows), count in zip(self._rows.items(), drawn, strict=True)}
+        skipped = self.data.skip_steps
+        before, after = (_drawn(self._weights, s * self.data.global_batch_size) for s in (skipped, skipped + step))
+        rows = [len(rows) for rows in self._rows.values()]
+        return {path: (b - a) / n for path, a, b, n in zip(self._rows, before, after, rows, strict=True)}
 
     def tokens(self, step: int) -> dict[str, float]:
         """How many tokens of each store the steps before `step` have shown, by store folder.

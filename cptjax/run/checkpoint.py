@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, EveryNSteps, LatestN
 
 from cptjax.command.errors import first_of_group, reason, warn_of_damage
 from cptjax.command.escape import listed
@@ -45,6 +45,7 @@ from cptjax.files import (
 )
 from cptjax.machine import processes
 from cptjax.model import init_params
+from cptjax.optim import AdamW, make_optimizer
 from cptjax.shape import ModelConfig, ModernBertConfig
 from cptjax.step import TrainState
 
@@ -113,16 +114,19 @@ def _sealed(step: int, sums: Mapping[str, Any], files: Mapping[str, str], facts:
 
 
 class Saver:
-    """Writes a run's state in the background; keeps the last `keep` steps and those in `always`.
+    """Writes a run's state in the background; keeps the last `keep` steps, those in `always` and, if that is given, the
+    multiples of `milestone_every`.
 
     Raises OSError, here or at the next call, when the disk refuses a save.
     """
 
-    def __init__(self, folder: Path, keep: int, always: tuple[int, ...]):
+    def __init__(self, folder: Path, keep: int, always: tuple[int, ...], milestone_every: int | None = None):
         self._folder, self._files = folder, _own_files(folder)
         self._manager = _manager(
             folder,
-            preservation_policy=AnyPreservationPolicy([LatestN(keep), CustomSteps(list(always))]),
+            preservation_policy=AnyPreservationPolicy(
+                [LatestN(keep), CustomSteps(list(always)), *map(EveryNSteps, filter(None, [milestone_every]))]
+            ),
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
         )
@@ -244,6 +248,25 @@ def _restore(
     return restored
 
 
+def faults(folder: Path, step: int, facts: Mapping[str, Any]) -> Iterator[str | None]:
+    """What is wrong with each array of a checkpoint, one in memory at a time; None: it is what was saved."""
+    target = {"params": parameter_shapes(model_config(facts["model"], where="its facts"))}
+    if "opt_state" in facts["checksums"]:
+        tx = make_optimizer(AdamW(**facts["config"]["optimizer"]))
+        target["opt_state"] = jax.eval_shape(tx.init, target["params"])
+    for part, tree in target.items():
+        leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+        for number, (path, shape) in enumerate(leaves):
+            name, others = jax.tree_util.keystr(path), [ocp.PLACEHOLDER] * len(leaves)
+            alone = jax.tree.unflatten(structure, [*others[:number], shape, *others[number + 1 :]])
+            try:
+                read = _read(folder / CHECKPOINTS / str(step) / part, alone, whole=False)
+                differs = host_checksum(jax.tree.leaves(read)[number]) != facts["checksums"][part].get(name)
+                yield f"{part}{name} differs from its checksum" if differs else None
+            except Exception as error:  # tensorstore raises anything from KeyError to groups of errors
+                yield f"{part}{name} cannot be read ({_reason(error)})"
+
+
 def _read(path: Path, target: Any, whole: bool) -> Any:
     """One part of a checkpoint. Orbax's managers wait for all processes when one restores; its handlers do not."""
     handler: Any = ocp.StandardCheckpointHandler()
@@ -252,7 +275,11 @@ def _read(path: Path, target: Any, whole: bool) -> Any:
         handler = ocp.PyTreeCheckpointHandler()
         numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
         args = ocp.args.PyTreeRestore(target, numpy, partial_restore=True)
-    return handler.restore(path.absolute(), args=args)
+    restored = handler.restore(path.absolute(), args=args)
+    for read, asked in zip(jax.tree.leaves(restored), jax.tree.leaves(target), strict=True):
+        if asked is not ocp.PLACEHOLDER and (read.shape, read.dtype) != (asked.shape, asked.dtype):
+            raise ValueError(f"it holds {read.dtype} {list(read.shape)} for {asked.dtype} {list(asked.shape)}")
+    return restored
 
 
 def _on_one_device(shapes: Any) -> Any:
@@ -287,7 +314,7 @@ def load_params(folder: Path, step: int | None = None, shardings: Any = None) ->
     FileNotFoundError when the folder holds no checkpoint, ValueError when it is damaged.
     """
     with processes.together():
-        step, config, facts = _find(folder, step)
+        step, config, facts = find(folder, step)
     shapes = parameter_shapes(config)
     if shardings is None:
         target = _on_one_device(shapes)
@@ -303,7 +330,7 @@ def open_params(folder: Path, step: int | None = None) -> tuple[int, ModelConfig
 
     Raises as `load_params` does; the function raises ValueError for a damaged parameter.
     """
-    step, config, facts = _find(folder, step)
+    step, config, facts = find(folder, step)
     shapes = parameter_shapes(config)
 
     def read(path: tuple[str, ...]) -> np.ndarray:
@@ -320,7 +347,8 @@ def open_params(folder: Path, step: int | None = None) -> tuple[int, ModelConfig
     return step, config, read
 
 
-def _find(folder: Path, step: int | None) -> tuple[int, ModelConfig, dict[str, Any]]:
+def find(folder: Path, step: int | None) -> tuple[int, ModelConfig, dict[str, Any]]:
+    """A step of a run folder (the latest by default), its model and its facts. Raises as `load_params` does."""
     config, steps = read_model(folder), survey(folder)
     if step is None and not steps.whole and steps.damaged:
         raise DamagedError("; ".join(steps.damaged.values()))
@@ -328,7 +356,8 @@ def _find(folder: Path, step: int | None) -> tuple[int, ModelConfig, dict[str, A
         raise DamagedError(steps.damaged[str(step)])
     step = steps.latest if step is None else step
     if step is None or step not in steps.whole:
-        raise FileNotFoundError(f"{folder} holds no checkpoint{'' if step is None else f' of step {step}'}")
+        others = f" of step {step}, only of the steps {list(steps.whole)}" if steps.whole else ""
+        raise FileNotFoundError(f"{folder} holds no checkpoint{others}")
     for damage in steps.damaged.values():
         warn_of_damage(f"{damage}; step {step} is read")
     return step, config, steps.whole[step]

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,7 +12,7 @@ from cptjax.command import errors
 from cptjax.command.escape import say
 from cptjax.command.line import Options
 from cptjax.command.signals import Signals
-from cptjax.files import check_out, naming, write_json, written
+from cptjax.files import check_out, naming, read_json, write_json, written
 
 if TYPE_CHECKING:  # help is there at once
     from cptjax.config import Run
@@ -29,6 +29,8 @@ class Train(Options):
     tokens: int | None = None  # of all phases together, instead
     mlm_twin: bool = False  # the matched baseline: no causal phase
     from_step: int | None = None  # go back to this checkpoint, perhaps with another schedule
+    branch_from: Path | None = None  # begin with the weights and moments of another run, by a clock of its own
+    step: int | None = None  # at this step of it
     strict: bool = False  # stop at what is damaged, do not go on without it
 
     goes_on: ClassVar[bool] = True
@@ -54,12 +56,13 @@ class Train(Options):
         elif jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours
             jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
 
+        from cptjax.run.branch import branched
         from cptjax.train import train
 
         if self.strict:
             warnings.simplefilter("error", errors.DamageWarning)
         with processes.together():
-            run = _run(self, overrides)
+            run = branched(_run(self, overrides), self.branch_from, self.step)
         folder = train(run, self.workdir, self.from_step)
         say(f"{folder}: trained; plot in {folder / 'plot.png'}, export with python -m convert to-hf {folder} OUT")
 
@@ -85,9 +88,13 @@ class Replay(Options):
     def __call__(self, rest: Sequence[str]) -> None:
         """Print the table and, if asked, write the JSON."""
         check_out(self.out)
+        from cptjax.config import Branch
         from cptjax.run.replay import replay, text
 
-        report = replay(_run(self, rest), self.workdir, self.step, float32=self.float32)
+        run, known = _run(self, rest), self.workdir / "config.json"
+        if known.is_file() and (branch := read_json(known).get("branch")):
+            run = replace(run, branch=Branch(**branch))
+        report = replay(run, self.workdir, self.step, float32=self.float32)
         say(text(report))
         if self.out is not None:
             write_json(self.out, report)

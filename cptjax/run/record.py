@@ -163,6 +163,29 @@ class Departure:
 
 
 @dataclass(frozen=True)
+class Read:
+    """A token store that a parent read."""
+
+    name: str
+    share: Annotated[float, Field(ge=1e-12, le=1e18)]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The run that another one was branched off, and all that it was by then."""
+
+    folder: str  # its last name
+    name: str
+    step: Count
+    facts_sha256: str  # as they stand in its checkpoint
+    phases: list[Phase]
+    departures: list[Departure]
+    data: list[Read]
+    spent: Spent
+
+
+@dataclass(frozen=True)
 class Cost:
     """Hours in optimiser steps, and in all else by its kind; device hours in steps; energy of all, and of the steps."""
 
@@ -194,7 +217,9 @@ class Record(Generic[Model]):
     dropout: Dropout  # no share is None
     attention: Attention
     seeds: Seeds
+    skip_steps: Count  # batches passed over before the first step
     departures: list[Departure]
+    parents: list[Parent]  # the first run of its line first
     spent: Spent
     cost: Cost
     commit: str | None
@@ -227,6 +252,7 @@ def describe_run(
     *,
     spent: Mapping[str, Any],
     departures: Sequence[Mapping[str, Any]],
+    parents: Sequence[Mapping[str, Any]],
     epochs: Mapping[str, float],
     tokens: Mapping[str, float],
     fill: Mapping[str, float],
@@ -260,7 +286,9 @@ def describe_run(
         dropout=run.dropout_of(model),
         attention=Attention(**attention),
         seeds=Seeds(masks_and_weights=run.seed, data=run.data.seed),
+        skip_steps=run.data.skip_steps,
         departures=[Departure(**departure) for departure in departures],
+        parents=[typed(Parent, parent, "the checkpoint's facts: parents") for parent in parents],
         spent=Spent(**{name: value for name, value in spent.items() if name != "phases"}),
         cost=_cost(spent, energy_by),
         commit=provenance.git_commit(),

@@ -230,6 +230,7 @@ class Recorder:
             folder,
             spent=self.spent,
             departures=self._departures,
+            parents=self._setting.decides["parents"],
             epochs=batches.epochs(last),
             tokens=batches.tokens(last),
             fill=batches.fill,

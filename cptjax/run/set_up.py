@@ -22,6 +22,7 @@ from cptjax.model import Encoder
 from cptjax.objectives import Vocabulary
 from cptjax.optim import freeze_mask, make_optimizer
 from cptjax.run import agreement, checkpoint, memory
+from cptjax.run.branch import lineage
 from cptjax.run.resume import Resumption, check_inputs_unchanged, find_resumption
 from cptjax.shape import ModelConfig, ModernBertConfig, parameter_names
 from cptjax.step import chunk_positions
@@ -29,27 +30,36 @@ from cptjax.step import chunk_positions
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run finds: the checkpoints in its folder, the devices, and the manifests of its stores."""
+    """What a run finds: the checkpoints in its folder, the runs that it is branched off, the devices, and the manifests
+    of its stores."""
 
     run: Run
     folder: Path
     resumption: Resumption
+    parents: list[dict[str, Any]]
     mesh: jax.sharding.Mesh
     manifests: dict[str, Manifest]
 
     @property
     def start(self) -> Path:
         """The run folder that its first weights lie in, or will: its own once it has a checkpoint."""
-        return self.folder if self.resumption.candidates else starting_folder(self.run, self.folder)
+        if self.resumption.candidates:
+            return self.folder
+        return Path(self.run.branch.folder) if self.run.branch else starting_folder(self.run, self.folder)
 
 
 def open_inputs(run: Run, folder: Path, from_step: int | None = None) -> Inputs:
-    """What a run finds. Raises ValueError for devices, rows or stores that do not fit, and as `find_resumption`."""
+    """What a run finds. Raises ValueError for devices, rows or stores that do not fit, and as `find_resumption` and
+    `lineage`."""
     resumption = find_resumption(folder, to_dict(run), from_step)
+    if resumption.candidates:  # then no parent is read again
+        parents = next(iter(resumption.candidates.values())).get("parents", [])
+    else:
+        parents = lineage(run) if run.branch else []
     mesh = sharding.make_mesh(run.mesh)
     micro_batches(run, mesh)
     stores = [*run.data.shares, *filter(None, [run.held_out])]
-    return Inputs(run, folder, resumption, mesh, {store: Manifest.read(store) for store in stores})
+    return Inputs(run, folder, resumption, parents, mesh, {store: Manifest.read(store) for store in stores})
 
 
 def starting_folder(run: Run, folder: Path) -> Path:
@@ -95,19 +105,19 @@ def without_text(run: Run, config: ModelConfig, mesh: jax.sharding.Mesh, vocabul
 def set_up(inputs: Inputs) -> Setting:
     """Check everything that can be checked before the first step.
 
-    A run that has a checkpoint knows its own model: what `run.init` names is not read again. Raises ValueError for a
+    A run that has a checkpoint knows its own model: what it began from is not read again. Raises ValueError for a
     run that cannot work here, or contradicts its folder.
     """
     run, mesh, manifests = inputs.run, inputs.mesh, inputs.manifests
-    started = bool(inputs.resumption.candidates)
-    config = checkpoint.read_model(inputs.start) if started or run.model is None else run.model
+    given = bool(inputs.resumption.candidates or run.branch or run.init)  # weights, and a tokenizer beside them
+    config = checkpoint.read_model(inputs.start) if given or run.model is None else run.model
     config = _to_train(run, config)
     if run.data.sequence_length > config.longest_document:
         raise ValueError(
             f"data.sequence_length {run.data.sequence_length} is longer than the model's {config.longest_document} "
             "positions"
         )
-    _check_vocabulary(run, config, manifests, inputs.start if started or run.init else None)
+    _check_vocabulary(run, config, manifests, inputs.start if given else None)
     manifest = next(iter(manifests.values()))
     ids = manifest.mask_token_id, manifest.special_token_ids, manifest.pad_token_id
     attention = choose_attention(run, config)
@@ -120,6 +130,7 @@ def set_up(inputs: Inputs) -> Setting:
         "stores": {store: Store(store).manifest.fingerprint for store in run.data.shares},
         "held_out": None if run.held_out is None else Store(run.held_out).manifest.fingerprint,
         "packing": PACKING_VERSION,
+        "parents": inputs.parents,
     }
     for step, facts in inputs.resumption.candidates.items():
         check_inputs_unchanged(inputs.folder, step, facts, decides)
@@ -214,9 +225,9 @@ def trains(config: ModelConfig, phase: Phase) -> Any:
 
 def shared(inputs: Inputs, setting: Setting) -> dict[str, Any]:
     """What must be the same in all processes of a run, beside what `agreement.of_run` gives."""
-    resumption = inputs.resumption
+    run, resumption = inputs.run, inputs.resumption
     return {
-        **(agreement.of_start(inputs.start) if resumption.candidates or inputs.run.init else {}),
+        **(agreement.of_start(inputs.start) if resumption.candidates or run.branch or run.init else {}),
         "model": asdict(setting.model.config),
         "attention_backend": setting.attention["backend"],
         "goes_on_from": list(resumption.candidates),

@@ -75,8 +75,10 @@ def in_words(run: Run, batches: Batches) -> Sequence[str]:
 
 
 def where(run: Run, step: int, folder: Path) -> Sequence[str]:
-    """Where a run that has made steps goes on, in words."""
+    """Where a run that has made steps goes on, or one that has not is branched off, in words."""
     last = run.stretches[-1].last
+    if step == 0 and run.branch:
+        return [f"branched off {run.branch.folder} at its step {run.branch.step:,}"]
     if step == last:
         longer = f"to train longer, begin a run with --init {folder} and another --workdir"
         return [f"all {last:,} steps were made before: nothing is left to do; {longer}"]

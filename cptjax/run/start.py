@@ -38,7 +38,7 @@ def convert_weights(inputs: Inputs) -> None:
     As a user would, and on the CPU: this process has the devices.
     """
     run = inputs.run
-    if inputs.resumption.begun or run.init is None or (Path(run.init) / checkpoint.MODEL).exists():
+    if inputs.resumption.begun or run.branch or run.init is None or (Path(run.init) / checkpoint.MODEL).exists():
         return
     command = errors.own_command("convert", "from-hf", run.init, str(inputs.start), "--overwrite")
     subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
@@ -50,34 +50,45 @@ def write_own_files(inputs: Inputs, setting: Setting) -> None:
     if not inputs.resumption.candidates:
         # The model's own tokenizer files: a store keeps the same vocabulary, but perhaps less beside it. Only
         # where the model has no more than tokenizer.json does the store know more.
+        given = run.branch or run.init
         own = origin / checkpoint.TOKENIZER
         store = Path(next(iter(run.data.shares)))
-        tokenizer = own if run.init and (own / "tokenizer_config.json").is_file() else store / checkpoint.TOKENIZER
+        tokenizer = own if given and (own / "tokenizer_config.json").is_file() else store / checkpoint.TOKENIZER
         hf_config = origin / checkpoint.HF_CONFIG
         checkpoint.write_model(
             folder,
             setting.model.config,
             tokenizer=tokenizer,
-            hf_config=read_json(hf_config) if run.init and hf_config.is_file() else None,
+            hf_config=read_json(hf_config) if given and hf_config.is_file() else None,
             origin=_origin(run, origin),
         )
     write_json(folder / "config.json", to_dict(run))
 
 
 def _origin(run: Run, folder: Path) -> dict[str, Any] | None:
-    """Where the first weights come from: what `folder`, the start, was converted from, or another run."""
+    """Where the first weights come from: what `folder`, the start, or the first run of its line, was converted from, or
+    another run."""
+    told = folder / checkpoint.ORIGIN
+    if run.branch:
+        return read_json(told) if told.is_file() else None
     if run.init is None:
         return None
-    converted = checkpoint.latest_step(folder) == 0 and (folder / checkpoint.ORIGIN).is_file()
-    return read_json(folder / checkpoint.ORIGIN) if converted else {"source": run.init, "revision": None}
+    converted = checkpoint.latest_step(folder) == 0 and told.is_file()
+    return read_json(told) if converted else {"source": run.init, "revision": None}
 
 
 def start(inputs: Inputs, setting: Setting) -> Start:
-    """What the loop begins with, from the first that there is: 1 the folder's last whole checkpoint; 2 the weights of
-    `run.init`; 3 random weights, of the run's `model`."""
+    """What the loop begins with, from the first that there is: 1 the folder's last whole checkpoint; 2 the state of
+    `run.branch`, by a clock that begins anew; 3 the weights of `run.init`; 4 random weights, of the run's `model`."""
     if inputs.resumption.candidates:
         return _go_on(setting, inputs.resumption)
     run = setting.run
+    if run.branch:
+        with processes.together():
+            step, _, facts = checkpoint.find(inputs.start, run.branch.step)
+        state = checkpoint.resume(inputs.start, facts, step, state_shapes(setting))
+        first = jax.device_put(jax.numpy.int32(0), state.step.sharding)
+        return Start(state._replace(step=first), nothing_spent(run), [])
     params = partial(init_params, setting.model, jax.random.key(run.seed))
     shardings = state_shardings(setting)
     if run.init:
