@@ -1,5 +1,5 @@
 """The commands: python -m cptjax demo | prepare | data-report | plan | doctor | train |
-compare."""
+compare | verify."""
 
 import sys
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ COMMANDS = {
     "train": Command("train a config, or go on with what is in the work folder", "cptjax.run.command:Train"),
     "replay": Command("one step of a run again, row by row", "cptjax.run.command:Replay"),
     "compare": Command("runs side by side: table, differences, pictures", "cptjax.run.command:Compare"),
+    "verify": Command("runs, token stores and releases against their hashes", "cptjax.run.command:Verify"),
 }
 
 

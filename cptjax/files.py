@@ -294,6 +294,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def changed(path: Path, known: str) -> str | None:
+    """What is wrong with a file that had this sha256 when it was made; None: it has it still."""
+    try:
+        if not path.is_file():
+            return "is missing"
+        return None if sha256(path) == known else "has changed since it was made"
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+
+
 def folder_hashes(folder: Path) -> dict[str, str]:
     """The sha256 of each file right in a folder, by name; none where there is no folder."""
     return {path.name: sha256(path) for path in sorted(folder.glob("*")) if path.is_file()}

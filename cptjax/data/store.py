@@ -16,7 +16,7 @@ N documents, L tokens of one document, F files of its input.
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +27,18 @@ from pydantic import Field
 
 from cptjax.command.errors import reason
 from cptjax.command.escape import listed
-from cptjax.files import check_inside, folder_hashes, hash_of, read_array, read_json, sha256, typed, write_json, written
+from cptjax.files import (
+    changed,
+    check_inside,
+    folder_hashes,
+    hash_of,
+    read_array,
+    read_json,
+    sha256,
+    typed,
+    write_json,
+    written,
+)
 
 STORE_VERSION = 2
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer"
@@ -203,6 +214,11 @@ class Manifest:
         return hash_of([self.tokenizer_sha256, self.dtype, ids, shards, arrays])
 
     @property
+    def files(self) -> dict[str, str]:
+        """The sha256 of each file of the store but manifest.json."""
+        return {**self.sha256, **{shard.file: shard.sha256 for shard in self.shards}}
+
+    @property
     def vocabulary(self) -> dict[str, Any]:
         """What it says of its tokenizer, by field: all that `Encoder.vocabulary` does."""
         return {name: getattr(self, name) for name in VOCABULARY}
@@ -258,7 +274,7 @@ class Store:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         self.manifest = Manifest.read(path)
-        for name in (*self.manifest.sha256, *(shard.file for shard in self.manifest.shards)):
+        for name in self.manifest.files:
             if not (self.path / name).is_file():
                 raise ValueError(f"{self.path / name} is missing: copy the whole store again")
         self._check_tokenizer()
@@ -285,11 +301,8 @@ class Store:
     def _checked(self, name: str) -> Path:
         """The path of a file that is what the manifest says it is."""
         path = self.path / name
-        known = {shard.file: shard.sha256 for shard in self.manifest.shards} | self.manifest.sha256
-        if not path.is_file():
-            raise ValueError(f"{path} is missing: copy the whole store again")
-        if sha256(path) != known.get(name):
-            raise ValueError(f"{path} has changed since it was made: copy the whole store again")
+        if damage := changed(path, self.manifest.files.get(name, "")):
+            raise ValueError(f"{path} {damage}: copy the whole store again")
         return path
 
     def _array(self, name: str, kind: type[np.generic], least: int = 0, most: int = 2**63 - 1) -> np.ndarray:
@@ -351,10 +364,31 @@ class Store:
 
     def verify(self) -> None:
         """Read every file, those of the held-out store too, and compare hashes. ValueError names one that changed."""
-        for name in (*(shard.file for shard in self.manifest.shards), *self.manifest.sha256):
-            self._checked(name)
-        if (self.path / "held_out").exists():
-            Store(self.path / "held_out").verify()
+        for _, damage in faults(self.path):
+            if damage:
+                raise ValueError(damage)
+
+
+def faults(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """What is wrong with each file of a store, and of its held-out store, read to its end; None: nothing is."""
+    try:
+        manifest = Manifest.read(folder)
+    except (ValueError, OSError) as error:
+        yield folder / MANIFEST, reason(error)
+        return
+    yield folder / MANIFEST, None
+    whole = True
+    for name, known in manifest.files.items():
+        damage = changed(folder / name, known)
+        whole &= damage is None
+        yield folder / name, damage and f"{folder / name} {damage}: copy the whole store again"
+    if whole:
+        try:
+            Store(folder)
+        except (ValueError, OSError) as error:  # a file too many, or counts that contradict each other
+            yield folder, reason(error)
+    if (folder / "held_out").exists():
+        yield from faults(folder / "held_out")
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

@@ -53,6 +53,7 @@ ReadParameter = Callable[[tuple[str, ...]], np.ndarray]  # of a path such as ("f
 CHECKPOINTS, MODEL, TOKENIZER = "checkpoints", "model.json", "tokenizer"
 HF_CONFIG, ORIGIN, ASIDE = "hf_config.json", "origin.json", "set_aside"
 OWN_HASH = "sha256"  # of a checkpoint's facts: of all else in them
+MOST_READ = 2**28  # bytes of arrays that are read together to be verified
 
 
 class DamagedError(ValueError):
@@ -249,22 +250,35 @@ def _restore(
 
 
 def faults(folder: Path, step: int, facts: Mapping[str, Any]) -> Iterator[str | None]:
-    """What is wrong with each array of a checkpoint, one in memory at a time; None: it is what was saved."""
+    """What is wrong with each array of a checkpoint; None: it is what was saved. In memory are MOST_READ bytes and one
+    array at a time."""
     target = {"params": parameter_shapes(model_config(facts["model"], where="its facts"))}
     if "opt_state" in facts["checksums"]:
         tx = make_optimizer(AdamW(**facts["config"]["optimizer"]))
         target["opt_state"] = jax.eval_shape(tx.init, target["params"])
     for part, tree in target.items():
-        leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-        for number, (path, shape) in enumerate(leaves):
-            name, others = jax.tree_util.keystr(path), [ocp.PLACEHOLDER] * len(leaves)
-            alone = jax.tree.unflatten(structure, [*others[:number], shape, *others[number + 1 :]])
-            try:
-                read = _read(folder / CHECKPOINTS / str(step) / part, alone, whole=False)
-                differs = host_checksum(jax.tree.leaves(read)[number]) != facts["checksums"][part].get(name)
-                yield f"{part}{name} differs from its checksum" if differs else None
-            except Exception as error:  # tensorstore raises anything from KeyError to groups of errors
-                yield f"{part}{name} cannot be read ({_reason(error)})"
+        place = np.cumsum([x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)]) // MOST_READ
+        for _, group in itertools.groupby(range(len(place)), place.__getitem__):
+            yield from _faults(folder / CHECKPOINTS / str(step) / part, tree, list(group), facts["checksums"][part])
+
+
+def _faults(path: Path, tree: Any, group: list[int], sums: Mapping[str, int]) -> Iterator[str | None]:
+    """`faults` of some leaves of the tree at this path, read together if they can be."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    names = [jax.tree_util.keystr(path) for path, _ in leaves]
+    asked = [shape if number in group else ocp.PLACEHOLDER for number, (_, shape) in enumerate(leaves)]
+    try:
+        read = jax.tree.leaves(_read(path, jax.tree.unflatten(structure, asked), whole=False))
+    except Exception as error:  # tensorstore raises anything from KeyError to groups of errors
+        if len(group) == 1:
+            yield f"{path.name}{names[group[0]]} cannot be read ({_reason(error)})"
+        else:
+            for number in group:
+                yield from _faults(path, tree, [number], sums)
+        return
+    for number in group:
+        whole = host_checksum(read[number]) == sums.get(names[number])
+        yield None if whole else f"{path.name}{names[number]} differs from its checksum"
 
 
 def _read(path: Path, target: Any, whole: bool) -> Any:

@@ -1,4 +1,4 @@
-"""The commands of runs: train, replay, compare."""
+"""The commands of runs: train, replay, compare, verify."""
 
 import warnings
 from collections.abc import Sequence
@@ -126,3 +126,25 @@ class Compare(Options):
         if self.out is not None:
             with naming(self.out), written(self.out) as partial:
                 partial.write_text(compare.page(runs), encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(Options):
+    """Read all of run folders, token stores and released models, and compare it with the hashes written with it."""
+
+    folders: Positional[tuple[Path, ...]]  # of any of these kinds
+
+    def __call__(self, rest: Sequence[str]) -> int:
+        """Print a line for each thing; returns 0 when all are what was written, 1 when not."""
+        from cptjax.run.verify import kind_of
+
+        if not self.folders:
+            raise ValueError("no folder is given: name a run folder, a token store or a released model")
+        kinds = [(kind_of(folder), folder) for folder in self.folders]  # a wrong name is told before anything is read
+        count = damaged = 0
+        for verdicts, folder in kinds:
+            for path, read, damage in verdicts(folder):
+                count, damaged = count + 1, damaged + bool(damage)
+                say(f"DAMAGED  {damage}" if damage else f"ok       {path}: {read}")
+        say(f"{damaged} of {count} are not what was written" if damaged else f"all {count} are what was written")
+        return 1 if damaged else 0
