@@ -128,6 +128,8 @@ class Saver:
             preservation_policy=AnyPreservationPolicy(
                 [LatestN(keep), CustomSteps(list(always)), *map(EveryNSteps, filter(None, [milestone_every]))]
             ),
+            # Else a folder that cannot be made leaves threads that wait for it for minutes, and the process with them.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
         )
@@ -230,7 +232,7 @@ def _restore(
 ) -> dict[str, Any]:
     """The named parts of a checkpoint in the shapes and shardings of `parts`, checked.
 
-    With `whole` false a part may name some of its arrays only, and numpy arrays come back. Of several processes each
+    With `whole` false a part may name some of its arrays only, and those without a sharding come back in numpy. Of several processes each
     reads what its own devices hold, and all raise what is damaged for one of them.
     """
     where = folder / CHECKPOINTS / str(step)
@@ -256,7 +258,7 @@ def faults(folder: Path, step: int, facts: Mapping[str, Any]) -> Iterator[str | 
     if "opt_state" in facts["checksums"]:
         tx = make_optimizer(AdamW(**facts["config"]["optimizer"]))
         target["opt_state"] = jax.eval_shape(tx.init, target["params"])
-    for part, tree in target.items():
+    for part, tree in _on_one_device(target).items():
         place = np.cumsum([x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)]) // MOST_READ
         for _, group in itertools.groupby(range(len(place)), place.__getitem__):
             yield from _faults(folder / CHECKPOINTS / str(step) / part, tree, list(group), facts["checksums"][part])
@@ -277,7 +279,7 @@ def _faults(path: Path, tree: Any, group: list[int], sums: Mapping[str, int]) ->
                 yield from _faults(path, tree, [number], sums)
         return
     for number in group:
-        whole = host_checksum(read[number]) == sums.get(names[number])
+        whole = host_checksum(np.asarray(read[number])) == sums.get(names[number])
         yield None if whole else f"{path.name}{names[number]} differs from its checksum"
 
 
@@ -287,13 +289,17 @@ def _read(path: Path, target: Any, whole: bool) -> Any:
     args: Any = ocp.args.StandardRestore(target)
     if not whole:
         handler = ocp.PyTreeCheckpointHandler()
-        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
-        args = ocp.args.PyTreeRestore(target, numpy, partial_restore=True)
+        args = ocp.args.PyTreeRestore(target, jax.tree.map(_where, target), partial_restore=True)
     restored = handler.restore(path.absolute(), args=args)
     for read, asked in zip(jax.tree.leaves(restored), jax.tree.leaves(target), strict=True):
         if asked is not ocp.PLACEHOLDER and (read.shape, read.dtype) != (asked.shape, asked.dtype):
             raise ValueError(f"it holds {read.dtype} {list(read.shape)} for {asked.dtype} {list(asked.shape)}")
     return restored
+
+
+def _where(asked: Any) -> ocp.RestoreArgs:
+    sharding = getattr(asked, "sharding", None)
+    return ocp.ArrayRestoreArgs(sharding=sharding) if sharding else ocp.RestoreArgs(restore_type=np.ndarray)
 
 
 def _on_one_device(shapes: Any) -> Any:

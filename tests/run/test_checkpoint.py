@@ -1,5 +1,10 @@
 """Checkpoints: exact, verified, independent of the mesh, whole after a failure."""
 
+import os
+import resource
+import tempfile
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -102,14 +107,14 @@ def test_truncated_checkpoint_is_one_line(start):
     assert "\n" not in str(error.value)
 
 
-def test_keeps_the_last_steps_and_the_ends_of_phases(tmp_path, params):
+def test_keeps_the_last_steps_the_ends_of_phases_and_milestones(tmp_path, params):
     state = init_state({"decoder": {"bias": params["decoder"]["bias"]}}, make_optimizer(AdamW()))
-    saver = checkpoint.Saver(tmp_path, 2, (2,))
-    for step in range(1, 7):
+    saver = checkpoint.Saver(tmp_path, 2, (2,), milestone_every=3)
+    for step in range(1, 9):
         saver.save(step, state, {})
     saver.close()
     kept = sorted(int(path.name) for path in (tmp_path / checkpoint.CHECKPOINTS).iterdir() if path.name.isdigit())
-    assert kept == [2, 5, 6] and checkpoint.latest_step(tmp_path) == 6
+    assert kept == [2, 3, 6, 7, 8] and checkpoint.latest_step(tmp_path) == 8
 
 
 def test_folders_that_are_no_runs_are_refused(tmp_path, start):
@@ -134,3 +139,53 @@ def test_checksum_sees_any_word_and_no_sharding(params):
 def test_the_host_sums_long_arrays_as_the_device_does():
     x = np.random.default_rng(0).standard_normal((3, 2**19 + 7), np.float32)  # more than one block
     assert checkpoint.checksums({"x": x}) == checkpoint.checksums({"x": jax.numpy.asarray(x)})
+
+
+def full_disk():
+    """No file may grow beyond 2 kB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def lost_permission(folder):
+    """Nothing may be written in the folder; root may write anywhere, so it becomes another user."""
+
+    def give_back():
+        os.seteuid(0 if root else os.geteuid())
+        folder.chmod(0o755)
+
+    root = os.geteuid() == 0
+    folder.chmod(0o555)
+    if root:
+        os.seteuid(65534)
+    return give_back
+
+
+@pytest.mark.parametrize("fault", [full_disk, lost_permission], ids=lambda fault: fault.__name__)
+def test_a_save_that_fails_leaves_the_last_one_whole(params, fault):
+    # Broken by: _reporting left out of `save` and `close`; the fault left out.
+    with tempfile.TemporaryDirectory() as made:  # one that another user may look into
+        folder = Path(made)
+        folder.chmod(0o755)
+        state = init_state(params, make_optimizer(AdamW()))
+        saver = checkpoint.Saver(folder, 1, ())
+        saver.save(1, state, {})
+        saver.close()
+        saver = checkpoint.Saver(folder, 1, ())
+        mend = fault() if fault is full_disk else fault(folder / checkpoint.CHECKPOINTS)
+        try:
+            with pytest.raises(
+                OSError, match=r"cannot save a checkpoint in .*; step 1 is whole, free the disk"
+            ) as error:
+                saver.save(2, state, {})
+                saver.close()
+        finally:
+            mend()
+        assert "\n" not in str(error.value)
+        facts = checkpoint.survey(folder).whole
+        assert list(facts) == [1] and equal(checkpoint.resume(folder, facts[1], 1, state), state._replace(step=1))
+        again = checkpoint.Saver(folder, 1, ())  # and once there is room, what was half written is in nobody's way
+        again.save(2, state, {})
+        again.close()
+        assert [path.name for path in (folder / checkpoint.CHECKPOINTS).iterdir()] == ["2"]

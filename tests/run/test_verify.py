@@ -2,17 +2,21 @@
 
 import json
 import random
+import re
 import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
+from cptjax.__main__ import main
 from cptjax.command.errors import DamageWarning
 from cptjax.config import Run
 from cptjax.data.batches import Batches, held_out_batches
+from cptjax.files import sha256, write_json
 from cptjax.run import checkpoint, verify
 from cptjax.run.set_up import open_inputs, set_up
 from cptjax.run.start import start
@@ -121,3 +125,55 @@ def test_what_is_harmed_is_named_or_changes_nothing(store, two_steps, tmp_path, 
         told.append(what(store, two_steps, scratch, harm, random.Random(f"{harm} {seed}")))
         shutil.rmtree(scratch)
     assert any(word.startswith(("named", "refused")) for word in told)
+
+
+def test_the_command_tells_of_all_things_at_once(store, two_steps, tmp_path, capsys):
+    # Broken by: an end at the first fault; 0 returned for damage; `kind_of` asked one folder after the other.
+    copy, released = shutil.copytree(store, tmp_path / "store"), tmp_path / "released"
+    released.mkdir()
+    for name in ("a.safetensors", "b.safetensors"):
+        (released / name).write_text(name)
+    hashes = {path.name: sha256(path) for path in released.iterdir()}
+    write_json(released / "parity.json", {"weights_sha256": hashes})
+    words = ["verify", str(two_steps), str(copy), str(released)]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"all {len(lines) - 1} are what was written" and len(lines) > 20
+    harmed_files = [copy / "tokens-00000.array_record", copy / "held_out" / "crc32_N.npy", released / "b.safetensors"]
+    for path in harmed_files:
+        flip(path, random.Random(0))
+    (released / "a.safetensors").unlink()
+    (two_steps / "model.json").unlink()
+    shutil.rmtree(two_steps / "checkpoints" / "18" / "params")
+    assert main(words) == 1
+    told = capsys.readouterr().out.splitlines()
+    damaged = [line for line in told if line.startswith("DAMAGED")]
+    assert told[-1] == f"6 of {len(lines) - 1} are not what was written" and len(damaged) == 6
+    for path in (*harmed_files, released / "a.safetensors", two_steps / "model.json", two_steps / "checkpoints" / "18"):
+        assert sum(f"{path} " in line for line in damaged) == 1, path
+    assert main(["verify", str(two_steps), str(tmp_path)]) == 2  # and nothing is read
+    captured = capsys.readouterr()
+    assert re.search("is no run folder, token store or released model", captured.err) and not captured.out
+    write_json(released / "parity.json", {"weights_sha256": {"../store/manifest.json": "0"}})
+    assert damage_in(released) == [
+        f"{released / '../store/manifest.json'} leads out of {released}: put the file itself there"
+    ]
+
+
+def test_arrays_are_read_in_groups_that_have_a_bound(two_steps, monkeypatch):
+    """And where a group cannot be read, each of its arrays is looked at alone."""
+    # Broken by: `group` in the place of `[number]`; all leaves asked for.
+    facts, asked = checkpoint.survey(two_steps).whole[20], []
+    read = checkpoint._read
+
+    def counted(path, target, whole):
+        leaves = [x for x in jax.tree.leaves(target) if x is not checkpoint.ocp.PLACEHOLDER]
+        asked.append([int(np.prod(x.shape)) * x.dtype.itemsize for x in leaves])
+        if len(leaves) > 1 and path.name == "opt_state":
+            raise OSError("a byte is wrong")
+        return read(path, target, whole)
+
+    monkeypatch.setattr(checkpoint, "_read", counted)
+    monkeypatch.setattr(checkpoint, "MOST_READ", 4096)
+    assert list(checkpoint.faults(two_steps, 20, facts)) == [None] * sum(map(len, facts["checksums"].values()))
+    assert len(asked) > 10 and all(len(sizes) == 1 or sum(sizes) < 4096 + max(sizes) for sizes in asked)
