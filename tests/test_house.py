@@ -75,7 +75,7 @@ families
 step heads
 config
 run.clock run.events run.plots run.checkpoint
-run.record run.memory run.agreement run.resume run.compare
+run.record run.memory run.agreement run.resume run.branch run.verify run.compare
 run.sizing
 run.set_up
 run.recorder run.update run.evaluate
@@ -275,6 +275,7 @@ def test_every_config_field_is_read():
     kinds = set(nested_dataclasses(Run))
     assert {
         "Run",
+        "Branch",
         "Phase",
         "Data",
         "Objective",

@@ -232,8 +232,8 @@ def _restore(
 ) -> dict[str, Any]:
     """The named parts of a checkpoint in the shapes and shardings of `parts`, checked.
 
-    With `whole` false a part may name some of its arrays only, and those without a sharding come back in numpy. Of several processes each
-    reads what its own devices hold, and all raise what is damaged for one of them.
+    With `whole` false a part may name some of its arrays only, and those without a sharding come back in numpy. Of
+    several processes each reads what its own devices hold, and all raise what is damaged for one of them.
     """
     where = folder / CHECKPOINTS / str(step)
     with processes.together(DamagedError):
