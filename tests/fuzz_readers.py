@@ -318,6 +318,7 @@ def recorded(folder: Path) -> None:
     run = dataclasses.replace(RUN, data=dataclasses.replace(RUN.data, stores=((path, 1.0),)))
     told: dict[str, Any] = {
         "departures": [{"step": 1, "time": "2026-01-01T00:00:00+00:00", "changed": ["seed"]}],
+        "parents": [],
         "epochs": {path: 1.0},
         "tokens": {path: 9.0},
         "fill": {path: 1.0},
