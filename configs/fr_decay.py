@@ -14,4 +14,4 @@ def get_config() -> Run:
     """The last phase of `fr_base`, on the rows that it would have read then."""
     run = fr_base.get_config()
     clm = run.stretches[0]
-    return replace(run, name="fr_decay", phases=run.phases[1:], data=replace(run.data, skip_steps=clm.last))
+    return replace(run, name="fr_decay", phases=run.phases[1:], data=replace(run.data, first_batch=clm.last))

@@ -243,7 +243,7 @@ def _training(
     clip = "no clipping" if adam["clip_norm"] is None else f"gradients clipped at norm {adam['clip_norm']:g}"
     versions = ", ".join(markdown(f"{name} {version}") for name, version in run["versions"].items() if version)
     detour = [phase["objective"]["kind"] for phase in line] == ["clm", "mlm"]
-    skipped = f", whose first {run['skip_steps']:,} batches were passed over" if run["skip_steps"] else ""
+    skipped = f", whose first {run['first_batch']:,} batches were passed over" if run["first_batch"] else ""
     return [
         "## Training",
         "### Data",

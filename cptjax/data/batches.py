@@ -33,7 +33,7 @@ class Data:
     sequence_length: int = 8192  # tokens per row
     global_batch_size: int = 384  # rows per optimiser step, whatever the devices
     seed: int = 42  # order of documents and rows
-    skip_steps: int = 0  # batches that are passed over before the first step
+    first_batch: int = 0  # that the first step reads: those before it are passed over
 
     def __post_init__(self):
         if not self.stores:
@@ -46,8 +46,8 @@ class Data:
         for name in ("sequence_length", "global_batch_size"):
             if not 1 <= getattr(self, name) < MOST:
                 raise ValueError(f"data.{name} is {getattr(self, name)}: it must be from 1 to {MOST - 1}")
-        if not 0 <= self.skip_steps < MOST:
-            raise ValueError(f"data.skip_steps is {self.skip_steps}: it must be from 0 to {MOST - 1}")
+        if not 0 <= self.first_batch < MOST:
+            raise ValueError(f"data.first_batch is {self.first_batch}: it must be from 0 to {MOST - 1}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"data.seed is {self.seed}: it must be from 0 to 2**32 - 1")
 
@@ -164,7 +164,7 @@ class Batches:
         own_rows = range(self.data.global_batch_size) if own_rows is None else own_rows
         mixture = _Mixture(self._weights, self.data.global_batch_size, own_rows)
         mixed = grain.MapDataset.select_from_datasets(self._passes, mixture)
-        return mixed.batch(len(own_rows), batch_fn=_stack)[self.data.skip_steps + step :]
+        return mixed.batch(len(own_rows), batch_fn=_stack)[self.data.first_batch + step :]
 
     def batch_of_step(self, step: int) -> dict[str, np.ndarray]:
         """The global batch of one step, by random access."""
@@ -176,7 +176,7 @@ class Batches:
         mixture = _Mixture(self._weights, self.data.global_batch_size, range(self.data.global_batch_size))
         stores, said = list(self._rows.items()), []
         for place in range(self.data.global_batch_size):
-            number, at = mixture[step * self.data.global_batch_size + place]
+            number, at = mixture[(self.data.first_batch + step) * self.data.global_batch_size + place]
             path, rows = stores[number]
             row: Any = grain.MapDataset.range(len(rows)).seed(self.data.seed).shuffle().repeat()[at]
             spans = slice(rows.plan.row_offset[row], rows.plan.row_offset[row + 1])
@@ -199,8 +199,8 @@ class Batches:
 
         It is how often they have shown a document of weight 1.
         """
-        skipped = self.data.skip_steps
-        before, after = (_drawn(self._weights, s * self.data.global_batch_size) for s in (skipped, skipped + step))
+        first = self.data.first_batch
+        before, after = (_drawn(self._weights, s * self.data.global_batch_size) for s in (first, first + step))
         rows = [len(rows) for rows in self._rows.values()]
         return {path: (b - a) / n for path, a, b, n in zip(self._rows, before, after, rows, strict=True)}
 

@@ -217,7 +217,7 @@ class Record(Generic[Model]):
     dropout: Dropout  # no share is None
     attention: Attention
     seeds: Seeds
-    skip_steps: Count  # batches passed over before the first step
+    first_batch: Count  # batches passed over before the first step
     departures: list[Departure]
     parents: list[Parent]  # the first run of its line first
     spent: Spent
@@ -286,7 +286,7 @@ def describe_run(
         dropout=run.dropout_of(model),
         attention=Attention(**attention),
         seeds=Seeds(masks_and_weights=run.seed, data=run.data.seed),
-        skip_steps=run.data.skip_steps,
+        first_batch=run.data.first_batch,
         departures=[Departure(**departure) for departure in departures],
         parents=[typed(Parent, parent, "the checkpoint's facts: parents") for parent in parents],
         spent=Spent(**{name: value for name, value in spent.items() if name != "phases"}),

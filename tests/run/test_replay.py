@@ -34,9 +34,9 @@ def test_a_step_made_again_is_what_was_logged_and_names_the_row_that_is_sick(fin
 
 
 def test_a_row_is_named_by_the_documents_it_holds(store):
-    # Broken by: another shuffle, the row of the plan taken for its place in the pass, documents of all rows.
+    # Broken by: first_batch left out, another shuffle, the row of the plan taken for its place in the pass.
     run = small_run(store)
-    batches, opened = Batches(replace(run.data, global_batch_size=3)), Store(store)
+    batches, opened = Batches(replace(run.data, global_batch_size=3, first_batch=2)), Store(store)
     documents = {name: d for d, name in enumerate(opened.origins(range(opened.manifest.documents)))}
     for step in (0, 5, 200):  # the last in a later pass
         batch = batches.batch_of_step(step)
