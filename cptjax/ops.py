@@ -2,6 +2,7 @@
 
 Each is written as it is defined, and so it runs on accelerators until a measurement there says otherwise. Where XLA's
 CPU backend is slow at that, the form it likes stands beside it; tests hold the two together, gradients included.
+Some have a backward pass of their own, and those jax does not differentiate forward: for that, `forward_mode`.
 Of a CPU's time the plain forms took, with their gradients: norm 1.06 times, gelu 1.16, projections in a scan 1.07
 (1,024 tokens, ModernBERT-base, in turns within one run, on a busy machine of 2 cores).
 
@@ -9,8 +10,11 @@ B rows, L tokens per row, N tokens of all rows, D width, H heads, K head width, 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
+from inspect import unwrap
 from typing import Any
 
 import jax
@@ -20,12 +24,28 @@ from jax.ad_checkpoint import checkpoint_name
 from cptjax.sharding import on_own_rows, platform
 
 SAVED = "saved"  # names what the backward pass needs of a forward one, for rematerialisation to keep
+_FORWARD_MODE = ContextVar("forward_mode", default=False)
+
+
+@contextmanager
+def forward_mode(wanted: bool) -> Iterator[None]:
+    """The context to trace what jax is to differentiate forward too, if that is `wanted`."""
+    before = _FORWARD_MODE.set(wanted)
+    try:
+        yield
+    finally:
+        _FORWARD_MODE.reset(before)
+
+
+def differentiable(operation: Callable) -> Callable[..., Any]:
+    """An operation with its own backward pass; in forward mode without it, as jax.custom_vjp forbids that mode."""
+    return unwrap(operation) if _FORWARD_MODE.get() else operation
 
 
 def layer_norm(x_ND: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
     """(x - mean) / sqrt(variance + eps) * scale over the last axis, [N, D] float32 (arXiv:1607.06450). Its backward
     pass keeps x only."""
-    return (_layer_norm_on_cpu if platform() == "cpu" else _layer_norm)(x_ND, scale_D, eps)
+    return (differentiable(_layer_norm_on_cpu) if platform() == "cpu" else _layer_norm)(x_ND, scale_D, eps)
 
 
 @partial(jax.checkpoint, static_argnums=2)
@@ -54,7 +74,7 @@ def _layer_norm_backward(eps: float, saved, d_out_ND):
     return d_x_ND.astype(x_ND.dtype), d_scale_D
 
 
-_layer_norm_on_cpu.defvjp(lambda x, scale, eps: (_layer_norm_on_cpu(x, scale, eps), (x, scale)), _layer_norm_backward)
+_layer_norm_on_cpu.defvjp(lambda *given: (unwrap(_layer_norm_on_cpu)(*given), given[:2]), _layer_norm_backward)
 
 
 def total(x: jax.Array, axis: int) -> jax.Array:
@@ -107,7 +127,7 @@ ACTIVATIONS = {"gelu": gelu, "relu": partial(_in_float32, jax.nn.relu), "silu": 
 
 def project(x_ND: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
     """x @ w.T for each w of a stack [G, ..., D]: G arrays [N, ...], for results that need no slicing afterwards."""
-    return (_project_on_cpu if platform() == "cpu" else _project)(x_ND, weights)
+    return (differentiable(_project_on_cpu) if platform() == "cpu" else _project)(x_ND, weights)
 
 
 def _project(x_ND, weights):
@@ -136,8 +156,7 @@ _project_on_cpu.defvjp(_project_forward, _project_backward)
 def affine(subscripts: str, x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
     """einsum(x, weight) + bias, whose axes are the last of the sum's, rounded once to x's dtype, as PyTorch rounds it:
     a product that is rounded before its bias is added makes a second error, up to a fifth of all in a small model."""
-    out: Any = _affine(subscripts, x, weight, bias)
-    return out
+    return differentiable(_affine)(subscripts, x, weight, bias)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -147,7 +166,7 @@ def _affine(subscripts, x, weight, bias):
 
 
 def _affine_forward(subscripts, x, weight, bias):
-    return checkpoint_name(_affine(subscripts, x, weight, bias), SAVED), (x, weight, bias)
+    return checkpoint_name(unwrap(_affine)(subscripts, x, weight, bias), SAVED), (x, weight, bias)
 
 
 def _affine_backward(subscripts, saved, d_out):
@@ -161,10 +180,14 @@ def _affine_backward(subscripts, saved, d_out):
 _affine.defvjp(_affine_forward, _affine_backward)
 
 
-@jax.custom_vjp
 def lookup(table_VD: jax.Array, token_BL: jax.Array) -> jax.Array:
     """Rows of a table, [B, L, D]. Its gradient is added up on each device, then once over the devices of a mesh: of
     whatever platform, for left to itself the partitioner gathers what enters it."""
+    return differentiable(_lookup)(table_VD, token_BL)
+
+
+@jax.custom_vjp
+def _lookup(table_VD, token_BL):
     return jnp.take(table_VD, token_BL, axis=0)
 
 
@@ -178,7 +201,7 @@ def _lookup_backward(saved, d_out_BLD):
     return d_table_VD, None
 
 
-lookup.defvjp(lambda table_VD, token_BL: (lookup(table_VD, token_BL), (table_VD, token_BL)), _lookup_backward)
+_lookup.defvjp(lambda *given: (unwrap(_lookup)(*given), given), _lookup_backward)
 
 
 def embedded(table_VD: jax.Array, token_BL: jax.Array) -> jax.Array:

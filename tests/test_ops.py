@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from cptjax import ops
-from cptjax.ops import ACTIVATIONS, affine, gelu, layer_norm, lookup, project, total
+from cptjax.ops import ACTIVATIONS, affine, forward_mode, gelu, layer_norm, lookup, project, total
 
 CPU_AND_OTHERS = ("cpu", "tpu")
 
@@ -92,10 +93,41 @@ def test_the_form_of_a_cpu_agrees_with_the_definition(name, monkeypatch):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * abs(theirs).max())
 
 
+TOKEN_BL = jnp.array([[2, 0, 2], [4, 1, 1]])
+OWN = {  # those with a backward pass of their own
+    "layer_norm": OPERATIONS["layer_norm"],
+    "project": OPERATIONS["project"],
+    "affine": (partial(affine, "nd,fd->nf"), (X_ND, jnp.linspace(-1, 1, 64).reshape(4, 16), jnp.linspace(0, 1, 4))),
+    "lookup": (lambda table_VD: lookup(table_VD, TOKEN_BL), (X_ND,)),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_an_operation_is_differentiated_forward_where_that_is_asked_for(name):
+    # Broken by: `differentiable` left out of any operation; one in a forward rule that calls itself.
+    operation, arguments = OWN[name]
+    tangents = tuple(jnp.cos(x) for x in arguments)
+
+    def slope(*x):
+        return jax.jvp(jax.grad(lambda *x: sum((y**2).sum() for y in jax.tree.leaves(operation(*x)))), x, tangents)[1]
+
+    twice = slope(*arguments)  # a gradient's own slope needs no asking
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(operation, arguments, tangents)
+    out, pull = jax.vjp(operation, *arguments)
+    with forward_mode(True):
+        _, moved = jax.jvp(operation, arguments, tangents)
+        np.testing.assert_allclose(slope(*arguments), twice, atol=1e-4)
+    cotangents = jax.tree.map(jnp.sin, out)
+    there, back = ((moved, cotangents), (tangents, pull(cotangents)))
+    sums = [sum((a * b).sum() for a, b in zip(*map(jax.tree.leaves, pair), strict=True)) for pair in (there, back)]
+    np.testing.assert_allclose(*sums, rtol=1e-4)
+
+
 def test_a_lookup_is_take_with_its_gradient():
     # Broken by: `.set` in place of `.add` (token 2 stands there twice).
-    table_VD, token_BL = jax.random.normal(jax.random.key(0), (5, 4)), jnp.array([[2, 0, 2], [4, 1, 1]])
-    pairs = [jax.vjp(lambda t, f=f: f(t, token_BL), table_VD) for f in (lookup, lambda t, i: jnp.take(t, i, axis=0))]
+    table_VD = jax.random.normal(jax.random.key(0), (5, 4))
+    pairs = [jax.vjp(lambda t, f=f: f(t, TOKEN_BL), table_VD) for f in (lookup, lambda t, i: jnp.take(t, i, axis=0))]
     assert np.array_equal(pairs[0][0], pairs[1][0])
     gradients = [pull(jnp.cos(out))[0] for out, pull in pairs]
     np.testing.assert_allclose(*gradients, atol=1e-6)

@@ -4,7 +4,6 @@ B rows, L queries, M keys, H heads, K head width; T tiles of queries. Softmax is
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from cptjax.attention.reference import MASKED
 from cptjax.masks import MaskSpec, key_interval
-from cptjax.ops import SAVED
+from cptjax.ops import SAVED, differentiable
 from cptjax.sharding import LANES, device_rows
 
 QUERY_BLOCK = 512  # queries of a whole-document layer handled at once, at most
@@ -41,7 +40,7 @@ def attend_blockwise(
         return jnp.pad(x_BLHK.swapaxes(1, 2), ((0, 0), (0, 0), (0, padding), (0, 0)))
 
     q_BHLK = heads_first(q_BLHK * jnp.asarray(q_BLHK.shape[-1] ** -0.5, q_BLHK.dtype))
-    walk: Any = _whole_document if spec.window is None else _window
+    walk = differentiable(_whole_document if spec.window is None else _window)
     out_BHLK = walk(q_BHLK, heads_first(k_BLHK), heads_first(v_BLHK), start_BL, end_BL, block)
     return out_BHLK[:, :, :num_tokens].swapaxes(1, 2)
 
@@ -71,7 +70,7 @@ def _tile_forward(q, k, v, mask):
 
 def _tile_backward(q, k, v, mask, out, logsumexp, d_out):
     scores = jnp.einsum("...lk,...km->...lm", q, _flip(k), preferred_element_type=jnp.float32)
-    probs = jnp.where(mask, jnp.exp(scores - logsumexp), 0.0)
+    probs = jnp.exp(jnp.where(mask, scores - logsumexp, MASKED))  # masked before: exp may give inf, its gradient nan
     d_v_KM = jnp.einsum("...kl,...lm->...km", _flip(d_out), probs.astype(v.dtype), preferred_element_type=jnp.float32)
     d_probs = jnp.einsum("...lk,...km->...lm", d_out, _flip(v), preferred_element_type=jnp.float32)
     row_sum = (out * d_out).astype(jnp.float32).sum(axis=-1, keepdims=True)
