@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from cptjax.dropout import Dropping, dropped_features
@@ -42,7 +43,7 @@ class Layer(nn.Module):
 
     config: BertConfig
     precision: Precision
-    backend: str
+    backend: str | Callable
     pin: Callable
     kind: str
 
@@ -93,11 +94,9 @@ class Bert(Encoder):
             raise ValueError(f"a row has {tokens} tokens: this model has positions for {config.longest_document}")
         if token_type_BL is None:
             token_type_BL = jnp.zeros(token_BL.shape[:2], jnp.int32)
-        elif not isinstance(token_type_BL, Tracer) and token_type_BL.max() >= config.type_vocab_size:
-            raise ValueError(
-                f"token types go up to {token_type_BL.max()}: this model has {config.type_vocab_size}, counted from 0"
-            )
-        return self.embeddings(token_BL, position_BL, token_type_BL)
+        elif not isinstance(token_type_BL, Tracer) and (most := np.max(token_type_BL)) >= config.type_vocab_size:
+            raise ValueError(f"token types go up to {most}: this model has {config.type_vocab_size}, counted from 0")
+        return self.embeddings(token_BL, position_BL, jnp.asarray(token_type_BL))
 
     def finish(self, hidden_BLD):
         """The last layer's output as an operand of products: that layer ends in its norm."""

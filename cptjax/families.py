@@ -19,5 +19,8 @@ def shape_of(model_type: Any) -> type[ModelConfig]:
 
 
 def encoder(config: ModelConfig, *parts: Any, **named: Any) -> Encoder:
-    """The network of this shape; the other arguments are the fields of `Encoder`."""
+    """The network of this shape; the other arguments are the fields of `Encoder`. Raises ValueError as it does, and for
+    what is no shape."""
+    if type(config) not in NETWORKS:
+        raise ValueError(f"{config!r:.60} is no shape: give a {' or '.join(shape.__name__ for shape in NETWORKS)}")
     return NETWORKS[type(config)](config, *parts, **named)

@@ -14,21 +14,24 @@ gate; R repeats of a period, P layers in it.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
-from cptjax.attention.backends import KERNELS, attend
+from cptjax.attention.backends import KERNELS, attend, check_backend
 from cptjax.dropout import Dropping, dropped, dropped_features, of_layers
 from cptjax.masks import MaskSpec, positions
-from cptjax.ops import ACTIVATIONS, SAVED, affine, embedded, layer_norm, project, rope_table, rotate
+from cptjax.ops import ACTIVATIONS, SAVED, affine, embedded, forward_mode, layer_norm, project, rope_table, rotate
 from cptjax.shape import FULL, SLIDING, ModelConfig, ModernBertConfig, Precision, Remat, layer_groups
 
 
 class Encoded(NamedTuple):
-    """What the encoder returns: hidden states after the last norm and, on request, every layer's output.
+    """What the encoder returns: hidden states after the last norm, in the dtype of products (`Precision.compute`), and,
+    on request, every layer's output.
 
     layers_NBLD holds the embedding output, then each layer's output (before final_norm, where there is one), in the
     dtype of the residual stream: N = num_hidden_layers + 1.
@@ -80,7 +83,7 @@ class Attention(nn.Module):
 
     config: ModelConfig
     precision: Precision
-    backend: str
+    backend: str | Callable
 
     @nn.compact
     def __call__(self, x_BLD, segment_BL, rope, spec: MaskSpec, dropping: Dropping | None):
@@ -148,7 +151,7 @@ class Layer(nn.Module):
 
     config: ModelConfig
     precision: Precision
-    backend: str
+    backend: str | Callable
     pin: Callable
     kind: str
     first: bool = False  # layer 0 has no attn_norm: the embedding norm comes just before it
@@ -171,7 +174,7 @@ class Block(nn.Module):
     layer: Callable[..., nn.Module]
     config: ModelConfig
     precision: Precision
-    backend: str
+    backend: str | Callable
     pin: Callable
 
     @nn.compact
@@ -272,18 +275,48 @@ class Encoder(nn.Module):
 
     What the backward pass needs of the layers after the first is kept (`remat` none), or recomputed block by block:
     all of it (block), or all but the products with weights and what attention gives (dots). `pin` is applied to the
-    hidden states entering every layer (a mesh's place to fix their sharding).
+    hidden states entering every layer (a mesh's place to fix their sharding). `backend` is a name of
+    `attention.backends.BACKENDS` or a function like those there.
+
+    Gradients, and forward differentiation of them (a Hessian times a vector), need no option. With `forward_mode` jax
+    differentiates the model itself forward too (jvp, jacfwd), by its definition: gradients then keep more in memory.
+    Raises ValueError for an unknown `backend` or `remat`, and for one that cannot be differentiated forward.
 
     A family names its `layer`, and says in `embed`, `rotary` and `finish` what comes before and after the layers.
     """
 
     config: ModelConfig
     precision: Precision = Precision()
-    backend: str = "blockwise"
+    backend: str | Callable = "blockwise"
     remat: Remat = "none"
     pin: Callable = _same
+    forward_mode: bool = False
 
     layer: ClassVar[type[nn.Module]]
+
+    def __post_init__(self):
+        check_backend(self.backend)
+        if not isinstance(self.precision, Precision):
+            raise ValueError(f"precision is {self.precision!r}: give a Precision, such as Precision('float32')")
+        if self.remat not in get_args(Remat):
+            raise ValueError(f"remat is {self.remat!r}: it is one of {', '.join(get_args(Remat))}")
+        if self.forward_mode and self.backend in ("splash", "cudnn"):
+            raise ValueError(f"attention {self.backend} is not differentiated forward: use reference or blockwise")
+        super().__post_init__()
+
+    @nn.nowrap
+    def apply(self, *given: Any, **named: Any) -> Any:
+        """Flax's. Raises TypeError, saying what does, where this model is not differentiated forward."""
+        with forward_mode(self.forward_mode):
+            try:
+                return super().apply(*given, **named)
+            except TypeError as error:
+                if "forward-mode" not in str(error):
+                    raise
+                raise TypeError(
+                    "this model is not differentiated forward (jvp, jacfwd, linearize): model.clone(forward_mode=True) "
+                    "is, with attention reference or blockwise"
+                ) from error
 
     def setup(self):
         parts, groups = (self.config, self.precision), layer_groups(self.config)
@@ -319,6 +352,7 @@ class Encoder(nn.Module):
         """Encode packed rows. `segment_BL` numbers the documents of a row, 0 for padding; tokens see only
         their own document, and positions restart in each. Token types are 0 where none are given. Nothing is dropped
         without a `dropping`."""
+        token_BL, segment_BL = _rows(self.config, token_BL, segment_BL)
         position_BL = positions(segment_BL)
         groups, of_layer = layer_groups(self.config), partial(of_layers, dropping)
         hidden_BLD = dropped(self.embed(token_BL, position_BL, token_type_BL), "embeddings", dropping)
@@ -375,6 +409,26 @@ class Encoder(nn.Module):
         return {"lm": self.logits, "classifier": self.labels, "none": _same}[self.config.head](hidden_BLD)
 
 
+def _rows(config: ModelConfig, token_BL, segment_BL) -> tuple[jax.Array, jax.Array]:
+    """Tokens and segments as arrays. Raises ValueError for shapes that do not fit, and ids that no token has."""
+    token_BL, segment_BL = jnp.asarray(token_BL), jnp.asarray(segment_BL)
+    shape, width = segment_BL.shape, config.hidden_size
+    if len(shape) != 2 or 0 in shape or token_BL.shape not in (shape, (*shape, width)):
+        raise ValueError(
+            f"tokens of shape {token_BL.shape} and segments of {shape}: both must be [rows, tokens], or tokens vectors "
+            f"[rows, tokens, {width}]"
+        )
+    if token_BL.ndim == 2 and not isinstance(token_BL, Tracer):
+        known_BL = np.asarray(token_BL)  # jax would trace what is made of it
+        least, most = int(known_BL.min()), int(known_BL.max())
+        if least < 0 or most >= config.vocab_size or not jnp.issubdtype(token_BL.dtype, jnp.integer):
+            raise ValueError(
+                f"tokens are {token_BL.dtype} from {least} to {most}: ids are whole numbers from 0 to "
+                f"{config.vocab_size - 1}"
+            )
+    return token_BL, segment_BL
+
+
 class ModernBert(Encoder):
     """Pre-norm layers with rotary positions, most of them local, and a last norm (arXiv:2412.13663)."""
 
@@ -420,8 +474,9 @@ def encode(
     dropping: Dropping | None = None,
 ) -> Encoded:
     """The encoder as a function of its parameters: `Encoder.__call__`. `token_BL` may be vectors in the place of ids,
-    [B, L, D], such as rows of the token embeddings that something was added to. Raises ValueError for rows or token
-    types that its tables do not hold."""
+    [B, L, D], such as rows of the token embeddings that something was added to; arrays may be numpy's, or lists. Raises
+    ValueError for shapes that do not fit, and rows, ids (but while tracing) or token types that its tables do not
+    hold."""
     encoded: Any = model.apply(
         {"params": params},
         token_BL,

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cptjax.attention.reference import attend_masked
 from cptjax.families import encoder
-from cptjax.masks import MaskMode
+from cptjax.masks import MaskMode, dense_mask
 from cptjax.model import Layer, ModernBert, encode, init_params
 from cptjax.ops import layer_norm, rope_table
 from cptjax.planning import hlo
@@ -101,6 +102,80 @@ def test_blockwise_model_equals_reference_model(model, params, mode):
     reference = model.clone(backend="reference")
     expected, out = (logits(m, params, token_BL, segment_BL, mode) for m in (reference, model))
     np.testing.assert_allclose(out, expected, atol=2e-5 * abs(expected).max())
+
+
+def test_a_model_of_forward_mode_is_differentiated_forward(model, params):
+    # Broken by: the context left out of Encoder.apply, or its words of the error.
+    token_BL = random_tokens(1, 20)
+
+    def loss(model, params):
+        return (encode(model, params, token_BL, token_BL * 0 + 1).hidden_BLD ** 2)[0, 0].sum()
+
+    tangent = jax.tree.map(jnp.cos, params)
+    with pytest.raises(TypeError, match=r"not differentiated forward .*: model.clone\(forward_mode=True\) is"):
+        jax.jvp(partial(loss, model), (params,), (tangent,))
+    forward = model.clone(forward_mode=True)
+    slope = jax.jit(lambda params: jax.jvp(partial(loss, forward), (params,), (tangent,))[1])(params)
+    gradient = jax.jit(jax.grad(partial(loss, model)))(params)
+    sums = [(a * b).sum() for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(tangent), strict=True)]
+    np.testing.assert_allclose(slope, sum(sums), rtol=1e-4)
+
+
+def test_attention_may_be_a_function_of_ones_own(model, params):
+    # Broken by: BACKENDS asked for what is a function.
+    token_BL = random_tokens(1, 20)
+
+    def attend_but_last(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL):
+        mask_BLM = dense_mask(spec, segment_BL) & (jnp.arange(20) < 19)[None, None]
+        return attend_masked(q_BLHK, k_BLHK, v_BLHK, mask_BLM)
+
+    own = model.clone(backend=attend_but_last)
+    changed = (token_BL, token_BL.at[0, 19].set(7), token_BL.at[0, 9].set(7))
+    before, last, ninth = (logits(own, params, x, token_BL * 0 + 1, "bidirectional")[0, :9] for x in changed)
+    assert np.array_equal(last, before) and not np.array_equal(ninth, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"backend": "flash"}, "attention is 'flash': it is one of reference, blockwise, splash, cudnn"),
+        ({"remat": "all"}, "remat is 'all': it is one of none, block, dots"),
+        ({"precision": "bfloat16"}, "precision is 'bfloat16': give a Precision, such as"),
+        ({"backend": "splash", "forward_mode": True}, "splash is not differentiated forward: use reference or blockw"),
+    ],
+)
+def test_options_that_there_are_not_are_refused_with_the_choices(options, says):
+    with pytest.raises(ValueError, match=says):
+        encoder(FAMILIES["bert"], **options)
+
+
+@pytest.mark.parametrize(
+    ("ids", "segments", "says"),
+    [
+        (
+            [1, 2],
+            [1, 1],
+            r"tokens of shape \(2,\) and segments of \(2,\): both must be \[rows, tokens\], or tokens vec",
+        ),
+        ([[1, 2]], [[1, 1, 1]], r"tokens of shape \(1, 2\) and segments of \(1, 3\)"),
+        ([[[1.0] * 7]], [[1]], r"or tokens vectors \[rows, tokens, 32\]"),
+        ([[1, 128]], [[1, 1]], "tokens are int32 from 1 to 128: ids are whole numbers from 0 to 127"),
+        ([[1, -1]], [[1, 1]], "tokens are int32 from -1 to 1"),
+        ([[1.0, 2.5]], [[1, 1]], "tokens are float32 from 1 to 2"),
+    ],
+)
+def test_rows_that_are_none_are_refused(ids, segments, says):
+    # Broken by: any condition left out of _rows.
+    with pytest.raises(ValueError, match=says):
+        encode(encoder(FAMILIES["roberta"]), {}, ids, segments)
+
+
+def test_rows_may_be_lists(model, params):
+    # Broken by: no _rows.
+    ids, segments = [[5, 6, 7, 8]], [[1, 1, 2, 0]]
+    arrays = (jnp.array(x) for x in (ids, segments))
+    given, expected = (encode(model, params, *rows).hidden_BLD for rows in ((ids, segments), arrays))
+    assert np.array_equal(given, expected)
 
 
 def test_rematerialisation_changes_no_gradient(model, params):

@@ -29,26 +29,28 @@ def attend(
     spec: MaskSpec,
     segment_BL: jax.Array,
     *,
-    backend: str = "blockwise",
+    backend: str | Callable = "blockwise",
     dropping: Dropping | None = None,
 ) -> jax.Array:
     """Softmax attention, [B, L, H, K]; every token reads the keys `masks.key_interval` gives it.
 
-    `backend` is a row of BACKENDS; all rows agree, gradients included. Raises ValueError for others, and for one that
-    cannot drop weights of keys where the `dropping` asks for it.
+    `backend` is a row of BACKENDS; all rows agree, gradients included. Or it is a function like them, which may read
+    other keys. Raises ValueError for others, and for one that cannot drop weights of keys where the `dropping` asks for
+    it.
     """
     check_backend(backend)
     if dropping is not None and dropping.shares.attention:
         if backend != "reference":
             raise ValueError(f"attention {backend} {NO_DROPOUT}: use reference")
         return attend_reference(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL, dropping)
-    return BACKENDS[backend](q_BLHK, k_BLHK, v_BLHK, spec, segment_BL)
+    attend_by = BACKENDS[backend] if isinstance(backend, str) else backend
+    return attend_by(q_BLHK, k_BLHK, v_BLHK, spec, segment_BL)
 
 
-def check_backend(name: str, *others: str) -> None:
-    """Raise ValueError, with the choices, for what is no row of BACKENDS and none of `others`."""
+def check_backend(name: str | Callable, *others: str) -> None:
+    """Raise ValueError, with the choices, for what is no function, no row of BACKENDS and none of `others`."""
     known = (*others, *BACKENDS)
-    if name not in known:
+    if not callable(name) and name not in known:
         raise ValueError(f"attention is {name!r}{nearest(name, known)}: it is one of {', '.join(known)}")
 
 

@@ -27,9 +27,16 @@ def attend_reference(
 
 
 def _attend(q_BLHK, k_BLHK, v_BLHK, spec: MaskSpec, segment_BL, dropping: Dropping | None):
+    return attend_masked(q_BLHK, k_BLHK, v_BLHK, dense_mask(spec, segment_BL), dropping)
+
+
+def attend_masked(
+    q_BLHK: jax.Array, k_BLHK: jax.Array, v_BLHK: jax.Array, mask_BLM: jax.Array, dropping: Dropping | None = None
+) -> jax.Array:
+    """Softmax attention [B, L, H, K] under any mask: query L reads key M where it is true; where it never is, all
+    of them alike."""
     scores_BHLM = jnp.einsum("blhk,bmhk->bhlm", q_BLHK, k_BLHK, preferred_element_type=jnp.float32)
     scores_BHLM = scores_BHLM * q_BLHK.shape[-1] ** -0.5
-    mask_B1LM = dense_mask(spec, segment_BL)[:, None]
-    probs_BHLM = jax.nn.softmax(jnp.where(mask_B1LM, scores_BHLM, MASKED), axis=-1)
+    probs_BHLM = jax.nn.softmax(jnp.where(mask_BLM[:, None], scores_BHLM, MASKED), axis=-1)
     probs_BHLM = dropped(probs_BHLM, "attention", dropping)
     return jnp.einsum("bhlm,bmhk->blhk", probs_BHLM.astype(v_BLHK.dtype), v_BLHK)
