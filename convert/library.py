@@ -3,9 +3,9 @@
 T texts, B rows, L tokens, D width.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +16,8 @@ import tokenizers
 
 from convert import from_hf, to_hf
 from cptjax import heads
-from cptjax.attention.backends import BACKENDS
-from cptjax.data.tokenizer import load_tokenizer, special_tokens
+from cptjax.attention.backends import check_backend
+from cptjax.data.tokenizer import load_tokenizer, special_tokens, text_tokenizer
 from cptjax.families import encoder
 from cptjax.files import read_json
 from cptjax.model import Encoder, encode
@@ -26,15 +26,15 @@ from cptjax.shape import ModelConfig, Precision
 
 SHORTEST = 32  # tokens of a row that texts are computed in; others are twice as long, and so on
 TOKENS_AT_ONCE = 8192
-DTYPES = ("float32", "bfloat16")
 POOLINGS = ("mean", "cls")
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
     """A model in memory. `encode(loaded.model, loaded.params, token_BL, segment_BL)` is a pure function of the
-    parameters, a nested dict: `embeddings`, `layer_N` for layers that are not repeated, `blocks` for those that are,
-    stacked along their first axis, `final_norm`, and `head`, `decoder` or `classifier`."""
+    parameters, a nested dict whose names docs/library.md explains: `embeddings`, `layer_N` for layers that are not
+    repeated, `blocks` for those that are, stacked along their first axis (`cptjax.shape.layer_path` says where a layer
+    lies), `final_norm`, and `head`, `decoder` or `classifier`. Hidden states are of the dtype `load` was given."""
 
     model: Encoder
     params: Any
@@ -66,28 +66,35 @@ def load(
     FileNotFoundError where there is no such model, ValueError for one that cannot be represented exactly, and for an
     unknown backend or dtype.
     """
-    for name, given, known in (("attention", attention, BACKENDS), ("compute", compute, DTYPES)):
-        if given not in known:
-            raise ValueError(f"{name} is {given!r}: it is one of {', '.join(known)}")
+    check_backend(attention)
+    precision = Precision(compute)
     if (Path(source) / checkpoint.MODEL).is_file():
+        if revision is not None:
+            raise ValueError(f"{source} is a run folder: it has steps, and no revision")
         _, config, params = checkpoint.load_params(Path(source), step)
         folder, written = Path(source) / checkpoint.TOKENIZER, Path(source) / checkpoint.HF_CONFIG
     else:
+        if step is not None:
+            raise ValueError(f"{source} is no run folder: it has no step {step}")
         folder = from_hf.find(source, revision=revision)
         written = folder / "config.json"
         config, params = from_hf.load(folder)
     hf_config = read_json(written) if written.is_file() else None
     params = jax.tree.map(jnp.asarray, params)
-    return Loaded(encoder(config, Precision(compute), attention), params, load_tokenizer(folder), folder, hf_config)
+    return Loaded(encoder(config, precision, attention), params, load_tokenizer(folder), folder, hf_config)
 
 
-def tokens(loaded: Loaded, texts: Sequence[str] | str, *, truncate: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def tokens(
+    loaded: Loaded, texts: Sequence[str] | str, *, truncate: bool = False, masks: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Texts as rows, token_BL and segment_BL, int32 [T, L]: special tokens are around each as transformers' tokenizer
-    puts them, and in it where their names are written; padding is segment 0.
+    puts them; padding is segment 0. A special token's name in a text is text, as it was in training; with `masks` that
+    of the mask token is the mask token.
 
-    Raises ValueError for a text longer than the model's positions, unless it is to be cut with `truncate`.
+    Raises TypeError for what is no text, ValueError for one longer than the model's positions, unless it is to be cut
+    with `truncate`.
     """
-    rows = _ids(loaded, texts, truncate)
+    rows = _ids(loaded, texts, truncate, masks)
     length = max(map(len, rows), default=1)
     token_BL = np.full((len(rows), length), _padding(loaded), np.int32)
     segment_BL = np.zeros_like(token_BL)
@@ -105,7 +112,7 @@ def embed(
     """
     if pooling not in POOLINGS:
         raise ValueError(f"pooling is {pooling!r}: it is one of {', '.join(POOLINGS)}")
-    rows = _ids(loaded, texts, truncate)
+    rows = _ids(loaded, texts, truncate, masks=False)
     vectors = np.zeros((len(rows), loaded.config.hidden_size), np.float32)
     for chosen, vector_TD in _computed(loaded, rows, partial(_pooled, pooling)):
         vectors[chosen] = vector_TD
@@ -114,15 +121,17 @@ def embed(
 
 def fill_mask(loaded: Loaded, sentences: Sequence[str] | str, most: int = 5) -> list[list[list[tuple[str, float]]]]:
     """For each sentence and each mask token that is written in it, in order: the likeliest tokens with their
-    probabilities, `most` of them.
+    probabilities, `most` of them. Names of other special tokens are text.
 
     Raises ValueError for a model without a language-model head or mask token, and for a sentence without a mask.
     """
+    if most < 1:
+        raise ValueError(f"most is {most}: it must be at least 1")
     mask = special_tokens(loaded.folder, loaded.tokenizer).mask
     if loaded.config.head != "lm" or mask is None:
         missing = "language-model head" if loaded.config.head != "lm" else "mask token"
         raise ValueError(f"this model has no {missing}: it fills no mask")
-    rows = _ids(loaded, sentences, truncate=False)
+    rows = _ids(loaded, sentences, truncate=False, masks=True)
     if without := [number for number, ids in enumerate(rows) if mask not in ids]:
         raise ValueError(f"sentence {without[0]} has no {loaded.tokenizer.id_to_token(mask)}: write it where a word is")
     filled: list[list[list[tuple[str, float]]]] = [[] for _ in rows]
@@ -138,11 +147,20 @@ def fill_mask(loaded: Loaded, sentences: Sequence[str] | str, most: int = 5) -> 
 
 
 def save(loaded: Loaded, folder: str | Path, *, dtype: str = "float32", overwrite: bool = False) -> list[str]:
-    """Write a folder that transformers loads, all of it or nothing; returns notes on it. Raises as `to_hf.save`."""
+    """Write a folder that transformers loads, all of it or nothing; returns notes on it. Raises as `to_hf.save`, and
+    ValueError for parameters that are not those of the model's shape."""
+    expected, given = (_shapes(tree) for tree in (checkpoint.parameter_shapes(loaded.config), loaded.params))
+    if wrong := [name for name in {**expected, **given} if expected.get(name) != given.get(name)]:
+        name = wrong[0]
+        raise ValueError(f"parameter {name} is {given.get(name)}: this model's is {expected.get(name)}")
     params, options = jax.tree.map(np.asarray, loaded.params), {"dtype": dtype, "overwrite": overwrite}
     return to_hf.save(
         loaded.config, params, Path(folder), hf_config=loaded.hf_config, tokenizer=loaded.folder, **options
     )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {"/".join(key.key for key in path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 # ---- texts in batches of few shapes
@@ -150,24 +168,30 @@ def save(loaded: Loaded, folder: str | Path, *, dtype: str = "float32", overwrit
 Work = Callable[[Encoder, Any, jax.Array, jax.Array], jax.Array]
 
 
-def _ids(loaded: Loaded, texts: Sequence[str] | str, truncate: bool) -> list[list[int]]:
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if strange := next((text for text in texts if not isinstance(text, str)), None):
-        raise TypeError(f"{strange!r} is no text: give a list of strings")
-    rows = [encoded.ids for encoded in loaded.tokenizer.encode_batch(texts)]
+def _ids(loaded: Loaded, texts: Sequence[str] | str, truncate: bool, masks: bool) -> list[list[int]]:
+    texts = [texts] if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
+    if strange := [text for text in texts if not isinstance(text, str)]:
+        raise TypeError(f"{strange[0]!r} is no text: give a list of strings")
+    rows = _reader(loaded.folder, loaded.tokenizer, masks).encode_batch(texts, add_special_tokens=False)
     most = loaded.config.longest_document
-    if longer := [number for number, ids in enumerate(rows) if len(ids) > most]:
-        if not truncate:
+    room = most - loaded.tokenizer.num_special_tokens_to_add(is_pair=False)
+    for number, row in enumerate(rows):
+        if len(row.ids) > room and not truncate:
             raise ValueError(
-                f"text {longer[0]} has {len(rows[longer[0]])} tokens, this model has positions for {most}: cut it, or "
-                "give truncate=True"
+                f"text {number} has {len(row.ids) + most - room} tokens, this model has positions for {most}: cut it, "
+                "or give truncate=True"
             )
-        around = loaded.tokenizer.num_special_tokens_to_add(is_pair=False)
-        for number in longer:
-            kept = loaded.tokenizer.encode(texts[number], add_special_tokens=False)
-            kept.truncate(most - around)
-            rows[number] = loaded.tokenizer.post_process(kept).ids
-    return rows
+        row.truncate(room)
+    return [loaded.tokenizer.post_process(row).ids for row in rows]
+
+
+@lru_cache(maxsize=8)
+def _reader(folder: Path, tokenizer: tokenizers.Tokenizer, masks: bool) -> tokenizers.Tokenizer:
+    """A copy of the tokenizer for which names of special tokens are text, but that of the mask with `masks`."""
+    special = special_tokens(folder, tokenizer)
+    return text_tokenizer(
+        tokenizer, replace(special, all=tuple(i for i in special.all if not masks or i != special.mask))
+    )
 
 
 def _padding(loaded: Loaded) -> int:

@@ -24,6 +24,7 @@ from cptjax.run.checkpoint import ReadParameter
 from cptjax.shape import ModelConfig
 
 SHARD_SIZE = "5GB"  # of a file, at most; more makes shards and an index
+DTYPES = ("float32", "bfloat16", "float16")  # of a file
 MASK_MODES = {"encoder": "bidirectional", "decoder": "causal"}
 # config.json's name of the id of each role of a token
 SPECIAL_TOKENS = {f"{role}_token_id": role for role in ("pad", "cls", "sep", "bos", "eos")}
@@ -54,8 +55,10 @@ def save(
     `params` is the tree, or a function that reads one of its parameters. `hf_config` is the source's
     config.json: what cptjax has no field for is carried over from it, and the model class where
     `architecture` does not say it. Raises FileExistsError as `new_folder` does, ValueError for values that
-    `dtype` cannot hold.
+    `dtype` cannot hold, and for a `dtype` that is not one of DTYPES.
     """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}: it is one of {', '.join(DTYPES)}")
     architecture = architecture or choose(config, hf_config)
     read = params if callable(params) else partial(_at, params)
     with new_folder(Path(out), markers=(SINGLE, INDEX), overwrite=overwrite) as folder:

@@ -97,6 +97,21 @@ def test_vectors_in_the_place_of_ids_give_the_same(source):
     )
 
 
+def test_names_of_special_tokens_are_text_but_the_mask_to_be_filled(source):
+    # Broken by: the tokenizer itself in the place of _reader; masks read without being asked for.
+    loaded = library.load(source)
+    ids = {name: loaded.tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]", "[MASK]", "[PAD]")}
+    text = "the [MASK] is [SEP] a [PAD] pump [CLS]"
+
+    def special(**options):
+        return [i for i in library.tokens(loaded, text, **options)[0][0].tolist() if i in ids.values()]
+
+    around = [ids["[CLS]"], ids["[SEP]"]]
+    assert special() == around and special(masks=True) == [around[0], ids["[MASK]"], around[1]]
+    assert len(library.fill_mask(loaded, text)[0]) == 1
+    assert np.abs(library.embed(loaded, text) - library.embed(loaded, "the is a pump")).max() > 1e-4
+
+
 def test_long_texts_are_refused_or_cut_as_transformers_cuts_them(source):
     transformers = pytest.importorskip("transformers")
     loaded, long = library.load(source), "heart " * 300
@@ -114,7 +129,11 @@ def test_long_texts_are_refused_or_cut_as_transformers_cuts_them(source):
         (lambda s: library.load(s / "absent"), "absent"),
         (lambda s: library.embed(library.load(s), TEXTS, "max"), "pooling is 'max': it is one of mean, cls"),
         (lambda s: library.fill_mask(library.load(s), ["the heart"]), r"sentence 0 has no \[MASK\]: write it"),
-        (lambda s: library.tokens(library.load(s), [3]), "3 is no text"),
+        (lambda s: library.fill_mask(library.load(s), "[MASK]", most=0), "most is 0: it must be at least 1"),
+        (lambda s: library.tokens(library.load(s), ["", None]), "None is no text"),
+        (lambda s: library.load(s, step=3), "is no run folder: it has no step 3"),
+        (lambda s: library.save(library.load(s), s / "new", dtype="f16"), "dtype is 'f16': it is one of float32, bfl"),
+        (lambda s: library.save(library.load(s).changed({}), s / "new"), "parameter .* is None: this model.s is "),
     ],
 )
 def test_what_is_unknown_is_refused_with_the_choices(source, ask, says):
