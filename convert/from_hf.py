@@ -20,6 +20,7 @@ from convert import portable, table
 from convert.families import family_of
 from convert.family import refusals
 from cptjax import bounds
+from cptjax.command.bar import bar
 from cptjax.command.errors import reading
 from cptjax.command.escape import listed, say
 from cptjax.data.tokenizer import how_to_make, load_tokenizer, quoted
@@ -75,11 +76,19 @@ def convert_folder(
         folder = find(source, revision=revision)
         weights = open_weights(folder)
         check_tokenizer(folder, weights.config.vocab_size)
-        sums = {path: checkpoint.host_checksum(array) for path, array in weights.parameters()}
         copy_tokenizer(folder, partial / checkpoint.TOKENIZER)
         origin = {"source": str(source), "revision": None if Path(source).is_dir() else folder.name}
         hf_config = read_json(folder / "config.json")
-        checkpoint.save_start(partial, weights.config, weights.parameter, sums, hf_config=hf_config, origin=origin)
+        size = sum(4 * x.size for x in jax.tree.leaves(parameter_shapes(weights.config)))
+        with bar(2 * size, "B", "converting") as shown:  # each is read to be summed, and to be written
+
+            def counted(array: np.ndarray) -> np.ndarray:
+                shown.update(array.nbytes)
+                return array
+
+            sums = {path: checkpoint.host_checksum(counted(array)) for path, array in weights.parameters()}
+            read = lambda path: counted(weights.parameter(path))  # noqa: E731
+            checkpoint.save_start(partial, weights.config, read, sums, hf_config=hf_config, origin=origin)
     if not (folder / "tokenizer.json").is_file():
         made = how_to_make(folder, source)
         say(f"warning: {made}; no text can be prepared for this model, and no run released, without", stream=sys.stderr)

@@ -25,6 +25,7 @@ from convert.families import family_of
 from convert.from_hf import architecture_of, find, load, weight_files
 from convert.to_hf import choose
 from cptjax import heads
+from cptjax.command.bar import bar
 from cptjax.command.errors import reading
 from cptjax.command.escape import say
 from cptjax.families import encoder
@@ -99,16 +100,28 @@ def compare(a: str | Path, b: str | Path, *, only: Collection[str] | None = None
     every = cases(first.config.vocab_size, special_ids(first), first.config.longest_document, rows_each)
     tried = [case for case in every if only is None or case.name in only]
     dtypes = ("float32", "bfloat16") if any(case.name in BFLOAT16 for case in tried) else ("float32",)
-    judges = {dtype: judge(first, architecture, dtype) for dtype in dtypes}
-    candidates = {dtype: ours(second.config, second.params, architecture, dtype=dtype) for dtype in dtypes}
-    rows: dict[str, dict[str, dict[str, float]]] = {}
-    for case in tried:
-        exact_NBLD = judges["float32"].outputs(case.token_BL, case.segment_BL)
-        far = partial(differences, judges["float32"], exact_NBLD, case)
-        rows[case.name] = {"float32": far(candidates["float32"], largest)}
-        if case.name in BFLOAT16:
-            for name, models in (("bfloat16", candidates), ("judge's bfloat16", judges)):
-                rows[case.name][name] = far(models["bfloat16"], typical)
+    total = sum(case.token_BL.size * (4 if case.name in BFLOAT16 else 2) for case in tried)
+    with bar(total, " tokens", "comparing") as shown:
+
+        def counted(model: Model) -> Model:
+            def outputs(token_BL, segment_BL):
+                made_NBLD = model.outputs(token_BL, segment_BL)
+                shown.update(token_BL.size)
+                return made_NBLD
+
+            return model._replace(outputs=outputs)
+
+        judges = {dtype: counted(judge(first, architecture, dtype)) for dtype in dtypes}
+        made = {dtype: ours(second.config, second.params, architecture, dtype=dtype) for dtype in dtypes}
+        candidates = {dtype: counted(model) for dtype, model in made.items()}
+        rows: dict[str, dict[str, dict[str, float]]] = {}
+        for case in tried:
+            exact_NBLD = judges["float32"].outputs(case.token_BL, case.segment_BL)
+            far = partial(differences, judges["float32"], exact_NBLD, case)
+            rows[case.name] = {"float32": far(candidates["float32"], largest)}
+            if case.name in BFLOAT16:
+                for name, models in (("bfloat16", candidates), ("judge's bfloat16", judges)):
+                    rows[case.name][name] = far(models["bfloat16"], typical)
     worst = float(np.max([value for row in rows.values() for value in row["float32"].values()]))
     rounding = [
         row["bfloat16"][name] / max(own, LEAST_ERROR)

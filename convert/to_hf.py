@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from convert import portable, private, table
 from convert.families import family_of
 from convert.from_hf import INDEX, SINGLE, config_class
+from cptjax.command.bar import bar
 from cptjax.command.errors import reading
 from cptjax.command.escape import printable
 from cptjax.data.tokenizer import load_tokenizer, special_tokens
@@ -161,8 +162,14 @@ def write_weights(
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=shard_size,
     )
-    for file, names in plan.filename_to_tensors.items():
-        write_tensors(folder / file, dict(tensors(names)), {"format": "pt"})
+    with bar(2 * plan.metadata["total_size"], "B", "exporting") as shown:  # read, then written
+        for file, names in plan.filename_to_tensors.items():
+            arrays = {}
+            for name, array in tensors(names):
+                arrays[name] = array
+                shown.update(array.nbytes)
+            write_tensors(folder / file, arrays, {"format": "pt"})
+            shown.update(sum(array.nbytes for array in arrays.values()))
     if plan.is_sharded:
         write_json(folder / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
 

@@ -18,8 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
+from cptjax.command.bar import bar
 from cptjax.data.tokenizer import Encoder
 from cptjax.families import encoder as network
 from cptjax.model import Encoder as Network
@@ -160,10 +160,10 @@ def fill(
     pieces = windows(encoder, words, min(tokens, config.longest_document))
     model, params = network(config, Precision("float32")), jax.device_put(params)
 
-    with tqdm(total=len(pieces), unit=" masks", disable=None, leave=False) as bar:
+    with bar(len(pieces), " masks") as shown:
 
         def read(told_BL2: np.ndarray, number: int, row: int, start: int, text: Text) -> tuple[int, float, float]:
-            bar.update()
+            shown.update()
             return text.example, *told_BL2[row, start + text.word_U[0]].tolist()
 
         told = by_text(pieces, config.longest_document, partial(target_losses, model, params), read)

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
-from tqdm import tqdm
 
 from cptjax import heads
+from cptjax.command.bar import bar
 from cptjax.data.tokenizer import Encoder
 from cptjax.families import encoder as network
 from cptjax.model import Encoder as Network
@@ -111,8 +111,13 @@ def _fitted(model: Network, params: Any, head: Head, train: Split) -> list[Linea
     told = by_text(train.pieces, model.config.longest_document, work, partial(_layers_of, head))
     said, target_MK, group_M = _targets(head, train)
     join = np.concatenate if head.stands == "tokens" else np.stack
-    layers = tqdm(range(len(told[0])), unit=" layers", disable=None, leave=False)
-    return [fit(said, join([each[layer] for each in told]), target_MK, group_M) for layer in layers]
+    layers = len(told[0])
+    with bar(layers, " layers") as shown:
+        fitted = []
+        for layer in range(layers):
+            fitted.append(fit(said, join([each[layer] for each in told]), target_MK, group_M))
+            shown.update()
+    return fitted
 
 
 def _targets(head: Head, train: Split) -> tuple[TextHead, np.ndarray, np.ndarray]:

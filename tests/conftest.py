@@ -1,6 +1,7 @@
 """Eight CPU devices for every test, and the small things tests share."""
 
 import gc
+import io
 import json
 import os
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
 from cptjax.corpus.prepare import prepare  # noqa: E402
 from cptjax.model import Encoder, ModernBert, init_params  # noqa: E402
@@ -93,6 +95,19 @@ def as_a_user_would():
         yield
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def bars(monkeypatch) -> list[Any]:
+    """The bars that are made, as if on a terminal."""
+    made = []
+
+    def shown(**told):
+        made.append(tqdm(**{**told, "disable": False, "file": io.StringIO()}))
+        return made[-1]
+
+    monkeypatch.setattr("cptjax.command.bar.tqdm", shown)
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -80,6 +80,11 @@ class Unit:
     number: int
     files: tuple[tuple[int, File], ...]
 
+    @property
+    def size(self) -> int:
+        """About its bytes."""
+        return sum(file.size for _, file in self.files)
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -88,6 +93,11 @@ class Chunk:
     unit: Unit
     key: str  # of all that decides the part
     pieces: tuple[tuple[int, Piece | Bad], ...]
+
+    @property
+    def size(self) -> int:
+        """About its bytes, unpacked."""
+        return sum(piece.size for _, piece in self.pieces if isinstance(piece, Piece))
 
 
 def chunks(job: Job, unit: Unit) -> Iterator[Chunk]:

@@ -12,8 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from tqdm import tqdm
-
+from cptjax.command.bar import bar
 from cptjax.command.errors import describe
 from cptjax.machine.host import cores
 
@@ -29,26 +28,50 @@ def spread(
     """Call `work` for every task that `split` cuts each item into; one process per core unless `workers` says.
 
     A single task, or one worker, is done in this process. The first failed task, in order, is raised.
-    OSError when a worker dies.
+    OSError when a worker dies. Items and tasks count by their `size`, 1 without one: how much is left is shown.
     """
-    # Shown on a terminal only. How many there are is not known before they are cut.
-    tasks = iter(tqdm(itertools.chain.from_iterable(map(split, items)), unit=" tasks", disable=None, leave=False))
+    with bar(sum(map(_size, items))) as shown:
+
+        def cut() -> Iterator[Any]:
+            for item in items:
+                known = _size(item)  # that is to come
+                for task in split(item):
+                    known -= _size(task)
+                    if known < 0:  # more than it seemed, such as of a packed file
+                        shown.total, known = shown.total - known, 0
+                    yield task
+                shown.total -= known  # less, such as of an item that was done in part
+
+        _spread(cut(), work, workers or cores(), shown)
+
+
+def _size(thing: Any) -> int:
+    return getattr(thing, "size", 1)
+
+
+def _spread(tasks: Iterator[Any], work: Callable[[Any], None], workers: int, shown: Any) -> None:
     few = list(itertools.islice(tasks, 2))
-    workers = workers or cores()
     if len(few) < 2 or workers == 1:
         for task in itertools.chain(few, tasks):
             work(task)
+            shown.update(_size(task))
         return
     # Spawned, not forked: this process may hold threads (a fork would copy their locks).
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin_worker)
     waiting: deque = deque()
+
+    def finish() -> None:
+        done, size = waiting.popleft()
+        done.result()
+        shown.update(size)
+
     try:
         for task in itertools.chain(few, tasks):
-            waiting.append(pool.submit(_in_worker, work, task))
+            waiting.append((pool.submit(_in_worker, work, task), _size(task)))
             if len(waiting) > AHEAD * workers:
-                waiting.popleft().result()
+                finish()
         while waiting:
-            waiting.popleft().result()
+            finish()
     except BrokenProcessPool:
         raise OSError(
             "a worker process died, perhaps for want of memory: the same command goes on, --workers 1 needs least"

@@ -76,6 +76,7 @@ MARKERS = ("manifest.json",)  # of a folder that may be replaced by a store
 MOST_VALUES = 1000  # of a counted field: one with more is no class of documents
 
 # How work is spread: engine(split, work, items) calls work(task) for every task of split(item), wherever it likes.
+# By their `size`, where they have one, it may show how much is left.
 Engine = Callable[[Callable[[Any], Iterator[Any]], Callable[[Any], None], Sequence[Any]], None]
 
 

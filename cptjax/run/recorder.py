@@ -11,8 +11,8 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
+from cptjax.command.bar import bar
 from cptjax.command.escape import say
 from cptjax.config import Phase, Run
 from cptjax.data.batches import Batches
@@ -70,8 +70,7 @@ class Recorder:
         self._say(f"dropout: {run.dropout_of(setting.model.config)}")
         for line in says:
             self._say(line)
-        hidden = None if self._first else True
-        self._bar = tqdm(total=run.stretches[-1].last, initial=step, unit="step", disable=hidden)
+        self._bar = bar(run.stretches[-1].last, "step", done=step, leave=True, hidden=not self._first)
 
     def _say(self, text: str) -> None:
         if self._first:

@@ -289,8 +289,10 @@ BERT_MISTAKES = {
 BIASES = ("embeddings.norm.bias", "Wqkv.bias", "attn.Wo.bias", "mlp.Wi.bias", "mlp.Wo.bias", "head.dense.bias")
 
 
-def test_the_right_conversion_passes(tiny):
+def test_the_right_conversion_passes(tiny, bars):
+    # Broken by: what judge or candidate put out not counted; 2 runs of every case.
     assert parity.compare(tiny, tiny, only=FAST)["passed"]
+    assert bars[0].n == bars[0].total > 0
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

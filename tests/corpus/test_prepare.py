@@ -691,6 +691,32 @@ def test_the_first_failure_in_order_is_raised():
         pool.spread(iter, int, [["1", "2"], ["b", "c"], ["3"]], workers=2)
 
 
+@dataclasses.dataclass(frozen=True)
+class Sized:
+    """Work of a size."""
+
+    size: int
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_how_much_is_left_is_known_in_the_end(bars, workers):
+    """Whether an item was more than it seemed, less, or done before."""
+    # Broken by: shown.total left as it was, in either place; the size of a task not told to the bar.
+    tasks = {Sized(10): [Sized(9), Sized(5)], Sized(5): [Sized(3)], Sized(4): []}
+    pool.spread(tasks.__getitem__, repr, list(tasks), workers=workers)
+    (bar,) = bars
+    assert bar.n == bar.total == 17
+    pool.spread(iter, int, [["1", "2"], ["3"]], workers=workers)  # what has no size
+    assert bars[1].n == bars[1].total == 3
+
+
+def test_chunks_are_of_the_size_of_their_text(bars, tmp_path, folder):
+    # Broken by: `size` of Unit or of Chunk left out.
+    (tmp_path / "a.jsonl").write_bytes(jsonl(many()))
+    prepare([tmp_path / "a.jsonl"], folder, tmp_path / "out")
+    assert bars[0].n == bars[0].total == (tmp_path / "a.jsonl").stat().st_size
+
+
 # ---- refusals and full disks
 
 
