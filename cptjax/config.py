@@ -84,6 +84,7 @@ class Run:
     seed: int = 17  # masking and random weights; the order of the data has its own, data.seed
     held_out: str | None = None  # token store evaluated during the run
     held_out_rows: int = 64
+    sentences: tuple[str, ...] = ()  # with mask tokens, filled at each evaluation
     eval_every: int = 500  # optimiser steps; also at the start and end of every phase
     checkpoint_every: int = 500  # optimiser steps; also at the end of every phase
     keep_checkpoints: int = 2  # the last ones; ends of phases are always kept
@@ -96,6 +97,8 @@ class Run:
     attention: Literal["auto", "reference", "blockwise", "splash", "cudnn"] = "auto"  # a row of attention.BACKENDS
     dropout: Dropout = field(default_factory=Dropout)  # while training; what is None is as the model's config has it
     remat: Remat = "none"  # what of the activations is recomputed: less memory, more arithmetic; see Encoder
+    tensorboard: bool = True  # the log is written for TensorBoard, too
+    wandb: str | None = None  # project of Weights & Biases that the log is sent to, too
     branch: tyro.conf.Suppress[Branch | None] = None  # --branch-from and --step of train
 
     def __post_init__(self):
@@ -139,6 +142,7 @@ class Run:
 ELASTIC = {
     "name",
     "held_out",  # where it lies; that its content is the same is checked by fingerprint
+    "sentences",
     "eval_every",
     "checkpoint_every",
     "keep_checkpoints",
@@ -148,6 +152,8 @@ ELASTIC = {
     "device_batch_size",
     "attention",
     "remat",
+    "tensorboard",
+    "wandb",
     "data.stores.*.0",  # where a store lies; that its content is the same is checked by fingerprint
 }
 

@@ -1,6 +1,6 @@
 """One optimiser step and one evaluation step, as pure functions.
 
-B rows of the global batch, L tokens per row, S predicting positions; M micro-batches of B / M rows.
+B rows of the global batch, L tokens per row, S predicting positions; M micro-batches of B / M rows; N likeliest tokens.
 """
 
 from collections.abc import Callable
@@ -184,3 +184,19 @@ def eval_step(
     features = predictions(model, objective, params, targets, batch["segment_BL"])
     with jax.named_scope("loss"):
         return measure(*features, targets.target_BS, targets.weight_BS, chunk)
+
+
+def fill_step(params, batch: dict, *, model, size: int, most: int) -> tuple[jax.Array, jax.Array]:
+    """The `most` likeliest of the ids below `size` at position_BS of rows that are read on both sides, whatever the
+    objective, and their probabilities: two arrays [S, B, N], likeliest first."""
+    with jax.named_scope("gather"):
+        params = gather_tables(params)
+    hidden_BLD = encode(model, params, batch["token_BL"], batch["segment_BL"], mask_mode="bidirectional").hidden_BLD
+
+    def likeliest(feature_BD):
+        logits: Any = model.apply({"params": params}, feature_BD[:, None], method="logits")
+        share_BN, token_BN = jax.lax.top_k(jax.nn.softmax(logits[:, 0])[:, :size], most)
+        return token_BN, share_BN
+
+    selected_BSD = select(hidden_BLD, batch["position_BS"])
+    return jax.lax.map(likeliest, selected_BSD.swapaxes(0, 1))  # of one position a row at a time there are logits

@@ -116,9 +116,9 @@ def actions(setting: Setting, recorder: Recorder, saver: Saver, signals: Signals
         stretch, done, state, _ = moment
         if (done in (0, stretch.last) or done % run.eval_every == 0) and recorder.spent["evaluated"] != done:
             with recorder.doing(EVALUATION):
-                results = measure(state.params)
-            if results is not None:  # else it is due when the run goes on
-                recorder.held_out(done, stretch.phase, results)
+                measured = measure(state.params)
+            if measured is not None:  # else it is due when the run goes on
+                recorder.evaluated(done, stretch.phase, *measured)
 
     def save(moment: Moment) -> None:
         stretch, done, state, _ = moment

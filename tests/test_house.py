@@ -74,7 +74,8 @@ bert
 families
 step heads
 config
-run.clock run.events run.plots run.checkpoint
+run.clock run.boards run.plots run.checkpoint run.sentences
+run.events
 run.record run.memory run.agreement run.resume run.branch run.verify run.compare
 run.sizing
 run.set_up
@@ -388,7 +389,7 @@ DISTRIBUTION = {
     "orbax": "orbax-checkpoint",
 }  # where the two names differ
 # Used when there, never needed: imported inside a function, and declared nowhere or for the tests.
-OPTIONAL = {"torch", "pynvml", "apache_beam", "psutil"}
+OPTIONAL = {"torch", "pynvml", "apache_beam", "psutil", "wandb"}
 
 
 def declared(path: Path) -> dict[str, Requirement]:

@@ -1,21 +1,20 @@
-"""events.jsonl and TensorBoard: the log of a run, for reading. No number of run.json comes from it.
+"""events.jsonl: the log of a run, for reading. No number of run.json comes from it.
 
 An event is one line, an object with the `step` and `phase` it belongs to, and what an update gave (all of UPDATE;
 `spike`: its loss stands far above those before), or why it was `skipped`, or an evaluation (`held_out`: objective ->
-loss and accuracy), or seconds alone.
+loss and accuracy; perhaps `filled`: sentence -> for each of its masks words and their probabilities), or seconds alone.
 """
 
 import contextlib
 import json
-import socket
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from cptjax.command.escape import say
 from cptjax.files import naming, written
+from cptjax.run.boards import Board
 
 LONGEST = 2**20  # bytes of a line that are read at once: ours have some hundred
 LARGEST = 2.0**128  # our numbers were float32, or count steps or seconds
@@ -24,7 +23,7 @@ MEASURED = ("loss", "accuracy")
 
 
 class EventLog:
-    """Writes events.jsonl and TensorBoard's log, in the first process only.
+    """Writes events.jsonl and what goes on to `boards`, in the first process only.
 
     Opening it at a step drops what an earlier, killed attempt logged after it: updates from that step on, evaluations
     after the one at `evaluated`. A line that is no event goes to events.unreadable, and that is said.
@@ -32,34 +31,14 @@ class EventLog:
     Everything is written when it is given and by no other thread, so that what the disk refuses is raised here.
     """
 
-    def __init__(self, folder: Path, step: int, active: bool, evaluated: int):
-        self._path, self._board_path = folder / "events.jsonl", folder / "tensorboard"
+    def __init__(self, folder: Path, step: int, active: bool, evaluated: int, boards: Sequence[Board] = ()):
+        self._path, self._boards = folder / "events.jsonl", boards
         self._file: Any = None
-        self._board: Any = None
         if not active:
             return
-        with _hidden("torch"):  # tensorboardX imports it where it finds it: seconds, and memory, for nothing
-            from tensorboardX.proto import event_pb2
-            from tensorboardX.record_writer import RecordWriter
-            from tensorboardX.summary import scalar
-
         with naming(self._path):
             _rewind(self._path, step, evaluated)
             self._file = self._path.open("a", buffering=1)
-        with naming(self._board_path):
-            self._board_path.mkdir(exist_ok=True)
-            name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{step}"
-            self._board = RecordWriter(str(self._board_path / name))
-        self._messages: Any = event_pb2
-        self._scalar = scalar
-        self._record(step, file_version="brain.Event:2")
-        # TensorBoard then leaves out what earlier files say of this step and those after it.
-        self._record(step, session_log=self._messages.SessionLog(status=self._messages.SessionLog.START))
-
-    def _record(self, step: int, **content: Any) -> None:
-        record = self._messages.Event(wall_time=time.time(), step=step, **content)
-        with naming(self._board_path):
-            self._board.write(record.SerializeToString())
 
     def write(self, event: Mapping[str, Any]) -> None:
         """Append one event; it needs `step` and `phase`. Raises OSError with the file when the disk refuses."""
@@ -67,42 +46,30 @@ class EventLog:
             return
         with naming(self._path):
             self._file.write(json.dumps(event) + "\n")
-        for name, value in event.items():
-            if isinstance(value, float):
-                self._record(event["step"], summary=self._scalar(name, value))
+        for board in self._boards:
+            board.write(event)
 
     def flush(self) -> None:
-        """Put TensorBoard's records on the disk. Raises OSError as `write` does."""
-        if self._board is not None:
-            with naming(self._board_path):
-                self._board.flush()
+        """Put the records of boards on the disk. Raises OSError as `write` does."""
+        for board in self._boards:
+            board.flush()
 
     def close(self) -> None:
         """Flush everything to disk. Raises OSError as `write` does."""
-        for path, log in ((self._path, self._file), (self._board_path, self._board)):
-            if log is not None:
-                with naming(path):
-                    log.close()
+        if self._file is not None:
+            with naming(self._path):
+                self._file.close()
+        for board in self._boards:
+            board.close()
 
     def abandon(self) -> None:
         """Close after a failure, which may be that nothing can be written."""
-        for log in (self._file, self._board):
-            if log is not None:
-                with contextlib.suppress(OSError):
-                    log.close()
-
-
-@contextlib.contextmanager
-def _hidden(module: str) -> Iterator[None]:
-    """An import of `module` fails in here, unless it was imported before."""
-    imported = module in sys.modules
-    if not imported:
-        sys.modules[module] = cast(Any, None)
-    try:
-        yield
-    finally:
-        if not imported:
-            del sys.modules[module]
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        for board in self._boards:
+            with contextlib.suppress(OSError):
+                board.close(failed=True)
 
 
 def _rewind(path: Path, step: int, evaluated: int) -> None:
@@ -146,7 +113,20 @@ def _is_event(event: Any) -> bool:
     numbers = [event.get(name) for name in UPDATE] if "loss" in event else []
     for result in held_out.values():
         numbers += [result.get(name) for name in MEASURED] if isinstance(result, dict) else [None]
-    return all(isinstance(x, int | float) and abs(x) < LARGEST for x in numbers)  # which NaN is not
+    return all(isinstance(x, int | float) and abs(x) < LARGEST for x in numbers) and _is_filled(event.get("filled", {}))
+
+
+def _is_filled(filled: Any) -> bool:
+    def every(items: Any, check: Callable[[Any], bool]) -> bool:
+        return isinstance(items, list) and bool(items) and all(map(check, items))
+
+    def is_word(pair: Any) -> bool:
+        word, share = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
+        return isinstance(word, str) and isinstance(share, int | float) and 0 <= share <= 1
+
+    return isinstance(filled, dict) and all(
+        every(masks, lambda words: every(words, is_word)) for masks in filled.values()
+    )
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

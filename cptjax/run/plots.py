@@ -1,6 +1,7 @@
 """Pictures of runs, from their events: one run with its phases, or several over the tokens that they read."""
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ Events = Sequence[Mapping[str, Any]]
 BEFORE = 20  # losses that the next is compared with
 SPIKE = 10.0  # median deviations of theirs above their median
 LEAST_SPIKE = 0.1  # nats
+SENTENCES, COLUMNS = 6, 4  # that are shown of a run, and the evaluations of them that have room after the first
+LETTERS, LINE = 20, 110  # of a cell, and of a sentence
 
 
 def _plain(name: str) -> str:
@@ -32,13 +35,26 @@ def spikes(losses: Sequence[float]) -> list[int]:
     return high
 
 
+def best_word(mask: Sequence[tuple[str, float]]) -> str:
+    """The first of the likeliest words of a mask, with its probability."""
+    word, share = mask[0]
+    return f"{word} {share:.0%}"
+
+
 def plot(events: Events, path: Path, title: str = "") -> None:
-    """Loss, held-out loss and accuracy, and learning rate over the optimiser steps, as a PNG: phases are shaded in
-    turn, an objective has one colour throughout, and spikes of the loss and skipped steps are marked."""
+    """Loss, held-out loss and accuracy, and learning rate over the optimiser steps, as a PNG, and how sentences are
+    filled: phases are shaded in turn, an objective has one colour throughout, and spikes of the loss and skipped steps
+    are marked."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 9), layout="constrained")
-    loss_axes, accuracy_axes, rate_axes = all_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1))
+    fillings = [event for event in events if event.get("filled")]
+    sentences = list(dict.fromkeys(text for event in fillings for text in event["filled"]))
+    shown = sentences[:SENTENCES]
+    figure = Figure(figsize=(9, 9 + 0.5 * len(shown)), layout="constrained")
+    heights = (3, 2, 1, *([0.25 * len(shown)] if shown else []))
+    loss_axes, accuracy_axes, rate_axes, *below = all_axes = figure.subplots(
+        len(heights), 1, sharex=True, height_ratios=heights
+    )
     phases = list(dict.fromkeys(event["phase"] for event in events if "loss" in event))
     evaluations = [event for event in events if "held_out" in event]
     objectives = dict.fromkeys(name for event in evaluations for name in event["held_out"])
@@ -67,15 +83,53 @@ def plot(events: Events, path: Path, title: str = "") -> None:
                 x, values, marker="o", markersize=3, color=colour_of[objective], label=f"held out, {_plain(objective)}"
             )
     labels = ("loss (nats a target)", "held-out accuracy", "learning rate")
-    for axes, label in zip(all_axes, labels, strict=True):
+    for axes, label in zip(all_axes, labels, strict=False):
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
-    rate_axes.set_xlabel("optimiser step")
+    for axes in below:
+        _write_filled(axes, fillings, shown, len(sentences))
+    all_axes[-1].set_xlabel("optimiser step")
     figure.suptitle(_plain(title))
-    with naming(path), written(path) as partial:
+    with naming(path), written(path) as partial, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a letter that the font has not is drawn as a box
         figure.savefig(partial, dpi=120)
+
+
+def _write_filled(axes: Any, fillings: Events, shown: Sequence[str], known: int) -> None:
+    """Each sentence as a line, and below it its likeliest words, each at the step of its evaluation."""
+    kept = _apart([event["step"] for event in fillings])
+    for number, text in enumerate(shown):
+        top, line = 1 - number / len(shown), " ".join(text.split())
+        line = line if len(line) <= LINE else f"{line[: LINE - 3]}..."
+        axes.text(
+            0.01, top - 0.05 / len(shown), _plain(line), transform=axes.transAxes, fontsize=8, va="top", color="0.35"
+        )
+        for event in fillings:
+            if event["step"] in kept and text in event["filled"]:
+                words = ", ".join(map(best_word, event["filled"][text]))
+                place = {kept[0]: "left", kept[-1]: "right"} if len(kept) > 1 else {}
+                axes.text(
+                    event["step"],
+                    top - 0.55 / len(shown),
+                    _plain(words if len(words) <= LETTERS else f"{words[: LETTERS - 3]}..."),
+                    transform=axes.get_xaxis_transform(),
+                    fontsize=8,
+                    va="top",
+                    ha=place.get(event["step"], "center"),
+                )
+    axes.set_yticks([])
+    axes.set_ylabel("filled" if len(shown) == known else f"filled\n({len(shown)} of {known})")
+
+
+def _apart(steps: Sequence[int]) -> list[int]:
+    """Of ascending steps the first and last, and of those between as many as have room beside each other."""
+    room, kept = (steps[-1] - steps[0]) / COLUMNS, list(steps[:1])
+    for step in steps[1:-1]:
+        if step - kept[-1] >= room and steps[-1] - step >= room:
+            kept.append(step)
+    return [*kept, *steps[1:][-1:]]
 
 
 def together(runs: Mapping[str, Events], objective: str) -> str:

@@ -14,15 +14,17 @@ import jax
 
 from cptjax.command.bar import bar
 from cptjax.command.escape import say
-from cptjax.config import Phase, Run
+from cptjax.config import Phase, Run, to_dict
 from cptjax.data.batches import Batches
 from cptjax.files import naming, write_json
 from cptjax.machine import devices, provenance
 from cptjax.machine.energy import EnergyMeter
 from cptjax.run import checkpoint, events, plots
+from cptjax.run.boards import Board, TensorBoard, WeightsAndBiases
 from cptjax.run.clock import COMPILING, EVALUATION, KINDS, SAVING, STEPS, WAITING, Clock
 from cptjax.run.memory import flops_per_token
 from cptjax.run.record import Sums, describe_run
+from cptjax.run.sentences import Filled
 from cptjax.run.set_up import Setting
 
 COUNTED = tuple(field.name for field in fields(Sums))
@@ -61,7 +63,12 @@ class Recorder:
         self._pending: Any = None
         self._saved: list[int] = []  # the last step that was given to be saved: it may not be on the disk yet
         self._first = jax.process_index() == 0
-        self._log = events.EventLog(folder, step, self._first, spent["evaluated"])
+        boards: list[Board] = []
+        if self._first and run.tensorboard:
+            boards.append(TensorBoard(folder, step))
+        if self._first and run.wandb is not None:
+            boards.append(WeightsAndBiases(folder, run.wandb, run.name, to_dict(run), len(departures)))
+        self._log = events.EventLog(folder, step, self._first, spent["evaluated"], boards)
         logged = [event for event in events.read_events(folder / "events.jsonl") if "loss" in event]
         self._losses = deque(((event["phase"], event["loss"]) for event in logged), maxlen=plots.BEFORE)
         self._energy = EnergyMeter(mesh.local_devices)
@@ -177,20 +184,24 @@ class Recorder:
             yield
         self._bar.set_description_str("", refresh=False)
 
-    def held_out(self, step: int, phase: Phase, results: dict[str, dict[str, float]]) -> None:
+    def evaluated(self, step: int, phase: Phase, held_out: dict[str, dict[str, float]], filled: Filled) -> None:
         """Write an evaluation made before `step`."""
         took = self._take(phase, EVALUATION, COMPILING)
         self.spent["evaluated"] = step
-        if not results:
+        if not held_out and not filled:
             return
-        sums = self.spent["phases"][phase.name]
-        sums["held_out"] = results
-        if step == 0:
-            sums["held_out_before"] = results
-        flat = {f"held_out/{name}/{what}": x for name, r in results.items() for what, x in r.items()}
-        self._log.write({"step": step, "phase": phase.name, "held_out": results, **flat, **_some(took)})
-        shown = ", ".join(f"{name} loss {r['loss']:.3f} accuracy {r['accuracy']:.3f}" for name, r in results.items())
-        self._say(f"step {step} ({phase.name}) held out: {shown}")
+        if held_out:
+            sums = self.spent["phases"][phase.name]
+            sums["held_out"] = held_out
+            if step == 0:
+                sums["held_out_before"] = held_out
+        flat = {f"held_out/{name}/{what}": x for name, r in held_out.items() for what, x in r.items()}
+        words = {"filled": filled} if filled else {}
+        self._log.write({"step": step, "phase": phase.name, "held_out": held_out, **words, **flat, **_some(took)})
+        results = ", ".join(f"{name} loss {r['loss']:.3f} accuracy {r['accuracy']:.3f}" for name, r in held_out.items())
+        best = ", ".join(plots.best_word(mask) for masks in filled.values() for mask in masks)
+        told = {"held out": results, "filled": best}
+        self._say(f"step {step} ({phase.name}) {'; '.join(f'{what}: {x}' for what, x in told.items() if x)}")
         if self._first and step > 0:  # before it there is nothing to see, and matplotlib takes a second
             with self.clock.doing(EVALUATION), contextlib.suppress(OSError):  # at the end it is raised
                 self._draw()

@@ -21,9 +21,10 @@ from cptjax.machine import host
 from cptjax.model import Encoder
 from cptjax.objectives import Vocabulary
 from cptjax.optim import freeze_mask, make_optimizer
-from cptjax.run import agreement, checkpoint, memory
+from cptjax.run import agreement, boards, checkpoint, memory
 from cptjax.run.branch import lineage
 from cptjax.run.resume import Resumption, check_inputs_unchanged, find_resumption
+from cptjax.run.sentences import Sentences, read
 from cptjax.shape import ModelConfig, ModernBertConfig, parameter_names
 from cptjax.step import chunk_positions
 
@@ -80,6 +81,7 @@ class Setting:
     tx: optax.GradientTransformationExtraArgs  # of all phases
     decides: dict[str, Any]  # all that decides its numbers, as the facts of a checkpoint hold it
     attention: dict[str, Any]  # what `choose_attention` found
+    sentences: Sentences | None = None  # of the run, as rows
 
     @property
     def micro_batches(self) -> int:
@@ -120,6 +122,12 @@ def set_up(inputs: Inputs) -> Setting:
     _check_vocabulary(run, config, manifests, inputs.start if given else None)
     manifest = next(iter(manifests.values()))
     ids = manifest.mask_token_id, manifest.special_token_ids, manifest.pad_token_id
+    sentences = None
+    if run.sentences:
+        folder = Path(next(iter(run.data.shares))) / checkpoint.TOKENIZER
+        sentences = read(run.sentences, folder, run.data.sequence_length)
+    if run.wandb is not None and jax.process_index() == 0:
+        boards.check_wandb()
     attention = choose_attention(run, config)
     _check_memory(run, config, mesh, attention["backend"])
     for phase in run.phases:
@@ -136,7 +144,8 @@ def set_up(inputs: Inputs) -> Setting:
         check_inputs_unchanged(inputs.folder, step, facts, decides)
     model = encoder(config, run.precision, attention["backend"], run.remat, sharding.pin_rows)
     vocabulary = Vocabulary(manifest.vocab_size, *ids)
-    return Setting(run, inputs.folder, mesh, model, vocabulary, make_optimizer(run.optimizer), decides, attention)
+    tx = make_optimizer(run.optimizer)
+    return Setting(run, inputs.folder, mesh, model, vocabulary, tx, decides, attention, sentences)
 
 
 def _to_train(run: Run, config: ModelConfig) -> ModelConfig:

@@ -132,12 +132,16 @@ def test_every_device_holds_the_rows_of_its_place_in_the_mesh(folder):
 
 
 def trained(run: Path) -> tuple[list[list[float]], list[dict], dict[str, np.ndarray]]:
-    """Loss, targets and gradient norm of each step; held-out results; final parameters."""
+    """Loss, targets and gradient norm of each step; held-out results, with how likely the best word of each sentence
+    was; final parameters."""
     events = read_events(run / "events.jsonl")
     steps = [[event["loss"], event["targets"], event["grad_norm"]] for event in events if "loss" in event]
     _, _, params = checkpoint.load_params(run, STEPS)
     leaves = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}
-    return steps, [event["held_out"]["mlm"] for event in events if "held_out" in event], leaves
+    evaluations = [event for event in events if "held_out" in event]
+    likely = [{text: words[0][1] for text, (words,) in event["filled"].items()} for event in evaluations]
+    held_out = [event["held_out"]["mlm"] | best for event, best in zip(evaluations, likely, strict=True)]
+    return steps, held_out, leaves
 
 
 def assert_equal_to_rounding(run: Path, other: Path) -> None:

@@ -56,6 +56,7 @@ def small_run(store: Path) -> Run:
         precision=Precision(compute="float32"),
         held_out=f"{store}_held_out",
         held_out_rows=5,
+        sentences=("the [MASK] is a muscle", "a [MASK]", "blood and [MASK]"),
         checkpoint_every=SAVED,
         device_batch_size=2,
     )

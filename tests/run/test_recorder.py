@@ -41,7 +41,7 @@ def test_facts_are_a_copy(store, tmp_path, two_devices):
     kept = made(run, tmp_path / "run")
     facts = kept.facts()
     kept._add(run.phases[0], {"tokens": 5.0})
-    kept.held_out(0, run.phases[0], {"clm": {"loss": 1.0, "accuracy": 0.5}})
+    kept.evaluated(0, run.phases[0], {"clm": {"loss": 1.0, "accuracy": 0.5}}, {})
     assert facts["spent"]["tokens"] == 0 and facts["spent"]["evaluated"] == -1
     assert facts["spent"]["phases"]["clm"] | {"tokens": 0.0} == nothing_spent(run)["phases"]["clm"]
 
@@ -191,4 +191,4 @@ def test_a_log_that_cannot_be_written_ends_the_run(store, tmp_path, two_devices)
     kept = made(run, tmp_path / "run")
     kept._log._file = open("/dev/full", "w", buffering=1)
     with pytest.raises(OSError, match=r"^cannot write .*events.jsonl: No space left on device$"), kept:
-        kept.held_out(0, run.phases[0], {"clm": {"loss": 1.0, "accuracy": 0.5}})
+        kept.evaluated(0, run.phases[0], {"clm": {"loss": 1.0, "accuracy": 0.5}}, {})
