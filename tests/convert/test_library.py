@@ -126,7 +126,10 @@ def test_long_texts_are_refused_or_cut_as_transformers_cuts_them(source):
 @pytest.mark.parametrize(
     ("ask", "says"),
     [
-        (lambda s: library.load(s, attention="flash"), "attention is 'flash' .did you mean splash.*: it is one of reference, blockwise"),
+        (
+            lambda s: library.load(s, attention="flash"),
+            "attention is 'flash' .did you mean splash.*: it is one of reference, blockwise",
+        ),
         (lambda s: library.load(s, compute="float8"), "compute is 'float8': it is one of float32, bfloat16"),
         (lambda s: library.load(s / "absent"), "absent"),
         (lambda s: library.embed(library.load(s), TEXTS, "max"), "pooling is 'max': it is one of mean, cls"),
