@@ -17,6 +17,7 @@ from cptjax.config import Run, Stretch
 from cptjax.data.batches import Batches
 from cptjax.files import locked
 from cptjax.machine import processes
+from cptjax.machine.wire import Wire
 from cptjax.run import agreement
 from cptjax.run.checkpoint import Saver
 from cptjax.run.clock import COMPILING, EVALUATION, SAVING, WAITING
@@ -35,8 +36,13 @@ def train(run: Run, folder: Path, from_step: int | None = None) -> Path:
     With `from_step` it goes back to the checkpoint of that step, from where schedules and the optimizer may be
     others. Raises ValueError for a run that cannot work here or contradicts the folder, FloatingPointError when
     the loss or the gradient stops being finite, OSError when the disk refuses a checkpoint, Stopped when a
-    signal asked for an end, after the step at hand was saved (of several processes, at once).
+    signal asked for an end, after a step that all processes had come to was saved.
     """
+    with Signals() as signals, processes.watched(signals) as wire:
+        return _train_together(run, folder, from_step, signals, wire)
+
+
+def _train_together(run: Run, folder: Path, from_step: int | None, signals: Signals, wire: Wire) -> Path:
     first = jax.process_index() == 0
     with processes.together():
         inputs = open_inputs(run, folder, from_step)
@@ -55,7 +61,7 @@ def train(run: Run, folder: Path, from_step: int | None = None) -> Path:
                 write_own_files(inputs, setting)
         held.enter_context(jax.set_mesh(setting.mesh))
         held.enter_context(run.precision.products())
-        return _train(inputs, setting, pace, held.enter_context(Signals()))
+        return _train(inputs, setting, pace, signals, wire)
 
 
 class Moment(NamedTuple):
@@ -70,7 +76,7 @@ class Moment(NamedTuple):
 Action = Callable[[Moment], None]
 
 
-def _train(inputs: Inputs, setting: Setting, pace: Pace | None, signals: Signals) -> Path:
+def _train(inputs: Inputs, setting: Setting, pace: Pace | None, signals: Signals, wire: Wire) -> Path:
     run = setting.run
     with processes.together():
         batches = Batches(run.data)
@@ -83,7 +89,8 @@ def _train(inputs: Inputs, setting: Setting, pace: Pace | None, signals: Signals
     says += time_left(run, setting.model.config, done, setting.mesh.size, pace)
     recorder = Recorder(setting, departures, done, spent, says)
     clock = recorder.clock
-    record, evaluate, save = actions(setting, recorder, saver, signals)
+    wire.excuse = lambda: clock.kind in (COMPILING, SAVING)
+    record, evaluate, save = actions(setting, recorder, saver, signals, wire)
     with recorder, clock.closing(SAVING, saver), clock.closing(WAITING, stream):
         for stretch in run.stretches:
             if int(state.step) > stretch.last:
@@ -103,14 +110,17 @@ def _train(inputs: Inputs, setting: Setting, pace: Pace | None, signals: Signals
     return setting.folder
 
 
-def actions(setting: Setting, recorder: Recorder, saver: Saver, signals: Signals) -> tuple[Action, Action, Action]:
+def actions(
+    setting: Setting, recorder: Recorder, saver: Saver, signals: Signals, wire: Wire
+) -> tuple[Action, Action, Action]:
     """What is done after each step where it is due, by clocks of its own: record, evaluate, save."""
     run = setting.run
-    measure = make_evaluate(setting, recorder.clock, signals)
+    measure = make_evaluate(setting, recorder.clock, wire)
 
     def record(moment: Moment) -> None:
         recorder.step(moment.done - 1, moment.stretch.phase, moment.metrics)
-        signals.began(remember=jax.process_count() == 1)
+        signals.began(remember=wire.reaches_all)
+        wire.meet()
 
     def evaluate(moment: Moment) -> None:
         stretch, done, state, _ = moment
@@ -123,11 +133,11 @@ def actions(setting: Setting, recorder: Recorder, saver: Saver, signals: Signals
     def save(moment: Moment) -> None:
         stretch, done, state, _ = moment
         due = any(done % every == 0 for every in (run.checkpoint_every, run.milestone_every) if every)
-        if due or done == stretch.last or signals.asked is not None:
+        if due or done == stretch.last or wire.asked is not None:
             with recorder.doing(SAVING):
                 saver.save(done, state, recorder.facts())
             recorder.saved(done, stretch.phase)
-            if signals.asked is not None:
-                raise Stopped(signals.asked, f" at step {done}, saved")
+            if (signum := wire.meet()) is not None:
+                raise Stopped(signum, f" at step {done}, saved")
 
     return record, evaluate, save

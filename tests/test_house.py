@@ -52,6 +52,8 @@ FLOORS = """
 command.escape command.signals command.bar bounds
 command.errors
 command.line
+machine.cluster
+machine.wire
 files machine.processes machine.devices machine.host machine.hub machine.energy machine.provenance machine.licences
 masks schedules sharding dropout
 shape ops objectives optim

@@ -9,6 +9,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -17,40 +18,62 @@ from jax.experimental import multihost_utils
 
 from cptjax.command import errors
 from cptjax.command.escape import listed
+from cptjax.command.signals import Signals
+from cptjax.machine import cluster
+from cptjax.machine.wire import EVERYWHERE, Wire
 
+STUCK_AFTER, JOIN_WITHIN = 60.0, 300.0  # seconds
 MOST_FIELDS = 8  # that are named where processes differ
 
 
-def start() -> None:
-    """Join the other processes of a multi-host run; does nothing for a single process.
+@dataclass
+class _Joined:
+    """What `start` has joined."""
 
-    Slurm steps (srun, one task per device or node) and Cloud TPU pods are recognised; elsewhere
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it. Must run before anything else
-    uses JAX. Raises ValueError when only some of the three are set, or one is not what it should be,
-    and when processes have unequal numbers of devices.
+    wire: Wire
+
+
+_JOINED = _Joined(Wire())
+
+
+def start(distributed: str = "auto", stuck_after: float = STUCK_AFTER, join_within: float = JOIN_WITHIN) -> None:
+    """Join the other processes of a run, where `distributed` or a launcher says that there are any: see
+    `cluster.place`. When one of them dies or does nothing, all end within `stuck_after` seconds.
+
+    Must run before anything else uses JAX. Raises ValueError when the others cannot be found in `join_within` seconds,
+    or have unequal numbers of devices.
     """
-    tasks = _number("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_STEP_NUM_TASKS") or "1", 1)
-    workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    named = {name: os.environ.get(name) for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")}
-    if any(named.values()):
-        if missing := [name for name, value in named.items() if not value]:
-            raise ValueError(f"to join the other processes, set {', '.join(missing)} too")
-        host, _, port = str(named["JAX_COORDINATOR_ADDRESS"]).rpartition(":")
-        if not host:
-            raise ValueError(f"JAX_COORDINATOR_ADDRESS is {port!r}: it is HOST:PORT")
-        _number("JAX_COORDINATOR_ADDRESS", port, 1, 2**16 - 1)
-        count = _number("JAX_NUM_PROCESSES", str(named["JAX_NUM_PROCESSES"]), 1)
-        index = _number("JAX_PROCESS_ID", str(named["JAX_PROCESS_ID"]), 0, count - 1)
-        jax.distributed.initialize(named["JAX_COORDINATOR_ADDRESS"], count, index)
-    elif tasks > 1 or len(workers) > 1:
-        jax.distributed.initialize()
-    else:
-        return
-    if jax.default_backend() == "cpu" and jax.process_count() > 1:
-        _keep_stdout_for_python()
+    place = None if jax.distributed.is_initialized() else cluster.place(distributed, join_within)
+    if place is not None:
+        wire = Wire(stuck_after)
+        wire.join(place, join_within)
+        _JOINED.wire = wire
+        os.environ.setdefault("NCCL_DEBUG", "WARN")
+        jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us, and knows no other
+        host = f"[{place.host}]" if ":" in place.host else place.host
+        jax.distributed.initialize(
+            f"{host}:{wire.port}",
+            place.count,
+            place.index,
+            place.devices,
+            cluster_detection_method="deactivate",
+            coordinator_bind_address=f"{host}:{wire.port}" if place.is_loopback else None,
+            heartbeat_timeout_seconds=int(2 * stuck_after) + 60,  # after the wire, should that fail
+        )
+        if jax.default_backend() == "cpu":
+            _keep_stdout_for_python()
     devices = Counter(device.process_index for device in jax.devices())
     if len(set(devices.values())) > 1:
-        raise ValueError(f"every process must have as many devices: {_differing('devices', devices)}")
+        error = ValueError(f"every process must have as many devices: {_differing('devices', devices)}")
+        error.add_note(EVERYWHERE)
+        raise error
+
+
+@contextlib.contextmanager
+def watched(signals: Signals) -> Iterator[Wire]:
+    """A run's work: see `Wire.watched`."""
+    with _JOINED.wire.watched(signals) as wire:
+        yield wire
 
 
 def _keep_stdout_for_python() -> None:
@@ -63,13 +86,6 @@ def _keep_stdout_for_python() -> None:
     with open(os.devnull, "w") as null:
         os.dup2(null.fileno(), 1)
     sys.stdout = open(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, buffering=1)
-
-
-def _number(name: str, text: str, least: int, most: int = 2**20) -> int:
-    """A whole number that a variable of the environment ends with."""
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
-        raise ValueError(f"{name} says {text!r} where a number from {least} to {most} is needed")
-    return int(text)
 
 
 @contextlib.contextmanager
@@ -90,7 +106,9 @@ def together(kind: type[ValueError] = ValueError) -> Iterator[None]:
     if any(words):
         failed = {i: said for i, said in enumerate(words) if said}
         alone = (f"{who}: {said}" for said, who in _by_value(failed).items())
-        raise kind(words[0] if len(set(words)) == 1 else "; ".join(alone)) from failure
+        error = kind(words[0] if len(set(words)) == 1 else "; ".join(alone))
+        error.add_note(EVERYWHERE)
+        raise error from failure
 
 
 def compare(facts: Callable[[], Mapping[str, Any]]) -> None:
@@ -109,7 +127,9 @@ def compare(facts: Callable[[], Mapping[str, Any]]) -> None:
         if any(value != values[0] for value in values.values()):
             differ.append(_differing(name, values))
     if differ:
-        raise ValueError(f"the processes of this run differ: {listed(differ, most=MOST_FIELDS, between='; ')}")
+        error = ValueError(f"the processes of this run differ: {listed(differ, most=MOST_FIELDS, between='; ')}")
+        error.add_note(EVERYWHERE)
+        raise error
 
 
 def gather(value: Any) -> list[Any]:
@@ -135,15 +155,4 @@ def _by_value(of_process: Mapping[int, Any]) -> dict[str, str]:
     having: dict[str, list[int]] = {}
     for process, value in of_process.items():
         having.setdefault(value if isinstance(value, str) else json.dumps(value), []).append(process)
-    return {value: _in_words(processes) for value, processes in having.items()}
-
-
-def _in_words(processes: list[int]) -> str:
-    """Of ascending numbers: process 1, processes 0, 2-7."""
-    runs: list[list[int]] = []
-    for process in processes:
-        if runs and runs[-1][-1] == process - 1:
-            runs[-1] = [runs[-1][0], process]
-        else:
-            runs.append([process])
-    return f"process{'es' * (len(processes) > 1)} {', '.join('-'.join(map(str, run)) for run in runs)}"
+    return {value: cluster.in_words(processes) for value, processes in having.items()}

@@ -30,6 +30,11 @@ class Clock:
         self._thread = ThreadPoolExecutor(1)
         self._finished: Future[float] | None = None
 
+    @property
+    def kind(self) -> str:
+        """What is being done."""
+        return self._kind
+
     @contextmanager
     def doing(self, kind: str) -> Iterator[None]:
         """Inside, time is of this kind; then again of what it was of before."""

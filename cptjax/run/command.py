@@ -32,6 +32,9 @@ class Train(Options):
     branch_from: Path | None = None  # begin with the weights and moments of another run, by a clock of its own
     step: int | None = None  # at this step of it
     strict: bool = False  # stop at what is damaged, do not go on without it
+    distributed: str = "auto"  # the other processes: as a launcher says, off, or HOST:PORT,PROCESSES,NUMBER
+    join_within: float = 300.0  # seconds in which they must all have come
+    stuck_after: float = 60.0  # seconds in which all have ended when one of them is killed, stopped or hangs
 
     goes_on: ClassVar[bool] = True
 
@@ -50,7 +53,7 @@ class Train(Options):
 
         from cptjax.machine import host, processes
 
-        processes.start()
+        processes.start(self.distributed, self.stuck_after, self.join_within)
         if jax.default_backend() == "cpu":
             host.keep_freed_memory()
         elif jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours

@@ -10,8 +10,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cptjax import sharding
-from cptjax.command.signals import Signals
 from cptjax.data.batches import held_out_batches
+from cptjax.machine.wire import Wire
 from cptjax.run.clock import Clock
 from cptjax.run.sentences import MOST, Filled
 from cptjax.run.set_up import Setting
@@ -27,7 +27,7 @@ class Evaluation(NamedTuple):
     filled: Filled
 
 
-def make_evaluate(setting: Setting, clock: Clock, signals: Signals) -> Callable[[Any], Evaluation | None]:
+def make_evaluate(setting: Setting, clock: Clock, wire: Wire) -> Callable[[Any], Evaluation | None]:
     """params -> loss and accuracy on the held-out store, for every objective of the run, and its sentences filled; None
     when a signal asks for an end."""
     run, held_out = setting.run, setting.run.held_out
@@ -56,7 +56,7 @@ def make_evaluate(setting: Setting, clock: Clock, signals: Signals) -> Callable[
         totals = {name: np.zeros(3) for name in steps}
         batches = held_out_batches(held_out, run.data.sequence_length, rows, run.held_out_rows, own_rows)
         for index, batch in enumerate(batches):
-            if signals.asked is not None:
+            if wire.meet() is not None:
                 return None
             placed = sharding.put(batch, setting.mesh, rows)
             for name, step in steps.items():
