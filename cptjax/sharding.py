@@ -5,6 +5,7 @@ splits heads and feed-forward. GSPMD does the rest (arXiv:2105.04663), but where
 model and the loss say what each device does with its own rows or heads (`on_own_rows`, `on_own_heads`).
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -67,8 +69,25 @@ def mesh_sizes(shape: Mesh, count: int) -> tuple[int, ...]:
 def make_mesh(shape: Mesh, devices: list | None = None) -> jax.sharding.Mesh:
     """The device mesh. Raises ValueError when the shape does not use every device exactly once."""
     devices = jax.devices() if devices is None else devices
-    sizes = mesh_sizes(shape, len(devices))
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    sizes, auto = mesh_sizes(shape, len(devices)), (AxisType.Auto,) * len(AXES)
+    if (ordered := by_slices(sizes, devices)) is not None:
+        return jax.sharding.Mesh(ordered, AXES, axis_types=auto)
+    return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
+
+
+def by_slices(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray | None:
+    """Devices that are in slices, fast inside and slow between, in the order of a mesh of these sizes.
+
+    Slices lie along `data`, which exchanges least, what it has no room for along `fsdp`, never along `tensor`. None
+    where there is one slice, or the sizes do not allow it: then they lie as they come.
+    """
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    along_data = math.gcd(sizes[0], slices)
+    slow = along_data, math.gcd(sizes[1], slices // along_data), 1
+    if slices == 1 or math.prod(slow) != slices:
+        return None
+    fast = tuple(size // between for size, between in zip(sizes, slow, strict=True))
+    return mesh_utils.create_hybrid_device_mesh(fast, slow, devices, allow_split_physical_axes=True)
 
 
 def spec_for(path: str, shape: Sequence[int], mesh: AnyMesh) -> P:

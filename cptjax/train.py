@@ -119,7 +119,7 @@ def actions(
 
     def record(moment: Moment) -> None:
         recorder.step(moment.done - 1, moment.stretch.phase, moment.metrics)
-        signals.began(remember=wire.reaches_all)
+        signals.began(remember=jax.process_count() == wire.count)
         wire.meet()
 
     def evaluate(moment: Moment) -> None:

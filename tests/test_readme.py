@@ -32,7 +32,7 @@ def commands_of(page: Path) -> list[tuple[str, list[str]]]:
     """(package, arguments) of every command in the sh blocks of a page."""
     found = []
     for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.S | re.M):
-        for line in block.replace("\\\n", " ").splitlines():
+        for line in block.replace("\\\n", " ").replace("$SLURM_ARRAY_TASK_ID", "1").splitlines():
             for part in line.split("#")[0].split("&&"):
                 if command := COMMAND.search(part):
                     found.append((command[1], shlex.split(command[2])))

@@ -5,10 +5,6 @@ from typing import Any, NamedTuple
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 SLURM_COUNT, MPI_COUNT = "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"
-LAUNCHERS = {  # which variables of others can stand for COUNT and INDEX
-    COUNT: (SLURM_COUNT, MPI_COUNT),
-    INDEX: ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX"),
-}
 
 
 class Place(NamedTuple):
@@ -30,8 +26,8 @@ def place(distributed: str, within: float) -> Place | None:
     """What `--distributed` says; None for a process by itself.
 
     `auto` asks jax's three variables, Slurm (srun), Open MPI, the variables or the metadata server of a TPU pod, and
-    Kubernetes: all but the first as jax knows them, which may wait `within` seconds for a host's name. Raises ValueError
-    when one of them says what cannot be, or not enough.
+    Kubernetes: all but the first as jax knows them, which may wait `within` seconds for a host's name. ValueError when
+    one of them says what cannot be, or not enough.
     """
     if distributed == "off":
         return None
@@ -42,24 +38,19 @@ def place(distributed: str, within: float) -> Place | None:
         return _given(*(("--distributed", text) for text in (address, *numbers)))
     tasks = _number(SLURM_COUNT, os.environ.get(SLURM_COUNT) or "1", 1)
     ranks = _number(MPI_COUNT, os.environ.get(MPI_COUNT) or "1", 1)
-    if any(os.environ.get(name) for name in (ADDRESS, COUNT, INDEX)):
-        return _of_variables()
+    own = {name: os.environ.get(name) for name in (ADDRESS, COUNT, INDEX)}
+    own[INDEX] = own[INDEX] or (any(own.values()) and os.environ.get("JOB_COMPLETION_INDEX"))  # Kubernetes'
+    if any(own.values()) and (all(own.values()) or not (own[ADDRESS] and max(tasks, ranks) > 1)):
+        if missing := [name for name, text in own.items() if not text]:
+            raise ValueError(f"to join the other processes, set {', '.join(missing)} too")
+        return _given(*((name, str(text)) for name, text in own.items()))
     if tasks > 1:
         return _of_jax("SlurmCluster", within, alone_on_host=os.environ.get("SLURM_STEP_NUM_NODES") == str(tasks))
-    if ranks > 1 and "OMPI_MCA_orte_hnp_uri" not in os.environ:
+    if ranks > 1 and not own[ADDRESS] and "OMPI_MCA_orte_hnp_uri" not in os.environ:
         raise ValueError(f"Open MPI 5 does not say where process 0 is: mpirun -x {ADDRESS}=HOST:PORT does")
     if ranks > 1:
         return _of_jax("OmpiCluster", within, alone_on_host=os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1")
     return _of_pod(within)
-
-
-def _of_variables() -> Place:
-    texts = {ADDRESS: (ADDRESS, os.environ.get(ADDRESS))}
-    for name, others in LAUNCHERS.items():
-        texts[name] = next(((x, os.environ[x]) for x in (name, *others) if os.environ.get(x)), (name, None))
-    if missing := [name for name, (_, text) in texts.items() if not text]:
-        raise ValueError(f"to join the other processes, set {', '.join(missing)} too")
-    return _given(*((name, str(text)) for name, text in texts.values()))
 
 
 def _given(address: tuple[str, str], count: tuple[str, str], index: tuple[str, str]) -> Place:
@@ -101,7 +92,8 @@ def _of_jax(name: str, within: float, *, alone_on_host: bool = True) -> Place | 
     count = known.get_process_count()
     if count == 1:
         return None
-    address = known.get_coordinator_address(int(within), os.environ.get("JAX_COORDINATOR_PORT"))
+    port = os.environ.get("JAX_COORDINATOR_PORT")
+    address = os.environ.get(ADDRESS) or known.get_coordinator_address(int(within), port)
     devices = None if alone_on_host or os.environ.get("JAX_LOCAL_DEVICE_IDS") else [known.get_local_process_id()]
     return _given((name, address), (name, str(count)), (name, str(known.get_process_id())))._replace(devices=devices)
 

@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import jax
-
 from cptjax.command import errors
 from cptjax.command.signals import COME_AGAIN, Signals, Stopped
 from cptjax.machine.cluster import Place, in_words
@@ -74,7 +72,7 @@ class Wire:
         self.excuse: Callable[[], bool] = lambda: True  # whether the others may have to wait for this process
         self._place, self._name, self._patience = Place("", 0, 1, 0), "process 0", GIVEN_UP * stuck_after
         self._peers: dict[int, _Peer] = {}
-        self._moved, self._signals, self._count, self._frozen = threading.Condition(), Signals(), 0, False
+        self._moved, self._signals, self._met, self._frozen = threading.Condition(), Signals(), 0, False
         self._asked: int | None = None  # the signal that one of them was sent
         self._ends_at: int | None = None  # the count at which all end
         self._behind: dict[int, tuple[int, float]] = {}  # the count at which a process is waited for, and since when
@@ -182,14 +180,14 @@ class Wire:
             self.excuse = lambda: True
 
     @property
-    def reaches_all(self) -> bool:
-        """Whether it can agree with all of jax's processes; not where others than `processes.start` joined them."""
-        return jax.process_count() == self._place.count
+    def count(self) -> int:
+        """How many processes it joins."""
+        return self._place.count
 
     @property
     def asked(self) -> int | None:
         """The signal that ends the run, once this process has come to where all agreed to end."""
-        return self._asked if self._ends_at is not None and self._count >= self._ends_at else None
+        return self._asked if self._ends_at is not None and self._met >= self._ends_at else None
 
     def meet(self) -> int | None:
         """Count one more of the things that all processes do in the same order; returns `asked`. One that was sent a
@@ -203,7 +201,7 @@ class Wire:
                     self._peers[0].send(asks=self._signals.asked)
                 self._asked = self._signals.asked
             self._moved.wait_for(lambda: not self._frozen)
-            self._count += 1
+            self._met += 1
             return self.asked
 
     def _ask(self, signum: int) -> None:
@@ -218,7 +216,7 @@ class Wire:
         """Of process 0: once all have said it, they end at the next that all come to."""
         counts = [peer.frozen for peer in self._others()]
         if None not in counts:
-            end = max([self._count, *(count for count in counts if count is not None)]) + 1
+            end = max([self._met, *(count for count in counts if count is not None)]) + 1
             self._tell(ends_at=end, signum=self._asked)
             self._end_at(end, self._asked)
 
@@ -256,7 +254,7 @@ class Wire:
                             self._end(f"stopped: {peer.name} was killed or crashed")
                 if time.monotonic() - beaten > BEAT:
                     beaten = time.monotonic()
-                    self._tell(count=self._count, excused=self.excuse())
+                    self._tell(count=self._met, excused=self.excuse())
                     self._judge(beaten)
 
     def _take(self, index: int, peer: _Peer, said: dict[str, Any]) -> None:
@@ -269,7 +267,7 @@ class Wire:
         elif "freeze" in said:
             with self._moved:
                 self._frozen = True
-                peer.send(frozen=self._count)
+                peer.send(frozen=self._met)
         elif "frozen" in said:
             peer.frozen = said["frozen"]
             self._settle()
@@ -288,7 +286,7 @@ class Wire:
                 self._end(f"stopped: {peer.name} was not heard of for {now - peer.heard:.0f} s")
         if self._place.index > 0:
             return
-        stands = [(0, self._name, self._count, self.excuse())]
+        stands = [(0, self._name, self._met, self.excuse())]
         stands += [(index, peer.name, peer.count, peer.excused) for index, peer in [*self._peers.items()]]
         most = max(count for _, _, count, _ in stands)
         for index, name, count, excused in stands:

@@ -1,0 +1,43 @@
+"""One process of test_wire.py, without jax: `python -m tests.machine.wire_process WHERE WHAT`.
+
+It meets the others until it ends, and says at which count that was. WHAT happens at the tenth time, to process 1.
+"""
+
+import sys
+import time
+
+from cptjax.command.errors import run_command
+from cptjax.command.signals import Signals, Stopped
+from cptjax.machine import cluster, wire
+
+
+def work(where: str, what: str) -> None:
+    """Join, and meet until told to end."""
+    wire.BEAT = 0.2
+    place = cluster.place(where, 5)
+    assert place is not None
+    own = wire.Wire(stuck_after=3)
+    own.join(place, 5)
+    with Signals() as signals, own.watched(signals):
+        signals.began(remember=True)
+        own.excuse = lambda: False
+        for count in range(1, 100):
+            if count == 10 and place.index == 1:
+                print("ready", flush=True)
+                if what == "hang":
+                    time.sleep(60)
+                if what == "fail":
+                    raise OSError("the disk is full")
+            if count == 10 and what == "all fail":
+                error = ValueError("of all")
+                error.add_note(wire.EVERYWHERE)
+                raise error
+            if (signum := own.meet()) is not None:
+                raise Stopped(signum, f" at {count}")
+            if what in ("hang", "fail") and count == 11:
+                time.sleep(60)  # as one that waits for the other's part of a product
+            time.sleep(0.05 + 0.05 * place.index)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(lambda: work(*sys.argv[1:]), ()))
