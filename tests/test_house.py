@@ -385,6 +385,7 @@ def test_the_twin_differs_in_the_first_objective_only(name):
 # ---- declared packages
 
 DISTRIBUTION = {
+    "yaml": "pyyaml",
     "sklearn": "scikit-learn",
     "markdown_it": "markdown-it-py",
     "absl": "absl-py",

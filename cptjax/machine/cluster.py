@@ -38,12 +38,14 @@ def place(distributed: str, within: float) -> Place | None:
         return _given(*(("--distributed", text) for text in (address, *numbers)))
     tasks = _number(SLURM_COUNT, os.environ.get(SLURM_COUNT) or "1", 1)
     ranks = _number(MPI_COUNT, os.environ.get(MPI_COUNT) or "1", 1)
-    own = {name: os.environ.get(name) for name in (ADDRESS, COUNT, INDEX)}
-    own[INDEX] = own[INDEX] or (any(own.values()) and os.environ.get("JOB_COMPLETION_INDEX"))  # Kubernetes'
-    if any(own.values()) and (all(own.values()) or not (own[ADDRESS] and max(tasks, ranks) > 1)):
+    own = {name: os.environ.get(name) or "" for name in (ADDRESS, COUNT, INDEX)}
+    if any(own.values()):
+        own[INDEX] = own[INDEX] or os.environ.get("JOB_COMPLETION_INDEX", "")  # of Kubernetes
+    launched = max(tasks, ranks) > 1 and not (own[COUNT] and own[INDEX])  # a launcher may know all but the address
+    if any(own.values()) and not (launched and own[ADDRESS]):
         if missing := [name for name, text in own.items() if not text]:
             raise ValueError(f"to join the other processes, set {', '.join(missing)} too")
-        return _given(*((name, str(text)) for name, text in own.items()))
+        return _given(*own.items())
     if tasks > 1:
         return _of_jax("SlurmCluster", within, alone_on_host=os.environ.get("SLURM_STEP_NUM_NODES") == str(tasks))
     if ranks > 1 and not own[ADDRESS] and "OMPI_MCA_orte_hnp_uri" not in os.environ:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 # Of XLA, by platform; where none is named, none was found that gains anything.
-XLA_OPTIONS: dict[str, dict[str, bool]] = {
-    # Weights of the next layer are gathered during this one's products; what NVIDIA's own JAX images set.
-    "gpu": {"xla_gpu_enable_latency_hiding_scheduler": True},
+XLA_OPTIONS: dict[str, dict[str, bool | int]] = {
+    # Weights of the next layer are gathered during this one's products; what NVIDIA's own JAX images set. And seconds
+    # after which NCCL's waiting for a process ends this one, should machine/wire.py not have: hosts compile in minutes.
+    "gpu": {"xla_gpu_enable_latency_hiding_scheduler": True, "xla_gpu_nccl_termination_timeout_seconds": 600},
 }
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8  # malloc.h of glibc
 
@@ -32,7 +33,7 @@ def return_freed_memory() -> None:
     _mallopt(M_ARENA_MAX, 2)
 
 
-def xla_options(platform: str) -> dict[str, bool]:
+def xla_options(platform: str) -> dict[str, bool | int]:
     """What the training step is compiled with on devices of this platform; what XLA_FLAGS names is left to it."""
     flags = os.environ.get("XLA_FLAGS", "")
     return {name: value for name, value in XLA_OPTIONS.get(platform, {}).items() if name not in flags}

@@ -123,7 +123,7 @@ class Wire:
         connection.settimeout(ANSWER)
         peer = _Peer(connection, "", 0.0)
         try:
-            (said,) = peer.hear() or ()
+            said = (peer.hear() or [{}])[0]
             index, count, peer.name = int(said["index"]), int(said["count"]), str(said["name"])
         except (ValueError, KeyError, TypeError):
             connection.close()

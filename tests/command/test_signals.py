@@ -13,6 +13,7 @@ import pytest
 
 from cptjax.command.signals import SIGNALS, Signals, Stopped
 from cptjax.files import read_json
+from cptjax.machine.wire import Wire
 from cptjax.run import checkpoint
 from cptjax.run.clock import Clock
 from cptjax.run.evaluate import make_evaluate
@@ -86,7 +87,7 @@ def test_stopped_runs_go_on_bit_for_bit(store, finished, tmp_path, two_devices, 
 
 
 def test_an_evaluation_ends_between_two_batches(store, two_devices, monkeypatch):
-    # Broken by: `asked` not looked at in evaluate.
+    # Broken by: `meet` left out of evaluate.
     signals = Signals()
     made = []
 
@@ -99,8 +100,8 @@ def test_an_evaluation_ends_between_two_batches(store, two_devices, monkeypatch)
     monkeypatch.setattr("cptjax.run.evaluate.held_out_batches", batches)
     run = small_run(store)
     setting = set_up(open_inputs(run, store / "nowhere"))
-    with jax.set_mesh(setting.mesh):
-        assert make_evaluate(setting, Clock(), signals)({}) is None
+    with jax.set_mesh(setting.mesh), Wire().watched(signals) as wire:
+        assert make_evaluate(setting, Clock(), wire)({}) is None
     assert made == [0]
 
 

@@ -48,9 +48,11 @@ def test_freed_memory_is_given_back():
 def test_the_compiler_is_told_what_the_user_did_not_say(monkeypatch):
     # Broken by: XLA_FLAGS not read.
     monkeypatch.delenv("XLA_FLAGS", raising=False)
-    assert host.xla_options("gpu") == {"xla_gpu_enable_latency_hiding_scheduler": True} and not host.xla_options("cpu")
-    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_latency_hiding_scheduler=false")
-    assert not host.xla_options("gpu")
+    scheduler, nccl = "xla_gpu_enable_latency_hiding_scheduler", "xla_gpu_nccl_termination_timeout_seconds"
+    assert host.xla_options("gpu") == {scheduler: True, nccl: 600} and not host.xla_options("cpu")
+    monkeypatch.setenv("XLA_FLAGS", f"--{scheduler}=false")
+    assert host.xla_options("gpu") == {nccl: 600}
+    jax.jit(lambda x: x).lower(1.0).compile(compiler_options=host.xla_options("gpu"))  # XLA knows the name
 
 
 @dataclass
