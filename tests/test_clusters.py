@@ -79,7 +79,7 @@ def trained(run: Path) -> list[list[float]]:
 def test_two_shells_are_told_to_end_and_go_on(store, finished, tmp_path):
     """As written, but for config, folder and port: a signal to the second has both save the same step and say so, and
     what they go on to are the numbers of one process that nothing disturbed."""
-    # It takes seconds, for only real processes have an end. Broken by: `wire.meet()` left out of record or save.
+    # It takes seconds, for only real processes have an end. Broken by: `asks` not heard by process 0.
     config, folder = tmp_path / "small.py", tmp_path / "two"
     config.write_text(CONFIG.format(store=str(store)))
     port = free_port()

@@ -121,7 +121,7 @@ def test_mesh_that_does_not_fit_the_devices_is_refused():
 )
 def test_what_exchanges_most_stays_inside_a_slice(sizes, slow):
     """Eight devices in four slices, not in their order: a device's slice follows from its place along the slow axes."""
-    # Broken by: `slow` turned round; jax.make_mesh for create_hybrid_device_mesh.
+    # Broken by: `along_data` of the size of `tensor`.
     devices = [SimpleNamespace(platform="cpu", device_kind="cpu", id=i, slice_index=i % 4) for i in range(8)]
     mesh = by_slices(sizes, devices)
     assert by_slices(sizes, devices[::4] * 4) is None  # one slice

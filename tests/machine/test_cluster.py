@@ -53,7 +53,7 @@ def no_launcher(monkeypatch):
     ],
 )
 def test_launchers_are_recognised(variables, stands, monkeypatch):
-    # Broken by: JOB_COMPLETION_INDEX not asked for; `tasks > 0`; `alone_on_host` not looked at.
+    # Broken by: `tasks > 0`.
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert place("auto", 1) == stands

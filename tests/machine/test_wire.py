@@ -59,7 +59,7 @@ def ended(process: subprocess.Popen) -> tuple[int, str]:
     ("signum", "says"), [(signal.SIGKILL, "was killed or crashed"), (signal.SIGSTOP, "was not heard of for 2 s")]
 )
 def test_a_process_that_is_killed_or_stopped_ends_the_others(victim, others, signum, says):
-    # Broken by: `said is None` taken for silence; _judge left out; `peer.heard` set by what is sent.
+    # Broken by: `peer.heard` not looked at in _judge.
     with three("nothing") as processes:
         processes[victim].send_signal(signum)
         for other in others:
@@ -70,7 +70,7 @@ def test_a_process_that_is_killed_or_stopped_ends_the_others(victim, others, sig
 
 
 def test_a_process_that_lives_but_hangs_ends_all():
-    # Broken by: `most` of the process's own count.
+    # Broken by: its `_end` left out of _judge.
     with three("hang") as processes:
         for process in processes:
             code, line = ended(process)
@@ -78,7 +78,7 @@ def test_a_process_that_lives_but_hangs_ends_all():
 
 
 def test_a_process_that_fails_alone_ends_all_with_its_words():
-    # Broken by: _fail left out of watched (the others say that it was killed); `parted` not set where it is told.
+    # Broken by: _fail left out of watched (the others say that it was killed).
     with three("fail") as processes:
         told = [ended(process) for process in processes]
     assert told[1] == (2, "error: the disk is full")
@@ -94,7 +94,7 @@ def test_what_all_raise_each_says_by_itself():
 @pytest.mark.parametrize("sent", [0, 2])
 def test_a_signal_to_one_ends_all_at_the_same_count(sent):
     """Although their counts differ when it comes."""
-    # Broken by: `max` of the counts without `+ 1`; the own count of process 0 not among them.
+    # Broken by: `max` of the counts without `+ 1`.
     with three("nothing") as processes:
         processes[sent].send_signal(signal.SIGINT)
         told = {ended(process) for process in processes}
@@ -148,7 +148,7 @@ def test_processes_that_do_not_go_together_all_say_so(places, says):
 
 
 def test_a_port_that_another_has_is_named():
-    # Broken by: OSError not caught in _listen; ValueError not in _connect.
+    # Broken by: ValueError not caught in _connect.
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
 
