@@ -20,9 +20,9 @@ from cptjax.command import errors
 from cptjax.command.escape import listed
 from cptjax.command.signals import Signals
 from cptjax.machine import cluster
-from cptjax.machine.wire import EVERYWHERE, Wire
+from cptjax.machine.wire import Wire, of_all
 
-STUCK_AFTER, JOIN_WITHIN = 60.0, 300.0  # seconds
+STUCK_AFTER, JOIN_WITHIN, SHORTEST = 60.0, 300.0, 5.0  # seconds; the last for the first
 MOST_FIELDS = 8  # that are named where processes differ
 
 
@@ -41,8 +41,10 @@ def start(distributed: str = "auto", stuck_after: float = STUCK_AFTER, join_with
     `cluster.place`. When one of them dies or does nothing, all end within `stuck_after` seconds.
 
     Must run before anything else uses JAX. Raises ValueError when the others cannot be found in `join_within` seconds,
-    or have unequal numbers of devices.
+    or have unequal numbers of devices, and for a time that is too short to judge by.
     """
+    if not stuck_after >= SHORTEST or not join_within > 0:
+        raise ValueError(f"--stuck-after is at least {SHORTEST:g} seconds, --join-within above 0")
     place = None if jax.distributed.is_initialized() else cluster.place(distributed, join_within)
     if place is not None:
         wire = Wire(stuck_after)
@@ -64,9 +66,7 @@ def start(distributed: str = "auto", stuck_after: float = STUCK_AFTER, join_with
             _keep_stdout_for_python()
     devices = Counter(device.process_index for device in jax.devices())
     if len(set(devices.values())) > 1:
-        error = ValueError(f"every process must have as many devices: {_differing('devices', devices)}")
-        error.add_note(EVERYWHERE)
-        raise error
+        raise of_all(ValueError(f"every process must have as many devices: {_differing('devices', devices)}"))
 
 
 @contextlib.contextmanager
@@ -106,9 +106,7 @@ def together(kind: type[ValueError] = ValueError) -> Iterator[None]:
     if any(words):
         failed = {i: said for i, said in enumerate(words) if said}
         alone = (f"{who}: {said}" for said, who in _by_value(failed).items())
-        error = kind(words[0] if len(set(words)) == 1 else "; ".join(alone))
-        error.add_note(EVERYWHERE)
-        raise error from failure
+        raise of_all(kind(words[0] if len(set(words)) == 1 else "; ".join(alone))) from failure
 
 
 def compare(facts: Callable[[], Mapping[str, Any]]) -> None:
@@ -127,9 +125,8 @@ def compare(facts: Callable[[], Mapping[str, Any]]) -> None:
         if any(value != values[0] for value in values.values()):
             differ.append(_differing(name, values))
     if differ:
-        error = ValueError(f"the processes of this run differ: {listed(differ, most=MOST_FIELDS, between='; ')}")
-        error.add_note(EVERYWHERE)
-        raise error
+        told = listed(differ, most=MOST_FIELDS, between="; ")
+        raise of_all(ValueError(f"the processes of this run differ: {told}"))
 
 
 def gather(value: Any) -> list[Any]:

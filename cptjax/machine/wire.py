@@ -29,6 +29,12 @@ LONGEST = 2**16  # bytes of a line
 ANSWER = 5.0  # seconds for who connects to say what it is, and for the others to end after process 0 failed
 
 
+def of_all(error: ValueError) -> ValueError:
+    """An error that each process raises by itself: nobody need be told."""
+    error.add_note(EVERYWHERE)
+    return error
+
+
 @dataclass
 class _Peer:
     """Another process, as this one sees it."""
@@ -76,9 +82,7 @@ class Wire:
         self._asked: int | None = None  # the signal that one of them was sent
         self._ends_at: int | None = None  # the count at which all end
         self._behind: dict[int, tuple[int, float]] = {}  # the count at which a process is waited for, and since when
-        self._failed: tuple[float, int, str, int] | None = (
-            None  # when, which process, the line that tells it, exit code
-        )
+        self._failed: tuple[float, int, str, int] | None = None  # when, which process, the line of it, exit code
         self._leaving, self._told = False, threading.Event()
 
     # ---- joining
@@ -104,7 +108,7 @@ class Wire:
         try:
             server = socket.create_server((own, self._place.port), family=family, dualstack_ipv6=both)
         except OSError as error:
-            why = error.strerror or errors.reason(error)
+            why = os.strerror(error.errno or 0)  # without Python's own words on it
             raise ValueError(f"process 0 cannot listen at {where} ({why}): give another port") from error
         with server:
             while missing := [i for i in range(1, count) if i not in self._peers]:

@@ -296,3 +296,10 @@ def test_processes_of_unequal_numbers_of_devices_are_refused(monkeypatch):
     monkeypatch.setattr(processes._JOINED, "wire", processes._JOINED.wire)
     with pytest.raises(ValueError, match="devices is 2 in processes 0, 2, 1 in process 1"):
         processes.start("host:1,3,1")
+
+
+@pytest.mark.parametrize("times", [(4.9, 300), (float("nan"), 300), (60, 0)])
+def test_a_time_that_nobody_could_keep_is_refused(times):
+    # Broken by: `stuck_after < SHORTEST`, which nan is not.
+    with pytest.raises(ValueError, match="--stuck-after is at least 5 seconds, --join-within above 0"):
+        processes.start("off", *times)
