@@ -13,12 +13,9 @@ from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 from cptjax.command import errors
 from cptjax.command.escape import say
 from cptjax.command.line import Options
-from cptjax.corpus import beam, page, pool, report
 from cptjax.corpus.cleaning import Cleaning, Condition, parse_condition, parse_steps
 from cptjax.corpus.described import Description
 from cptjax.corpus.formats import Reading
-from cptjax.corpus.prepare import prepare
-from cptjax.data.store import Store
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -80,6 +77,9 @@ class Prepare(Options):
             raise ValueError("--workers is not for --runner: each runner has options of its own")
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"--workers is {self.workers}: at least 1 process does the work")
+        from cptjax.corpus import beam, page, pool, report  # late: help is there at once
+        from cptjax.corpus.prepare import prepare
+
         manifest = prepare(
             self.source,
             self.tokenizer,
@@ -118,6 +118,9 @@ class DataReport(Options):
             raise ValueError("--out is for the report of one store: without it each is written into its store")
         if self.out is not None and self.out.exists() and not self.out.is_dir():
             raise NotADirectoryError(f"--out is {self.out}, a file: name a folder")
+        from cptjax.corpus import page, report
+        from cptjax.data.store import Store
+
         for path in self.stores:
             with errors.reading(path):
                 Store(path).verify()
