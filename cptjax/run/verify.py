@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
+from cptjax.command.bar import bar
 from cptjax.command.errors import reason
 from cptjax.data import store
 from cptjax.files import changed, check_inside, read_json, typed
@@ -46,8 +45,11 @@ def _run(folder: Path) -> Iterator[Verdict]:
     for step, facts in steps.whole.items():
         arrays = sum(map(len, facts["checksums"].values()))
         path = folder / checkpoint.CHECKPOINTS / str(step)
-        read = tqdm(checkpoint.faults(folder, step, facts), str(path), arrays, leave=False, disable=None, unit="array")
-        damaged = list(filter(None, read))
+        damaged = []
+        with bar(arrays, " arrays", str(path)) as shown:
+            for fault in checkpoint.faults(folder, step, facts):
+                damaged += [fault] if fault else []
+                shown.update()
         yield Verdict(path, f"{arrays:,} arrays", f"checkpoint {path}: {'; '.join(damaged)}" if damaged else None)
 
 
