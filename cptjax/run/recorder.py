@@ -211,8 +211,8 @@ class Recorder:
         plots.plot(events.read_events(folder / "events.jsonl"), folder / "plot.png", self._setting.run.name)
 
     def saved(self, step: int, phase: Phase) -> None:
-        """Write what a checkpoint of `step` took: that it has not in its own sums."""
-        self._log.write({"step": step, "phase": phase.name, **self._take(phase, SAVING)})
+        """Write what a checkpoint of `step` took, and the plot before it: that it has not in its own sums."""
+        self._log.write({"step": step, "phase": phase.name, **_some(self._take(phase, SAVING, EVALUATION))})
         self._log.flush()
         self._saved = [step]
 
