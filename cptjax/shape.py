@@ -297,7 +297,7 @@ class Precision:
     def __post_init__(self):
         for name, dtype in vars(self).items():
             if dtype not in ("float32", "bfloat16"):
-                raise ValueError(f"{name} is {dtype!r}: it is one of float32, bfloat16")
+                raise ValueError(f"precision.{name} is {dtype!r}: it is one of float32, bfloat16")
 
     def products(self) -> AbstractContextManager:
         """The context to trace a step in: float32 products are float32 there, where the device's own default may be

@@ -313,7 +313,7 @@ def recorded(folder: Path) -> None:
         "step_joules": 1.0,
     }
     phases = {phase.name: {**sums, "held_out_before": held, "held_out": held} for phase in RUN.phases}
-    spent = {**sums, "device_seconds": 1.0, "metered": True, "evaluated": -1, "phases": phases}
+    spent = {**sums, "device_seconds": 1.0, "metered": True, "evaluated": -1, "skipped": [3], "phases": phases}
     path = str(folder / "s")
     run = dataclasses.replace(RUN, data=dataclasses.replace(RUN.data, stores=((path, 1.0),)))
     told: dict[str, Any] = {

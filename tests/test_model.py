@@ -138,7 +138,10 @@ def test_attention_may_be_a_function_of_ones_own(model, params):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"backend": "flash"}, "attention is 'flash': it is one of reference, blockwise, splash, cudnn"),
+        (
+            {"backend": "flash"},
+            "attention is 'flash' .did you mean splash.*: it is one of reference, blockwise, splash, cudnn",
+        ),
         ({"remat": "all"}, "remat is 'all': it is one of none, block, dots"),
         ({"precision": "bfloat16"}, "precision is 'bfloat16': give a Precision, such as"),
         ({"backend": "splash", "forward_mode": True}, "splash is not differentiated forward: use reference or blockw"),
