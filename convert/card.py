@@ -336,6 +336,7 @@ def departures(run: Mapping[str, Any], last_step: int) -> list[str]:
 
 def _phase(phase: Mapping[str, Any]) -> str:
     objective, schedule = phase["objective"], phase["schedule"]
+    steps = f"{phase['steps']:,} step{'s' * (phase['steps'] != 1)}"
     what = OBJECTIVES[objective["kind"]]
     if objective["kind"] == "mlm":
         what += f" of {percent(objective['mask_rate']):g} % of the tokens"
@@ -348,7 +349,7 @@ def _phase(phase: Mapping[str, Any]) -> str:
     frozen = f"; frozen: {', '.join(map(code, phase['frozen']))}" if phase["frozen"] else ""
     return (
         f"* **{markdown(phase['name'])}**: {what}, {objective['mask_mode']} attention, "
-        f"{count(phase['tokens'])} tokens ({count(phase['targets'])} predicted) in {phase['steps']:,} steps; "
+        f"{count(phase['tokens'])} tokens ({count(phase['targets'])} predicted) in {steps}; "
         f"{rate}{frozen}."
     )
 

@@ -143,9 +143,14 @@ def compare(a: str | Path, b: str | Path, *, only: Collection[str] | None = None
         "candidate": candidates["float32"].name,
         "device": jax.devices()[0].device_kind,
         "versions": provenance.versions(PACKAGES),
-        "weights_sha256": {} if second.is_run else {x.name: sha256(x) for x in weight_files(second.folder)},
+        "weights_sha256": _hashes(second if first.is_run else first if second.is_run else second),
         "relative_difference": rows,
     }
+
+
+def _hashes(side: Side) -> dict[str, str]:
+    """The sha256 of each weight file of a Hugging Face folder; a run folder has its own hashes."""
+    return {} if side.is_run else {path.name: sha256(path) for path in weight_files(side.folder)}
 
 
 def _of_texts(architecture: str) -> bool:

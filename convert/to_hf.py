@@ -1,5 +1,6 @@
 """A trained model as a folder that transformers loads as it is."""
 
+import os
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -180,6 +181,8 @@ def write_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str,
         save_file(arrays, path, metadata=metadata)
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
+    os.umask(mask := os.umask(0))
+    path.chmod(0o666 & ~mask)  # the library lets nobody else read it
 
 
 def write_config(

@@ -4,6 +4,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+IN_WORDS = {
+    "LocalEntryNotFoundError": "not in the cache, and the Hub does not answer",
+    "HFValidationError": "no id of the Hub",
+    "RepositoryNotFoundError": "no such repository, or not for you",
+}
+
 
 def fetch(name: str, patterns: Sequence[str], revision: str | None = None) -> Path:
     """The folder of a repository's files that match, downloaded, or as the Hub's cache on this disk has them.
@@ -34,7 +40,7 @@ def refusal(error: Exception) -> str:
     """What the Hub's library raised, without its words, which may hold a token or an address with one."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     errno = getattr(error, "errno", None)
-    told = [type(error).__name__]
+    told = [IN_WORDS.get(type(error).__name__, type(error).__name__)]
     told += [f"status {status}"] if type(status) is int else []
     told += [os.strerror(errno)] if type(errno) is int else []
     return f"{', '.join(told)}; see that the id is right, the network is there and `hf auth whoami` knows you"

@@ -125,7 +125,13 @@ def time_left(run: Run, config: ModelConfig, step: int, devices: int, pace: Pace
 def duration(hours: float) -> str:
     """Hours in words, as minutes where they are less than one."""
     minutes = round(hours * 60)
-    return f"{hours:,.1f} hours" if minutes >= 60 else f"{minutes} minutes" if minutes > 1 else "a minute"
+    return (
+        f"{hours:,.1f} hours"
+        if minutes >= 60
+        else f"{minutes} minutes"
+        if minutes > 1
+        else ("less than a minute", "a minute")[minutes]
+    )
 
 
 def _measured(run: Run, config: ModelConfig) -> float:

@@ -29,6 +29,8 @@ def kind_of(folder: Path) -> Callable[[Path], Iterator[Verdict]]:
     for kind, names in kinds.items():
         if any((folder / name).exists() for name in names):
             return kind
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
     raise ValueError(f"{folder} is no run folder, token store or released model: nothing in it has a hash")
 
 
@@ -63,6 +65,8 @@ def _release(folder: Path) -> Iterator[Verdict]:
     try:
         hashes = typed(dict[str, str], read_json(path).get("weights_sha256"), f"{path}: weights_sha256")
         check_inside(folder, hashes)
+        if not hashes:
+            raise ValueError(f"{path} has no hash of a weight file: release the model anew")
     except (ValueError, OSError) as error:
         yield Verdict(path, "its hashes", reason(error))
         return

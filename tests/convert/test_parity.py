@@ -6,6 +6,7 @@ initial values, so that a wrong one shows. B rows, L tokens, D width, V vocabula
 
 import hashlib
 import json
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -409,6 +410,7 @@ def test_the_command_writes_its_verdict(tiny, tmp_path, monkeypatch, capsys):
     assert report["passed"] and report["versions"]["jax"] == jax.__version__
     weights = tmp_path / "same" / from_hf.SINGLE
     assert report["weights_sha256"] == {from_hf.SINGLE: hashlib.sha256(weights.read_bytes()).hexdigest()}
+    assert stat.S_IMODE(weights.stat().st_mode) == stat.S_IMODE(out.stat().st_mode)
     assert set(report["relative_difference"]["400 tokens"]["float32"]) == {"embeddings", "final_norm", "scores"} | {
         f"layer_{i}" for i in range(7)
     }

@@ -122,6 +122,7 @@ def released(finished, tmp_path_factory) -> Path:
 def certified(released, monkeypatch):
     """The slow checks, which other tests see to, have passed."""
     report = json.loads((released / "parity.json").read_text())
+    assert report["weights_sha256"] == {"model.safetensors": sha256(released / "model.safetensors")}
     monkeypatch.setattr(release, "certify", lambda *_: dict(report))
     monkeypatch.setattr(release, "try_usage", lambda *_: "This code ran.")
 

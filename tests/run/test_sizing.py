@@ -129,7 +129,14 @@ def test_the_time_is_of_the_steps_that_are_left(store):
 
 
 @pytest.mark.parametrize(
-    ("hours", "says"), [(1e-9, "a minute"), (0.5, "30 minutes"), (0.999, "1.0 hours"), (1234.5, "1,234.5 hours")]
+    ("hours", "says"),
+    [
+        (1e-9, "less than a minute"),
+        (1 / 60, "a minute"),
+        (0.5, "30 minutes"),
+        (0.999, "1.0 hours"),
+        (1234.5, "1,234.5 hours"),
+    ],
 )
 def test_hours_are_told_in_words(hours, says):
     # Broken by: hours >= 1 in the place of minutes >= 60.
