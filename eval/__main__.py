@@ -1,4 +1,5 @@
-"""The commands of evaluation: runs, tasks, tables, plots, errors, and the benchmarks, bench attention and so on."""
+"""The commands of evaluation: runs, tasks, tables, plots, errors, models as they are, and the benchmarks, bench
+attention and so on."""
 
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ COMMANDS = {
     "errors": Command("a page to look at what was answered wrongly", "eval.errors:ErrorsCommand"),
     "probe": Command(
         "what models know as they are: masks filled, tasks read from layers", "eval.probe_command:ProbeCommand"
+    ),
+    "cka": Command(
+        "how alike two models are, layer by layer, beside what seeds do", "eval.analysis.command:CkaCommand"
     ),
     "bench all": Command(
         "what tells most of this device, in the minutes there are", "eval.bench.everything:EverythingBench"

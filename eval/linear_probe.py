@@ -27,7 +27,7 @@ from eval.heads import Batch, Head, TextHead, TokenHead
 from eval.packed import by_text
 from eval.problem import Problem
 from eval.texts import ENTITIES, Text
-from eval.update import encoded_rows
+from eval.update import layer_states
 
 # As scikit-learn's LogisticRegression by default: its C, its bound of the gradient, and the same L-BFGS.
 C, TOLERANCE = 1.0, 1e-4
@@ -77,13 +77,11 @@ def probe(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def states(model: Network, head: Head, params: Any, batch: Batch) -> jax.Array:
-    """What a head reads, of every layer: of texts [N, T, D], of words [N, B, L, D]. The last is what the encoder
-    returns, after its last norm."""
+    """What a head reads, of every layer: of texts [N, T, D], of words [N, B, L, D], as `layer_states`
+    has them."""
     (rows,) = batch["rows"]
     with model.precision.products():
-        hidden_BLD, layer_NBLD = encoded_rows(model, params, rows, keep_layers=True)
-    assert layer_NBLD is not None  # it was asked for
-    layer_NBLD = jnp.concatenate([layer_NBLD[:-1], hidden_BLD[None]])
+        layer_NBLD = layer_states(model, params, rows)
     if head.stands == "tokens":
         return layer_NBLD
     text_BL, texts, pooling = rows["text_BL"], len(batch["group_T"]), model.config.classifier_pooling

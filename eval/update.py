@@ -1,7 +1,7 @@
 """The programs of a fine-tuning, each made for many runs at once: their parameters, optimiser, texts and draws have a
 leading axis of runs. A run is a seed and a learning rate.
 
-R runs, B rows, L tokens, T texts of a step.
+R runs, B rows, L tokens, T texts of a step, N layers, D width.
 """
 
 from collections.abc import Callable
@@ -117,3 +117,11 @@ def encoded_rows(model: Encoder, params: Any, rows: Batch, **options: Any) -> En
     """`encode` of a batch's rows of one length, with its options."""
     types = rows["token_type_BL"] if hasattr(model.config, "type_vocab_size") else None
     return encode(model, params, rows["token_BL"], rows["text_BL"], token_type_BL=types, **options)
+
+
+def layer_states(model: Encoder, params: Any, rows: Batch) -> jax.Array:
+    """The states of every layer of rows, [N, B, L, D], the embeddings first; the last is what the encoder returns,
+    after its last norm."""
+    hidden_BLD, layer_NBLD = encoded_rows(model, params, rows, keep_layers=True)
+    assert layer_NBLD is not None  # it was asked for
+    return jnp.concatenate([layer_NBLD[:-1], hidden_BLD[None]])

@@ -1,0 +1,1 @@
+"""What training changed inside of models: the states of their layers, and what they tell."""

@@ -1,0 +1,154 @@
+"""The states of every layer of a model over texts, one vector for each text, kept in a file: run once, read often.
+
+N layers, the embeddings the first; B rows, L tokens, T texts, D width.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+from convert import from_hf, library
+from convert.library import Loaded
+from cptjax import heads
+from cptjax.command.bar import bar
+from cptjax.data.tokenizer import Encoder
+from cptjax.files import hash_of, naming, written
+from cptjax.model import Encoder as Network
+from cptjax.run import checkpoint
+from cptjax.sharding import parameter_path
+from eval.heads import NO_ENTITIES, NO_TEXT_TARGET, Batch, Targets
+from eval.packed import Piece, by_text
+from eval.protocols import Protocol
+from eval.tasks.splits import SEED
+from eval.tasks.task import Answer, Example
+from eval.texts import Text, tokenise
+from eval.update import ON_THE_ENCODER, layer_states
+
+Pooling = Literal["mean", "cls", "token"]
+STATES = "state_NTD"  # name of the array in a file
+
+
+class Opened(NamedTuple):
+    """A model, as it was named, and the sha256 of its encoder's weights: heads do not change a state."""
+
+    name: str
+    loaded: Loaded
+    weights: str
+
+
+class States(NamedTuple):
+    """What a model makes of texts: a vector of each layer for each text, how many texts were cut to how many tokens,
+    and the sha256 of the tokens that were read."""
+
+    state_NTD: np.ndarray
+    cut: int
+    length: int
+    tokens: str
+
+
+def draw(texts: Iterable[str], number: int) -> list[str]:
+    """So many texts of all, each as likely, by a seed; empty ones do not count. All of them where there are fewer."""
+    random_, drawn = random.Random(SEED), []
+    for before, text in enumerate(text for text in texts if text.strip()):
+        if before < number:
+            drawn.append(text)
+        elif (place := random_.randrange(before + 1)) < number:
+            drawn[place] = text
+    return drawn
+
+
+def open_model(name: str) -> Opened:
+    """A model by its folder, Hub id or run folder; FOLDER@STEP is a step of a run, ID@REVISION a revision on the Hub.
+    Raises as `library.load` does, and ValueError for a step that is no number."""
+    source, at, which = name.rpartition("@")
+    if not at or Path(name).exists():
+        loaded = library.load(name)
+    elif not (Path(source) / checkpoint.MODEL).is_file():
+        loaded = library.load(source, revision=which)
+    elif which.isdecimal():
+        loaded = library.load(source, step=int(which))
+    else:
+        raise ValueError(f"{name}: {source} is a run folder, what follows @ is a step, such as {source}@300")
+    from_hf.check_tokenizer(loaded.folder, loaded.config.vocab_size)
+    return Opened(name, loaded, weights_hash(loaded.params))
+
+
+def weights_hash(params: Any) -> str:
+    """The sha256 of an encoder's parameters, heads left out: the same in a run folder and in its release."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if (name := parameter_path(path)).split("/")[0] not in (*ON_THE_ENCODER, "decoder"):
+            digest.update(f"{name} {leaf.shape} {leaf.dtype}".encode())
+            digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
+
+
+def collect(model: Opened, texts: Sequence[str], pooling: Pooling, length: int, kept: Path | None = None) -> States:
+    """The states of texts, cut to `length` tokens or what the model reads: float32 [N, T, D].
+
+    "mean" is over all tokens, "cls" the first one, "token" one drawn by a seed, special ones left out. The last layer
+    comes after the last norm. In the folder `kept` they are read if they are there, else written. Raises ValueError for
+    a broken file, and as `tokenise` does.
+    """
+    config, encoder = model.loaded.config, Encoder(model.loaded.folder)
+    protocol = Protocol(name="states", max_length=length)
+    split = tokenise(encoder, config, [Example("", text, Answer()) for text in texts], "single_label", protocol)
+    before, after = map(len, encoder.around_one())
+    pieces = [_piece(text, pooling, before, after) for text in split.texts]
+    cut, longest = int(split.truncated_E.sum()), min(length, config.longest_document)
+    tokens = _hash(piece.text.token_L for piece in pieces)
+    pooled = _hash(piece.targets.of_tokens["pooled"] for piece in pieces)
+    path = (
+        kept and kept / f"{hash_of([model.weights, asdict(config)])[:16]}-{hash_of([tokens, pooled])[:16]}.safetensors"
+    )
+    if path and path.is_file():
+        with from_hf.opened(path) as tensors:
+            return States(tensors.get_tensor(STATES), cut, longest, tokens)
+    with bar(len(pieces), " texts") as shown:
+
+        def read(made_NTD: np.ndarray, number: int, row: int, start: int, text: Text) -> np.ndarray:
+            shown.update()
+            return made_NTD[:, number]
+
+        work = partial(pool_layers, model.loaded.model, model.loaded.params)
+        state_NTD = np.stack(by_text(pieces, config.longest_document, work, read), 1)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with naming(path), written(path) as partial_path:
+            save_file({STATES: state_NTD}, partial_path, {"model": model.name, "pooling": pooling})
+    return States(state_NTD, cut, longest, tokens)
+
+
+def _piece(text: Text, pooling: Pooling, before: int, after: int) -> Piece:
+    """A text, and which of its tokens its vector is the mean of; `before` and `after` are special tokens around it."""
+    pooled_L = np.zeros_like(text.token_L)
+    if pooling == "mean":
+        pooled_L[:] = 1
+    elif pooling == "cls":
+        pooled_L[0] = 1
+    else:
+        own = max(1, len(pooled_L) - before - after)
+        pooled_L[before + np.random.default_rng([SEED, text.example]).integers(own)] = 1
+    return Piece(text, Targets({"pooled": pooled_L}, NO_TEXT_TARGET, NO_ENTITIES))
+
+
+def _hash(arrays: Iterable[np.ndarray]) -> str:
+    return hash_of([array.tolist() for array in arrays])
+
+
+@partial(jax.jit, static_argnums=0)
+def pool_layers(model: Network, params: Any, batch: Batch) -> jax.Array:
+    """The mean over each text's pooled tokens in every layer, [N, T, D]."""
+    (rows,) = batch["rows"]
+    with model.precision.products():
+        layer_NBLD = layer_states(model, params, rows)
+    text_BL = rows["text_BL"] * rows["pooled_BL"]
+    return jax.vmap(lambda hidden_BLD: heads.pool(hidden_BLD, text_BL, len(batch["group_T"]), "mean"))(layer_NBLD)

@@ -1,0 +1,45 @@
+"""`python -m eval cka`: what it takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from cptjax.command.line import Options
+from cptjax.files import check_out
+from eval.plots import FORMATS
+from eval.render import Format
+
+
+@dataclass(frozen=True, kw_only=True)
+class CkaCommand(Options):
+    """How alike two models are, layer by layer, on texts. A model is a folder, a Hub id or a run folder; RUN@STEP is a
+    step of a run."""
+
+    models: Annotated[Positional[tuple[str, str]], arg(metavar="A B")]
+    control: str | None = None  # B trained with another seed: how far seeds alone take it
+    texts: str  # a file, a folder, a pattern, a data set
+    text_field: str = "text"  # column that holds the text
+    samples: int = 500  # texts that are drawn
+    length: int = 512  # tokens of a text; what is longer is cut
+    pooling: Literal["mean", "cls", "token"] = "mean"  # of a text: all tokens, the first, one that is drawn
+    states: Annotated[Path | None, arg(metavar="DIR")] = None  # where states are kept, and read again
+    format: Format = "text"
+    out: Annotated[Path | None, arg(metavar="FILE")] = None  # of the tables; without it on the terminal
+    json: Annotated[Path | None, arg(metavar="FILE")] = None  # every number
+    plot: Annotated[Path | None, arg(metavar="FILE.png|svg|pdf")] = None
+
+    def __call__(self, rest: Sequence[str]) -> None:
+        """Measure."""
+        for name, least in (("samples", 4), ("length", 8)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} is {getattr(self, name)}: at least {least}")
+        if self.plot and self.plot.suffix not in FORMATS:
+            raise ValueError(f"{self.plot} ends in none of {', '.join(FORMATS)}")
+        for path in (self.out, self.json, self.plot):
+            check_out(path)
+        from eval.analysis.alike import measure  # late: help is there at once
+
+        measure(self)
