@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ from cptjax.files import hash_of, naming, written
 from cptjax.model import Encoder as Network
 from cptjax.run import checkpoint
 from cptjax.sharding import parameter_path
+from eval.analysis.command import Pooling
 from eval.heads import NO_ENTITIES, NO_TEXT_TARGET, Batch, Targets
 from eval.packed import Piece, by_text
 from eval.protocols import Protocol
@@ -32,7 +33,6 @@ from eval.tasks.task import Answer, Example
 from eval.texts import Text, tokenise
 from eval.update import ON_THE_ENCODER, layer_states
 
-Pooling = Literal["mean", "cls", "token"]
 STATES = "state_NTD"  # name of the array in a file
 
 

@@ -12,6 +12,8 @@ from cptjax.files import check_out
 from eval.plots import FORMATS
 from eval.render import Format
 
+Pooling = Literal["mean", "cls", "token"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class CkaCommand(Options):
@@ -24,7 +26,7 @@ class CkaCommand(Options):
     text_field: str = "text"  # column that holds the text
     samples: int = 500  # texts that are drawn
     length: int = 512  # tokens of a text; what is longer is cut
-    pooling: Literal["mean", "cls", "token"] = "mean"  # of a text: all tokens, the first, one that is drawn
+    pooling: Pooling = "mean"  # of a text: all tokens, the first, one that is drawn
     states: Annotated[Path | None, arg(metavar="DIR")] = None  # where states are kept, and read again
     format: Format = "text"
     out: Annotated[Path | None, arg(metavar="FILE")] = None  # of the tables; without it on the terminal

@@ -4,6 +4,7 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from cptjax.model import encode, init_params
 from cptjax.shape import BertConfig, ModernBertConfig
 from eval.__main__ import main
 from eval.analysis import alike, collect
+from eval.analysis.command import Pooling
 from tests.fixtures_text import WORDS, make_bert_tokenizer, make_tokenizer
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "initializer_range": 0.2}
@@ -57,7 +59,7 @@ def test_states_are_those_of_each_text_alone(folder, name):
     alone = jax.jit(partial(encode, model.loaded.model, keep_layers=True))(model.loaded.params, token_BL, segment_BL)
     layer_NBLD = np.asarray(alone.layers_NBLD).copy()
     layer_NBLD[-1] = alone.hidden_BLD
-    made = {pooling: collect.collect(model, texts, pooling, 32) for pooling in ("mean", "cls", "token")}
+    made = {pooling: collect.collect(model, texts, pooling, 32) for pooling in get_args(Pooling)}
     for text, length in enumerate(segment_BL.sum(1)):
         own_NLD = layer_NBLD[:, text, :length]
         np.testing.assert_allclose(made["mean"].state_NTD[:, text], own_NLD.mean(1), atol=2e-5)
@@ -72,8 +74,10 @@ def test_states_are_kept_by_what_they_are_of(folder, tmp_path, monkeypatch):
     texts = texts_of(folder)[1:5]
     first, second = (collect.open_model(str(folder / name)) for name in "ab")
     made = collect.collect(first, texts, "mean", 32, tmp_path / "states")
-    for model, which, pooling in ((second, texts, "mean"), (first, texts[::-1], "mean"), (first, texts, "cls")):
-        collect.collect(model, which, pooling, 32, tmp_path / "states")
+    turned = [" ".join(text.split()[::-1]) for text in texts]  # as many tokens
+    collect.collect(second, texts, "mean", 32, tmp_path / "states")
+    collect.collect(first, turned, "mean", 32, tmp_path / "states")
+    collect.collect(first, texts, "cls", 32, tmp_path / "states")
     files = sorted((tmp_path / "states").iterdir())
     assert len(files) == 4 and {path.suffix for path in files} == {".safetensors"}
     with monkeypatch.context() as patch:
