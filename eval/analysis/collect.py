@@ -1,6 +1,6 @@
 """The states of every layer of a model over texts, one vector for each text, kept in a file: run once, read often.
 
-N layers, the embeddings the first; B rows, L tokens, T texts, D width.
+N layers, the embeddings the first; B rows, L tokens, T texts (E examples of eval.texts), D width.
 """
 
 import hashlib
