@@ -55,7 +55,7 @@ def measure(asked: CkaCommand) -> None:
         figures += compared([cka.without_massive(each.state_NTD) for each in states], layers, FEW_LESS)
         notes += _massive_notes(models, massive)
     else:
-        notes.append("No dimension of either model is massive.")
+        notes.append("No dimension of the models is massive.")
     pair_SNN = cka.every_pair(states[0].state_NTD, states[1].state_NTD)
     if asked.json:
         write_json(asked.json, _as_json(asked, models, states, figures, massive, pair_SNN, notes))
@@ -166,7 +166,7 @@ def tables(figures: Sequence[Figure], models: Sequence[str], notes: Sequence[str
 
 
 def _cell(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.4f}"
+    return NOTHING if value is None else f"{value:z.4f}"  # no -0.0000
 
 
 def _interval(figure: Figure) -> str:

@@ -40,6 +40,8 @@ class CkaCommand(Options):
                 raise ValueError(f"--{name} is {getattr(self, name)}: at least {least}")
         if self.plot and self.plot.suffix not in FORMATS:
             raise ValueError(f"{self.plot} ends in none of {', '.join(FORMATS)}")
+        if self.states and self.states.is_file():
+            raise NotADirectoryError(f"{self.states} is a file: name a folder for --states")
         for path in (self.out, self.json, self.plot):
             check_out(path)
         from eval.analysis.alike import measure  # late: help is there at once
