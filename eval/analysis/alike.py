@@ -71,10 +71,11 @@ def measure(asked: CkaCommand) -> None:
 
 
 def _check_control(models: Sequence[Opened]) -> None:
-    for model in models[:2]:
-        if [model.weights] == [each.weights for each in models[2:]]:
+    first, second, *control = models
+    for model in (first, second):
+        if control and control[0].weights == model.weights:
             raise ValueError(
-                f"the control has the weights of {model.name}: name {models[1].name} as trained with another seed"
+                f"the control has the weights of {model.name}: name {second.name} as trained with another seed"
             )
 
 

@@ -2,7 +2,7 @@
 
 With products K and L of centred states, text by text, CKA is HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)). Plainly HSIC is
 tr(KL): of fewer texts than dimensions that makes independent states alike. Debiased it is the estimator of Song et al.
-2012 (JMLR 13, equation 5), as Nguyen et al. 2020 use it (arXiv:2010.15327, equation 3), with K and L without their
+2012 (JMLR 13:1393), as Nguyen et al. 2020 use it (arXiv:2010.15327, equation 3), with K and L without their
 diagonals: (tr(KL) + 1'K1 1'L1 / (n - 1)(n - 2) - 2 1'KL1 / (n - 2)) / n(n - 3).
 
 All is float64: squares of squares of large states are beyond float32.

@@ -53,7 +53,7 @@ def test_independent_states_are_unlike():
 
 
 def debiased_hsic(k_TT: np.ndarray, l_TT: np.ndarray) -> float:
-    """Equation 5 of Song et al. 2012, as it is printed."""
+    """Equation 3 of arXiv:2010.15327, term by term."""
     n, one_T = len(k_TT), np.ones(len(k_TT))
     k_TT, l_TT = k_TT - np.diag(np.diag(k_TT)), l_TT - np.diag(np.diag(l_TT))
     return (
