@@ -46,12 +46,18 @@ def draws(texts: int) -> np.ndarray:
     return np.concatenate([every_1T, order_RT < texts // 2])
 
 
-def products(state_TD: np.ndarray, chosen_RT: np.ndarray) -> Products:
-    """What CKA needs of states. A dimension that differs by rounding alone counts as the same in every text."""
+def centred(state_TD: np.ndarray) -> np.ndarray:
+    """States less their mean, in float64; 0 of a dimension that differs by rounding alone."""
     state_TD = state_TD.astype(np.float64)
     mean_D = state_TD.mean(0)
     state_TD -= mean_D
     state_TD[:, state_TD.std(0) <= SAME * np.abs(mean_D)] = 0
+    return state_TD
+
+
+def products(state_TD: np.ndarray, chosen_RT: np.ndarray) -> Products:
+    """What CKA needs of states."""
+    state_TD = centred(state_TD)
     product_TT = state_TD @ state_TD.T
     sum_RT = chosen_RT @ product_TT * chosen_RT
     alone = Products(product_TT, sum_RT, np.zeros(0))
@@ -112,12 +118,14 @@ def interval(drawn_R: np.ndarray) -> tuple[float, float] | None:
 
 def massive(state_TD: np.ndarray) -> dict[int, float]:
     """Dimensions of massive activation, largest first, each with its share of the variance over texts: those whose
-    deviation is ten times the median dimension's, a few at most.
+    deviation is ten times the median of all that differ, a few at most.
 
     They are those of Sun et al. 2024 (arXiv:2402.17762), as far as they are left in one vector of a text."""
-    variance_D = state_TD.astype(np.float64).var(0)
+    variance_D = centred(state_TD).var(0)
+    if not variance_D.any():
+        return {}
     largest = np.argsort(-variance_D)[:MOST_MASSIVE]
-    bound = MASSIVE_DEVIATION**2 * np.median(variance_D)
+    bound = MASSIVE_DEVIATION**2 * np.median(variance_D[variance_D > 0])
     return {int(i): float(variance_D[i] / variance_D.sum()) for i in largest if variance_D[i] > bound}
 
 

@@ -134,7 +134,7 @@ def test_few_texts_give_no_interval():
 @pytest.mark.parametrize("scale", [1e-12, 1e-7, 1e5, 1e10])
 def test_float32_fails_where_float64_does_not(scale):
     """Squares of squares of states are soon beyond float32, above and below."""
-    # Broken by: `state_TD.astype(np.float32)` in products.
+    # Broken by: `state_TD.astype(np.float32)` in centred.
     x_TD = states(50, 6)
     y_TD = x_TD + states(50, 6, seed=1)
     x32_TD, y32_TD = ((scale * each).astype(np.float32) for each in (x_TD, y_TD))
@@ -147,13 +147,14 @@ def test_float32_fails_where_float64_does_not(scale):
 
 def test_states_that_are_the_same_in_every_text_have_no_cka():
     """As those of a first token before the first layer, but for rounding."""
-    # Broken by: the line with SAME left out of products.
+    # Broken by: the line with SAME left out of centred.
     same_TD = np.ones((10, 3)) * 0.3 + 1e-8 * states(10, 3)
     assert np.isnan(of(same_TD, states(10, 3))).all()
 
 
 def test_massive_dimensions_are_named_with_their_share():
-    # Broken by: `MASSIVE_DEVIATION` for its square; the standard deviation for the variance.
+    # Broken by: `MASSIVE_DEVIATION` for its square; the standard deviation for the variance; a median of those that
+    # are the same in every text, too.
     state_TD = orthogonal(40)[:, :30].copy()
     state_TD[:, 7] *= 30
     state_TD[:, 3] *= 11
@@ -167,7 +168,8 @@ def test_massive_dimensions_are_named_with_their_share():
     other_TD = states(40, 30)
     kept = [i for i in range(30) if i not in (3, 7)]
     np.testing.assert_allclose(of(left_NTD[0], other_TD), of(state_TD[:, kept], other_TD), rtol=1e-9)
-    assert cka.massive(np.ones((10, 4))) == {}
+    assert cka.massive(np.ones((10, 4)) * 0.3 + 1e-8 * states(10, 4) * [1, 1, 1, 20]) == {}
+    assert cka.massive(np.concatenate([np.ones((10, 9)), states(10, 4)], 1)) == {}
 
 
 def test_layers_and_pairs_are_the_same_numbers():
