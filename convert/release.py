@@ -129,6 +129,8 @@ def release(
         report = certify(partial, run, named)
         if not report["passed"]:
             reasons.append("parity fails: " + parity.table_lines(report)[-1])
+        if importlib.util.find_spec("torch") is not None:
+            say("running the code that its card shows")
         ran = known("", try_usage, named, partial)
         refuse()
         write_json(partial / "parity.json", report)
@@ -279,7 +281,6 @@ def try_usage(named: card.Release, folder: Path) -> str:
     """Run the card's code on `folder`: what the card says of that. Raises ValueError naming what failed."""
     if importlib.util.find_spec("torch") is None:
         return "This code was not tried when the card was written: PyTorch was not installed."
-    say("running the code that its card shows")
     code = json.dumps(card.usage(replace(named, model_id=str(folder))))
     done = subprocess.run([sys.executable, "-c", TRY_ALL], input=code, capture_output=True, text=True)
     failed = [line.removeprefix(FAILED) for line in done.stderr.splitlines() if line.startswith(FAILED)]

@@ -119,19 +119,15 @@ def time_left(run: Run, config: ModelConfig, step: int, devices: int, pace: Pace
     if not flops or pace is None:
         return []
     hours = flops * run.tokens_per_step / pace.flops / devices / 3600
-    return [f"takes about {duration(hours)}, beside compiling and evaluations, at {pace.reason}"]
+    return [f"takes {duration(hours)}, beside compiling and evaluations, at {pace.reason}"]
 
 
 def duration(hours: float) -> str:
     """Hours in words, as minutes where they are less than one."""
     minutes = round(hours * 60)
-    return (
-        f"{hours:,.1f} hours"
-        if minutes >= 60
-        else f"{minutes} minutes"
-        if minutes > 1
-        else ("less than a minute", "a minute")[minutes]
-    )
+    if minutes < 1:
+        return "less than a minute"
+    return f"about {minutes} minute{'s' * (minutes > 1)}" if minutes < 60 else f"about {hours:,.1f} hours"
 
 
 def _measured(run: Run, config: ModelConfig) -> float:

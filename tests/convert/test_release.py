@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import statistics
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from cptjax.files import parse_json
 from cptjax.model import init_params
 from cptjax.objectives import CLM, mlm
 from cptjax.rows import append_rows
-from cptjax.run import checkpoint
+from cptjax.run import checkpoint, verify
 from cptjax.schedules import Schedule
 from cptjax.shape import BertConfig, ModelConfig, ModernBertConfig, Precision
 from cptjax.train import train
@@ -122,12 +123,22 @@ def released(finished, tmp_path_factory) -> Path:
 def certified(released, monkeypatch):
     """The slow checks, which other tests see to, have passed."""
     report = json.loads((released / "parity.json").read_text())
-    assert report["weights_sha256"] == {"model.safetensors": sha256(released / "model.safetensors")}
     monkeypatch.setattr(release, "certify", lambda *_: dict(report))
     monkeypatch.setattr(release, "try_usage", lambda *_: "This code ran.")
 
 
 # What is released
+
+
+def test_a_release_can_be_verified(released, tmp_path):
+    # Broken by: no hash where parity is with the run.
+    copy = shutil.copytree(released, tmp_path / "copy")
+    assert not [verdict.damage for verdict in verify.kind_of(copy)(copy) if verdict.damage]
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-5] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    (verdict,) = verify.kind_of(copy)(copy)
+    assert verdict.path == copy / "model.safetensors" and verdict.damage
 
 
 def test_a_release_opens_in_transformers(released):

@@ -132,10 +132,10 @@ def test_the_time_is_of_the_steps_that_are_left(store):
     ("hours", "says"),
     [
         (1e-9, "less than a minute"),
-        (1 / 60, "a minute"),
-        (0.5, "30 minutes"),
-        (0.999, "1.0 hours"),
-        (1234.5, "1,234.5 hours"),
+        (1 / 60, "about 1 minute"),
+        (0.5, "about 30 minutes"),
+        (0.999, "about 1.0 hours"),
+        (1234.5, "about 1,234.5 hours"),
     ],
 )
 def test_hours_are_told_in_words(hours, says):
@@ -174,5 +174,5 @@ def test_a_run_says_before_its_first_step_how_long_it_takes(store, two_devices, 
 
     monkeypatch.setattr(train_module, "Recorder", tell)
     monkeypatch.setattr(train_module, "pace_here", lambda *_: PACE)
-    with pytest.raises(Told, match="takes about a minute, beside compiling and evaluations, at a pace"):
+    with pytest.raises(Told, match="takes less than a minute, beside compiling and evaluations, at a pace"):
         train(small_run(store), tmp_path / "run")
