@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from cptjax.files import naming, parse_json, typed
 
@@ -45,10 +46,24 @@ class Row:
         return (self.model, self.weights, self.task, self.data, self.split, self.metric, self.protocol_hash, self.seed)
 
 
-def read_rows(path: Path, refusal: Callable[[Row], str | None] = lambda _: None) -> list[Row]:
-    """The rows of a file. `refusal` says what else is wrong with a row. Raises OSError, or ValueError for all that is
-    wrong with them: a line that is no row, one that repeats another, a last line that a kill cut."""
-    kept: dict[tuple, Row] = {}
+class Line(Protocol):
+    """A dataclass whose objects are lines of a file, no two of them `of` the same."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def of(self) -> tuple[str | int, ...]:
+        """What it is of."""
+        ...
+
+
+L = TypeVar("L", bound=Line)
+
+
+def read_rows(path: Path, refusal: Callable[[L], str | None] = lambda _: None, kind: type[L] = Row) -> list[L]:
+    """The rows of a file, of this `kind`. `refusal` says what else is wrong with a row. Raises OSError, or ValueError
+    for all that is wrong with them: a line that is no row, one that repeats another, a last line that a kill cut."""
+    kept: dict[tuple, L] = {}
     wrong = []
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
@@ -58,12 +73,12 @@ def read_rows(path: Path, refusal: Callable[[Row], str | None] = lambda _: None)
             wrong.append(f"line {number} is cut: start what wrote it again, it goes on")
             continue
         try:
-            row = typed(Row, parse_json(line, f"line {number}"), f"line {number}")
+            row = typed(kind, parse_json(line, f"line {number}"), f"line {number}")
         except ValueError as error:
             wrong.append(str(error))
             continue
         if row.of in kept:
-            wrong.append(f"line {number} repeats another row's model, task, metric, protocol and seed")
+            wrong.append(f"line {number} repeats another row's model, task, metric and seed")
         elif reason := refusal(row):
             wrong.append(f"line {number} {reason}")
         kept.setdefault(row.of, row)
@@ -72,7 +87,7 @@ def read_rows(path: Path, refusal: Callable[[Row], str | None] = lambda _: None)
     return list(kept.values())
 
 
-def append_rows(path: Path, rows: Iterable[Row]) -> None:
+def append_rows(path: Path, rows: Iterable[Line]) -> None:
     """Add rows to a file, all on the disk once this returns; a process that is killed leaves all or none of them, a
     machine at most one line cut. OSError with the path where it cannot."""
     lines = b"".join(written(row) for row in rows)
@@ -82,7 +97,7 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
         os.fsync(stream.fileno())
 
 
-def written(row: Row) -> bytes:
+def written(row: Line) -> bytes:
     """A row's line."""
     return json.dumps(asdict(row), ensure_ascii=False).encode() + b"\n"
 

@@ -19,6 +19,9 @@ COMMANDS = {
     "cka": Command(
         "how alike two models are, layer by layer, beside what seeds do", "eval.analysis.command:CkaCommand"
     ),
+    "study": Command(
+        "runs beside each other, over seeds, and a page that says what differs", "eval.study.command:StudyCommand"
+    ),
     "bench all": Command(
         "what tells most of this device, in the minutes there are", "eval.bench.everything:EverythingBench"
     ),

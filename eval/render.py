@@ -117,10 +117,11 @@ for (const head of document.querySelectorAll("th[data-sort]"))
 """
 
 
-def as_html(made: Sequence[Table]) -> str:
-    """Tables as a page whose rows can be sorted, by a click on a column's name, and filtered."""
+def as_html(made: Sequence[Table], title: str = "Evaluation", above: str = "", below: str = "") -> str:
+    """Tables as a page whose rows can be sorted, by a click on a column's name, and filtered; `above` and `below` them
+    stand other pieces of HTML."""
     search = "<p><label>Show rows with <input id='filter' type='search'></label></p>"
-    return page("Evaluation", search + "\n".join(map(_section, made)), SCRIPT)
+    return page(title, above + search + "\n".join([*map(_section, made), below]), SCRIPT)
 
 
 def _section(table: Table) -> str:

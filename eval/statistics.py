@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 DRAWS = 10_000
 AT_ONCE = 2**22  # draws times examples in memory
@@ -106,6 +107,14 @@ def _sums(weights: Iterator[np.ndarray], counts_SEC: np.ndarray) -> Iterator[np.
     flat_EK = counts_SEC.transpose(1, 0, 2).reshape(examples, -1).astype(np.float32)
     for weight_RE in weights:
         yield (weight_RE.astype(np.float32) @ flat_EK).astype(float).reshape(-1, seeds, columns)
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float] | None:
+    """Student's 95 % interval of the mean of so many seeds; None where there is one."""
+    if len(values) < 2:
+        return None
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

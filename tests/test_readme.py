@@ -19,6 +19,8 @@ from cptjax.model import ModernBert, init_params
 from cptjax.planning.command import Plan
 from cptjax.run.command import Replay, Train
 from cptjax.shape import ModelConfig, ModernBertConfig
+from eval.study.command import StudyCommand
+from eval.study.study import load_study
 from tests.test_house import nested_dataclasses
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +50,8 @@ def check(package: str, words: list[str]) -> None:
     if isinstance(options, Train | Plan | Replay):
         run = config.override(config.load_config(ROOT / options.config), rest)
         assert not getattr(options, "mlm_twin", False) or config.mlm_twin(run)
+    elif isinstance(options, StudyCommand):
+        config.override(load_study(ROOT / options.study).run, rest)
     else:
         assert not rest, f"unknown: {rest}"
 

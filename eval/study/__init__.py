@@ -1,0 +1,1 @@
+"""Studies: many runs of one config beside each other, over seeds, and what their differences say."""

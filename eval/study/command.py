@@ -1,0 +1,67 @@
+"""`python -m eval study`: what it takes."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from cptjax.command.escape import say
+from cptjax.command.line import Options
+from cptjax.files import locked
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyCommand(Options):
+    """Train and measure the runs of a study, what is not done yet, and write its page. Any field of their config can be
+    given too, such as --init MODEL, the same for all runs."""
+
+    study: Annotated[Positional[Path], arg(metavar="FILE.py")]  # a file of configs/studies
+    workdir: Annotated[Path, arg(metavar="DIR")]  # runs, figures and the page
+    minutes: float | None = None  # begin nothing that would not end in them; 0 writes the page alone
+    data: Annotated[Path | None, arg(metavar="TASKS")] = None  # the folder that the tasks' folders lie in
+    texts: str | None = None  # that the likeness of layers is measured on: a file, a folder, a data set
+    text_field: str = "text"  # column that holds the text
+
+    goes_on = True
+
+    @classmethod
+    def passes_on(cls, words: Sequence[str]) -> bool:
+        """Other options are for the config."""
+        return True
+
+    def __call__(self, rest: Sequence[str]) -> None:
+        """Do what is left, then write what all figures say."""
+        import jax
+
+        from cptjax.config import override
+        from cptjax.corpus.formats import Reading
+        from cptjax.corpus.sources import read_documents
+        from cptjax.machine import host
+        from eval.analysis.collect import draw
+        from eval.study.figures import read_figures
+        from eval.study.page import write_page
+        from eval.study.study import load_study
+        from eval.study.work import Place, work
+
+        study = load_study(self.study)
+        study = replace(study, run=override(study.run, rest))
+        if study.likeness and self.texts is None:
+            say("no --texts are given: nothing is said of how alike layers are", stream=sys.stderr)
+            study = replace(study, likeness=None)
+        texts = []
+        if study.likeness and self.texts and self.minutes != 0:
+            documents = read_documents(self.texts, Reading(text_field=self.text_field))
+            texts = draw(documents, study.likeness.samples)
+        place = Place(study, self.workdir, self.data, texts)
+        with locked(self.workdir):
+            if self.minutes != 0:
+                if jax.default_backend() == "cpu":
+                    host.keep_freed_memory()
+                if jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours
+                    jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
+                work(place, self.minutes)
+            for path in write_page(study, read_figures(place.figures), self.workdir):
+                say(f"wrote {path}")

@@ -1,0 +1,52 @@
+"""The rows of a study: one number each, of one arm and seed, all that its page is made of."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cptjax.rows import read_rows
+
+HELD_OUT, CKA, DRIFT = "held_out", "cka", "drift"  # evaluations beside tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One number of a study, and what is needed to get it again."""
+
+    arm: str
+    seed: int
+    evaluation: str  # HELD_OUT, CKA, DRIFT or a task
+    against: str = ""  # the other arm of a likeness
+    part: str = ""  # step, layer, phase, seed of fine-tuning
+    metric: str
+    value: float | None  # None: it diverged, or has no meaning
+    settings: str  # hash of all that it depends on
+    seconds: float  # of the unit; of held-out text those of the run
+    devices: str
+    commit: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> tuple[str, int, str, str]:
+        """What it was computed with, all at once."""
+        return (self.arm, self.seed, self.evaluation, self.against)
+
+    @property
+    def of(self) -> tuple[str | int, ...]:
+        """What it is of: no two of a study are of the same."""
+        return (*self.unit, self.part, self.metric)
+
+
+def read_figures(path: Path) -> list[Figure]:
+    """Those of a file, none where there is none. Raises as `read_rows`."""
+    return read_rows(path, kind=Figure) if path.exists() else []
+
+
+def check_settings(path: Path, figures: Iterable[Figure], wanted: Mapping[tuple[str, int, str, str], str]) -> None:
+    """Raise ValueError for a unit whose figures come from other settings than it has now."""
+    for figure in figures:
+        if wanted.get(figure.unit, figure.settings) != figure.settings:
+            raise ValueError(
+                f"{path} has {figure.evaluation} of {figure.arm} with seed {figure.seed} from other settings: give "
+                "those again, or another --workdir"
+            )

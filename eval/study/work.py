@@ -1,0 +1,304 @@
+"""Doing a study: runs are trained and measured, what is not done yet, in an order that gives the most early.
+
+A unit is one evaluation of one arm and seed. It needs runs, which are trained when they are first needed; its figures
+are added to the file all at once, so that a study that was killed goes on with the next.
+
+N layers, the embeddings the first; T texts, D width.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+import jax
+
+from convert import from_hf, library
+from convert.to_hf import convert_checkpoint
+from cptjax.command.escape import say
+from cptjax.config import ELASTIC, Run, to_dict
+from cptjax.data.store import Store
+from cptjax.files import hash_of, read_json
+from cptjax.machine.provenance import git_commit, versions
+from cptjax.rows import append_rows, drop_cut_line, read_rows
+from cptjax.run import checkpoint
+from cptjax.run.clock import KINDS
+from cptjax.run.events import read_events
+from cptjax.train import train
+from eval import sweep
+from eval.analysis import alike, cka
+from eval.analysis.collect import collect, open_model, weights_hash
+from eval.protocols import protocol_of
+from eval.study.figures import CKA, HELD_OUT, Figure, check_settings, read_figures
+from eval.study.study import Planned, Study, Tasks, plan
+from eval.tasks.registry import chosen
+
+
+class Unit(NamedTuple):
+    """What is computed at once: `Figure.unit`."""
+
+    arm: str
+    seed: int
+    evaluation: str
+    against: str = ""
+
+
+class Number(NamedTuple):
+    """A figure without what all of its unit share."""
+
+    part: str
+    metric: str
+    value: float | None
+
+
+def units(study: Study) -> list[Unit]:
+    """All of a study, each seed whole before the next: what one seed says, the second makes less uncertain. Likeness
+    waits for its control, which is another seed."""
+    ordered, waiting = [], []
+    for number, seed in enumerate(study.seeds):
+        for arm in study.arms:
+            ordered.append(Unit(arm.name, seed, HELD_OUT))
+            ordered += [Unit(arm.name, seed, task) for task in (study.tasks.names if study.tasks else ())]
+        waiting += [
+            Unit(first, seed, CKA, second) for first, second in (study.likeness.pairs if study.likeness else ())
+        ]
+        if number or len(study.seeds) == 1:
+            ordered, waiting = ordered + waiting, []
+    return ordered
+
+
+def control_seed(study: Study, seed: int) -> int | None:
+    """The seed that a likeness is set beside, none where there is one seed alone."""
+    at = study.seeds.index(seed)
+    return None if len(study.seeds) == 1 else study.seeds[at - 1 if at else 1]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study lies and what it reads."""
+
+    study: Study
+    folder: Path
+    data: Path | None = None  # that the tasks' folders lie in
+    texts: Sequence[str] = ()  # that likeness is measured on
+
+    @property
+    def figures(self) -> Path:
+        """The file of figures."""
+        return self.folder / "figures.jsonl"
+
+    def run_folder(self, arm: str, seed: int) -> Path:
+        """Of an arm and seed."""
+        return self.folder / "runs" / f"{arm}_{seed}"
+
+    @cached_property
+    def starts(self) -> dict[str, Path]:
+        """The run folder that each `init` of the arms is, or was converted to."""
+        starts = {}
+        for init in dict.fromkeys(arm.change(self.study.run).init for arm in self.study.arms):
+            if init is None:
+                continue
+            starts[init] = Path(init).absolute()
+            if not (starts[init] / checkpoint.MODEL).is_file():
+                starts[init] = (self.folder / "starts" / Path(init).name).absolute()
+                if not starts[init].exists():
+                    from_hf.convert_folder(init, starts[init])
+        return starts
+
+    @cached_property
+    def plans(self) -> dict[int, dict[str, Planned]]:
+        """The runs, by seed and arm."""
+        return {
+            seed: plan(self._started, seed, lambda arm, seed=seed: self.run_folder(arm, seed).absolute())
+            for seed in self.study.seeds
+        }
+
+    @cached_property
+    def _started(self) -> Study:
+        def started(run: Run) -> Run:
+            return replace(run, init=run.init and str(self.starts[run.init]))
+
+        arms = [replace(arm, change=lambda run, change=arm.change: started(change(run))) for arm in self.study.arms]
+        return replace(self.study, arms=tuple(arms))
+
+    @cached_property
+    def tasks(self) -> dict[str, sweep.Prepared]:
+        """The tasks, read and checked."""
+        asked = self.study.tasks or Tasks(names=())
+        return {
+            task.name: sweep.prepare(
+                task,
+                self.data,
+                protocol_of(asked.protocol or task.protocol, task.kind, asked.change),
+                (),
+                asked.examples,
+            )
+            for task in chosen(asked.names)
+        }
+
+    @cached_property
+    def contents(self) -> dict[str, str]:
+        """The hash of what lies at each path that runs name: stores and first weights."""
+        runs = [planned.whole for planned in next(iter(self.plans.values())).values()]
+        stores = {path for run in runs for path in (*run.data.shares, *filter(None, [run.held_out]))}
+        hashes = {path: Store(path).manifest.fingerprint for path in stores}
+        return hashes | {str(path): weights_hash(library.load(path).params) for path in self.starts.values()}
+
+    def settings(self, unit: Unit) -> str:
+        """The hash of all that the figures of a unit depend on."""
+        if unit.evaluation == CKA:
+            assert self.study.likeness
+            likeness = {**asdict(self.study.likeness), "pairs": [], "texts": hash_of([*self.texts])}
+            seeds = [unit.seed, control_seed(self.study, unit.seed)]
+            return hash_of([self._of_run(unit.arm), self._of_run(unit.against), seeds, likeness])
+        if unit.evaluation == HELD_OUT:
+            return hash_of([self._of_run(unit.arm), unit.seed])
+        on = self.tasks[unit.evaluation]
+        return hash_of(
+            [self._of_run(unit.arm), unit.seed, on.data, on.protocol_hash, fine_tuning_seeds(self.study, unit.seed)]
+        )
+
+    def _of_run(self, arm: str) -> dict[str, Any]:
+        """What decides the numbers of an arm's run beside its seed, whatever lies where."""
+        run = self.plans[self.study.seeds[0]][arm].whole
+        told = {name: value for name, value in to_dict(replace(run, seed=0)).items() if name not in ELASTIC}
+        stores = [[self.contents[path], share] for path, share in run.data.stores]
+        return told | {
+            "init": run.init and self.contents[run.init],
+            "data": {**told["data"], "seed": 0, "stores": stores},
+            "held_out": run.held_out and self.contents[run.held_out],
+        }
+
+
+def fine_tuning_seeds(study: Study, seed: int) -> tuple[int, ...]:
+    """Of the fine-tunings of a seed's runs: the same for all arms, others for another seed."""
+    times = study.tasks.fine_tunings if study.tasks else 0
+    return tuple(seed * times + number for number in range(times))
+
+
+def work(place: Place, minutes: float | None = None) -> None:
+    """Do what is not done yet; with `minutes` begin nothing that would not end in them, by how long the like took.
+
+    Raises ValueError for figures of other settings, and as training and evaluations do.
+    """
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    every = units(place.study)
+    drop_cut_line(place.figures)
+    figures = read_figures(place.figures)
+    check_settings(place.figures, figures, {unit: place.settings(unit) for unit in every})
+    done, took = {figure.unit for figure in figures}, _took(figures)
+    for number, unit in enumerate(every):
+        if unit in done:
+            continue
+        if deadline is not None and time.monotonic() + mean(took.get(unit.evaluation, [0.0])) > deadline:
+            say(f"{minutes:g} minutes: {len(every) - number} of {len(every)} are left; the same command goes on")
+            return
+        say(f"{unit.evaluation} of {unit.arm}, seed {unit.seed} ({number + 1} of {len(every)})", stream=sys.stderr)
+        seconds, numbers = _evaluated(place, unit)
+        took.setdefault(unit.evaluation, []).append(seconds)
+        append_rows(place.figures, _figures(place, unit, seconds, numbers))
+
+
+def _took(figures: Sequence[Figure]) -> dict[str, list[float]]:
+    """Seconds of each unit by evaluation."""
+    by_unit = {figure.unit: figure for figure in figures}
+    took: dict[str, list[float]] = {}
+    for figure in by_unit.values():
+        took.setdefault(figure.evaluation, []).append(figure.seconds)
+    return took
+
+
+def _figures(place: Place, unit: Unit, seconds: float, numbers: Sequence[Number]) -> list[Figure]:
+    used = {name: version for name, version in versions().items() if version is not None}
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {len(os.sched_getaffinity(0))} cores"
+    settings, commit = place.settings(unit), git_commit()
+    return [
+        Figure(
+            **unit._asdict(),
+            **number._asdict(),
+            settings=settings,
+            seconds=round(seconds, 1),
+            devices=devices,
+            commit=commit,
+            versions=used,
+        )
+        for number in numbers
+    ]
+
+
+def _evaluated(place: Place, unit: Unit) -> tuple[float, list[Number]]:
+    """Seconds and numbers of a unit, once the runs that it needs are trained. The seconds of training are those of a
+    run's first evaluation."""
+    folder = _trained(place, unit.arm, unit.seed)
+    if unit.evaluation == HELD_OUT:
+        cost = read_json(folder / "run.json")["cost"]
+        hours = sum(cost[kind.replace("seconds", "hours")] for kind in KINDS)
+        return 3600 * hours, [*_held_out(place.plans[unit.seed][unit.arm], folder)]
+    if unit.evaluation == CKA:
+        control = control_seed(place.study, unit.seed)
+        others = [_trained(place, unit.against, seed) for seed in (unit.seed, control) if seed is not None]
+        work = partial(_alike, place, [folder, *others])
+    else:
+        work = partial(_scored, place, unit, folder)
+    began = time.monotonic()
+    numbers = [*work()]
+    return time.monotonic() - began, numbers
+
+
+def _trained(place: Place, arm: str, seed: int) -> Path:
+    """The folder of a run, trained to its end if it is not yet."""
+    planned, folder = place.plans[seed][arm], place.run_folder(arm, seed)
+    if not (folder / "run.json").is_file():
+        if planned.of:
+            _trained(place, planned.of, seed)
+        train(planned.own, folder)
+        jax.clear_caches()  # no other run has these programs
+    return folder
+
+
+def _held_out(planned: Planned, folder: Path) -> Iterator[Number]:
+    """Loss and accuracy under each objective, at each step of the whole run that its own part evaluated."""
+    first = planned.whole.stretches[planned.shared].first
+    for event in read_events(folder / "events.jsonl"):
+        for objective, results in event.get("held_out", {}).items():
+            for what, value in results.items():
+                yield Number(str(first + event["step"]), f"{objective} {what}", value)
+
+
+def _scored(place: Place, unit: Unit, folder: Path) -> Iterator[Number]:
+    """The task's first metric on test, of each fine-tuning."""
+    model, rows = place.folder / "models" / folder.name, place.folder / "rows.jsonl"
+    if not model.exists():
+        convert_checkpoint(folder, model)
+    candidate, on = sweep.candidate(str(model)), place.tasks[unit.evaluation]
+    drop_cut_line(rows)
+    job = sweep.Job(candidate, on, fine_tuning_seeds(place.study, unit.seed))
+    if (left := sweep.left(job, known := read_rows(rows) if rows.exists() else [])).seeds:
+        sweep.do(left, known, rows, together=None, keep=None)
+    for row in read_rows(rows):
+        of = (row.weights, row.task, row.protocol_hash, row.split, row.metric)
+        if (
+            of == (candidate.weights, on.task.name, on.protocol_hash, "test", on.task.metrics[0])
+            and row.seed in job.seeds
+        ):
+            yield Number(str(row.seed), row.metric, row.value)
+
+
+def _alike(place: Place, folders: Sequence[Path]) -> Iterator[Number]:
+    """Divergence by layer of the first two models, the control's, which is the third's and the second's, and their
+    ratio; of the debiased estimator and the plain one, with and without massive dimensions."""
+    asked, kept = place.study.likeness, place.folder / "states"
+    assert asked
+    each = [collect(open_model(str(path)), place.texts, "mean", asked.length, kept).state_NTD for path in folders]
+    layers = min(map(len, each))
+    figures = alike.compared(each, layers, alike.EVERY)
+    if any(cka.massive(state_TD) for state_NTD in each for state_TD in state_NTD[:layers]):
+        figures += alike.compared([cka.without_massive(state_NTD) for state_NTD in each], layers, alike.FEW_LESS)
+    for figure in figures:
+        if figure.measure != "cka":
+            yield Number(figure.layer, f"{figure.estimator} {figure.measure}, {figure.of}", figure.value)

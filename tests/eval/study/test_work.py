@@ -1,0 +1,159 @@
+"""A study that is done: its figures, what is trained for them, and that a kill changes none of them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import pytest
+
+from cptjax.files import read_json
+from cptjax.run.events import read_events
+from cptjax.sharding import Mesh
+from eval.__main__ import main
+from eval.study.figures import CKA, HELD_OUT, read_figures
+from eval.study.study import Arm, Comparison, Likeness, Study
+from eval.study.work import Place, work
+from tests.fixtures_run import ROOT, small_run
+from tests.fixtures_text import WORDS
+
+STUDY = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from tests.eval.study.test_work import small_study
+
+def get_study():
+    return small_study()
+"""
+
+
+def frozen_in_decay(run):
+    return replace(run, phases=(run.phases[0], replace(run.phases[1], frozen=("layers/0/",))))
+
+
+def small_study(store: str = "store", seeds: tuple[int, ...] = (1, 2)) -> Study:
+    """Two arms that share a phase."""
+    run = small_run(Path(store), mesh=Mesh(), device_batch_size=4, eval_every=10, checkpoint_every=4)
+    return Study(
+        name="small",
+        question="Does it go on?",
+        run=replace(run, phases=tuple(replace(phase, tokens=512) for phase in run.phases)),
+        arms=(Arm("detour"), Arm("low", frozen_in_decay)),
+        seeds=seeds,
+        comparisons=(Comparison(title="Frozen", arms=("low",), against="detour"),),
+        likeness=Likeness(pairs=(("low", "detour"),), samples=24, length=32),
+    )
+
+
+def words(folder: Path, study: Path, store: Path, *more: str) -> list[str]:
+    own = ["--data.stores", str(store), "1", "--held-out", str(store / "held_out")]
+    return ["study", str(study), "--workdir", str(folder), "--texts", str(study.parent / "texts.jsonl"), *own, *more]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_device():
+    """Studies of this file see one device, as their command does in a process of its own."""
+    devices = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: devices)
+        yield
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    """A folder with the study's file and texts."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "small.py").write_text(STUDY)
+    lines = [" ".join(WORDS[(n * i) % 11] for i in range(1, 5 + n % 7)) for n in range(24)]
+    (folder / "texts.jsonl").write_text("".join(f'{{"text": "{line}"}}\n' for line in lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(inputs, store) -> Path:
+    """The work folder of a study that nothing disturbed."""
+    assert main(words(inputs / "whole", inputs / "small.py", store)) == 0
+    return inputs / "whole"
+
+
+def told(folder: Path) -> list[tuple]:
+    return sorted((*each.of, each.value, each.settings) for each in read_figures(folder / "figures.jsonl"))
+
+
+def test_a_study_trains_what_is_shared_once_and_tells_of_each_unit(done):
+    # Broken by: `train(planned.whole, folder)` in _trained.
+    low, detour = (read_json(done / "runs" / name / "run.json") for name in ("low_1", "detour_1"))
+    assert [phase["name"] for phase in low["phases"]] == ["decay"]
+    assert [phase["name"] for phase in detour["phases"]] == ["clm", "decay"]
+    figures = read_figures(done / "figures.jsonl")
+    assert {each.unit for each in figures} == {
+        *(("detour", seed, HELD_OUT, "") for seed in (1, 2)),
+        *(("low", seed, HELD_OUT, "") for seed in (1, 2)),
+        *(("low", seed, CKA, "detour") for seed in (1, 2)),
+    }
+    events = read_events(done / "runs" / "low_1" / "events.jsonl")
+    last = [event["held_out"] for event in events if "held_out" in event][-1]["decay"]["accuracy"]
+    wanted = ("low", 1, HELD_OUT, "", "8", "decay accuracy")  # of the whole run: four steps of each phase
+    assert [each.value for each in figures if each.of == wanted] == [last]
+    assert "Frozen" in (done / "page.md").read_text()
+
+
+def test_what_is_done_is_not_done_again_and_the_page_comes_from_figures_alone(done, inputs, store, monkeypatch):
+    # Broken by: `if unit in done` left out of work.
+    before, page = (done / "figures.jsonl").read_bytes(), (done / "page.html").read_bytes()
+    monkeypatch.setattr("eval.study.work._evaluated", lambda *_: pytest.fail("it is done"))
+    assert main(words(done, inputs / "small.py", store)) == 0
+    (done / "page.html").unlink()
+    gone = ["--data.stores", "gone", "1", "--held-out", "gone", "--texts", "gone.jsonl", "--minutes", "0"]
+    assert main(["study", str(inputs / "small.py"), "--workdir", str(done), *gone]) == 0
+    assert (done / "figures.jsonl").read_bytes() == before
+    assert (done / "page.html").read_bytes() == page
+
+
+def test_figures_of_other_settings_are_refused_and_nothing_changes(done, inputs, store, capsys):
+    # Broken by: check_settings left out of work.
+    before = (done / "figures.jsonl").read_bytes()
+    capsys.readouterr()
+    assert main(words(done, inputs / "small.py", store, "--phases.1.schedule.peak", "1e-3")) == 2
+    said = capsys.readouterr().err
+    assert "held_out of detour with seed 1 from other settings: give those again, or another --workdir" in said
+    assert (done / "figures.jsonl").read_bytes() == before
+
+
+def test_more_seeds_go_on_from_what_is_there_but_none_that_would_not_end_in_time(done, store, capsys):
+    # Broken by: `> deadline` as `< deadline`; the number of seeds among the settings of a run.
+    study = replace(small_study(str(store), (1, 2, 3)), likeness=None)
+    before = (done / "figures.jsonl").read_bytes()
+    work(Place(study, done), minutes=1e-6)
+    assert "2 of 6 are left; the same command goes on" in capsys.readouterr().out
+    assert (done / "figures.jsonl").read_bytes() == before
+
+
+def test_a_study_that_is_killed_three_times_ends_the_same(done, inputs, store):
+    """Killed as the first unit of an attempt has begun, the second, and the third."""
+    # Broken by: figures appended one by one, each in a write of its own, before the unit has ended.
+    folder, command = inputs / "killed", [sys.executable, "-m", "eval"]
+    for units in (0, 1, 2):  # after those that the kills before have left undone
+        process = subprocess.Popen(
+            [*command, *words(folder, inputs / "small.py", store)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+        )
+        assert process.stderr
+        began = -1
+        for line in process.stderr:
+            began += ", seed " in line
+            if began == units:
+                break
+        time.sleep(0.5)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert main(words(folder, inputs / "small.py", store)) == 0
+    assert told(folder) == told(done)
