@@ -19,6 +19,9 @@ COMMANDS = {
     "cka": Command(
         "how alike two models are, layer by layer, beside what seeds do", "eval.analysis.command:CkaCommand"
     ),
+    "transplant": Command(
+        "a model with layers of another, or with their attention alone", "eval.analysis.command:TransplantCommand"
+    ),
     "study": Command(
         "runs beside each other, over seeds, and a page that says what differs", "eval.study.command:StudyCommand"
     ),

@@ -158,20 +158,21 @@ def _padded(array: np.ndarray, length: int, value: int) -> np.ndarray:
     return np.pad(array, [(0, length - len(array)), *[(0, 0)] * (array.ndim - 1)], constant_values=value)
 
 
-def split_batches(pieces: Sequence[Piece], most: int) -> Iterator[tuple[list[int], Placed]]:
+def split_batches(pieces: Sequence[Piece], most: int, devices: int = 1) -> Iterator[tuple[list[int], Placed]]:
     """Every text of a split once, in batches of one shape for each length of rows (of `most` tokens at most), and the
-    texts' numbers."""
+    texts' numbers. A batch has as many rows for each of `devices`."""
     length_T = [len(piece.text.token_L) for piece in pieces]
     lengths = row_lengths(length_T, most)
     for group, length in zip(by_row_length(length_T, lengths), lengths, strict=True):
         row_T = best_fit([length_T[text] for text in group], length)
-        at_once = max(1, TOKENS_AT_ONCE // length)
+        a_device = min(max(1, TOKENS_AT_ONCE // length), -(-(max(row_T, default=0) + 1) // devices))
+        at_once = devices * a_device
         batches: dict[int, list[int]] = {}
         for text, row in zip(group, row_T, strict=True):
             batches.setdefault(row // at_once, []).append(text)
         most = max(map(len, batches.values()), default=0)
         for numbers in batches.values():
-            shape = Shape(((length, min(at_once, max(row_T) + 1)),), most, 0)
+            shape = Shape(((length, at_once),), most, 0)
             yield numbers, batch([_untold(pieces[text]) for text in numbers], shape)
 
 
@@ -180,9 +181,11 @@ def by_text(
     most: int,
     work: Callable[[Any], Any],
     read: Callable[[np.ndarray, int, int, int, Text], Told],
+    devices: int = 1,
 ) -> list[Told]:
     """What is made of each text of a split: `work` makes one array of the arrays of a batch, on the device, and `read`
-    takes a text's part of it, by the text's number, row and first token there. Rows have `most` tokens at most."""
+    takes a text's part of it, by the text's number, row and first token there. Rows have `most` tokens at most, and
+    their number is a multiple of `devices`."""
     told: dict[int, Told] = {}
 
     def read_all(numbers: list[int], placed: Placed, made: Any) -> None:
@@ -192,7 +195,7 @@ def by_text(
             told[text] = read(made, number, row, start, pieces[text].text)
 
     before = None  # read while the device is at the next
-    for numbers, placed in split_batches(pieces, most):
+    for numbers, placed in split_batches(pieces, most, devices):
         at_work = (numbers, placed, work(placed.arrays))
         if before is not None:
             read_all(*before)

@@ -1,4 +1,5 @@
-"""Is one model better than another, or was it chance? Intervals and p-values of a difference, over examples and seeds.
+"""Is one model better than another, or was it chance? Intervals and p-values of a difference, over examples and seeds;
+and of the share that one model has of what another gains.
 
 The examples of a test and the seeds of a training are both samples. Examples are many, so they are drawn again
 (bootstrap: Efron 1979) or exchanged between the two models (permutation: Noreen 1989; Yeh 2000, arXiv:cs/0008005), the
@@ -13,13 +14,16 @@ R draws, S seeds, E examples, C counts of one (metrics.py), K columns.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import root_scalar
 
 DRAWS = 10_000
 AT_ONCE = 2**22  # draws times examples in memory
 CONFIDENCE = 0.95
+FURTHEST = 2**10  # a share whose interval reaches so far is none
 
 Value = Callable[[np.ndarray], np.ndarray]
 
@@ -36,8 +40,7 @@ class Difference:
     @property
     def interval(self) -> tuple[float, float]:
         """The middle 95 % of what it would be."""
-        low, high = np.quantile(self.drawn_R, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        return float(low), float(high)
+        return _middle(self.drawn_R)
 
     @property
     def p(self) -> float:
@@ -67,6 +70,67 @@ def average(differences: Sequence[Difference]) -> Difference:
         np.mean([each.drawn_R for each in differences], axis=0),
         np.mean([each.null_R for each in differences], axis=0),
     )
+
+
+@dataclass(frozen=True)
+class Gains:
+    """What a model has over a host and what a donor has, on a metric, by seed; and what both would be on other
+    examples, the same for all three. `seed` is that of draws."""
+
+    measured_2S: np.ndarray
+    drawn_2RS: np.ndarray | None = None  # None: there are no predictions
+    seed: int = 0
+
+    def drawn(self, weight_2: Sequence[float]) -> np.ndarray:
+        """The sum of the two, with these weights, with other examples and seeds, [R]."""
+        assert self.drawn_2RS is not None, "asked where there are predictions"
+        measured_S, drawn_RS = (np.tensordot(weight_2, each, 1) for each in (self.measured_2S, self.drawn_2RS))
+        return drawn_RS.mean(1) + _seed_noise(np.random.default_rng([self.seed, 1]), measured_S, drawn_RS)
+
+
+class Share(NamedTuple):
+    """The part of a donor's gain that a model has; None where it cannot be told, for the gain may be 0."""
+
+    gain: float  # the donor's
+    measured: float | None
+    interval: tuple[float, float] | None  # None without predictions, too
+
+
+def gains(counts_SEC: np.ndarray, donor_SEC: np.ndarray, host_SEC: np.ndarray, value: Value, seed: int = 0) -> Gains:
+    """Of a model and a donor over a host, all with the same seeds and examples, from their counts."""
+    every = np.concatenate([counts_SEC, donor_SEC, host_SEC])
+    sums = _sums(_again(np.random.default_rng(seed), every.shape[1]), every)
+    drawn = np.split(np.concatenate([value(each) for each in sums]), 3, axis=1)
+    measured = np.split(value(every.sum(1)), 3)
+    measured_2S, drawn_2RS = (np.stack([own - host, donor - host]) for own, donor, host in (measured, drawn))
+    return Gains(measured_2S, drawn_2RS, seed)
+
+
+def share(tasks: Sequence[Gains]) -> Share:
+    """The mean gain of a model over tasks as a share of the donor's, and the 95 % interval of it: those shares s for
+    which the gain less s times the donor's may be 0 (Fieller 1954). Where the donor's may be 0 any share might be, and
+    none is given."""
+    gain, donors = np.mean([each.measured_2S.mean(1) for each in tasks], axis=0).tolist()
+    measured = gain / donors if donors else None
+    if measured is None or any(each.drawn_2RS is None for each in tasks):
+        return Share(donors, measured, None)
+
+    def left(s: float) -> tuple[float, float]:
+        weight_2 = (1, -s) if donors > 0 else (-1, s)  # falls with s
+        return _middle(np.mean([each.drawn(weight_2) for each in tasks], axis=0))
+
+    reach = 1
+    while left(measured - reach)[0] <= 0 or left(measured + reach)[1] >= 0:
+        if (reach := 2 * reach) > FURTHEST:
+            return Share(donors, None, None)
+    within = (measured - reach, measured + reach)
+    low, high = (float(root_scalar(lambda s, end=end: left(s)[end], bracket=within, xtol=1e-6).root) for end in (0, 1))
+    return Share(donors, measured, (low, high))
+
+
+def _middle(drawn_R: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(drawn_R, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
 
 
 def _seed_noise(random: np.random.Generator, measured_S: np.ndarray, drawn_RS: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""What rows say together: means over seeds, differences from a baseline with what chance may be, scores of a part.
+"""What rows say together: means over seeds, differences from a baseline with what chance may be, shares of what a donor
+gains, scores of a part.
 
 S seeds, E examples, C counts of one.
 """
@@ -16,7 +17,7 @@ from cptjax.command.escape import nearest
 from cptjax.rows import Row, check_comparable, read_rows
 from eval.metrics import METRICS
 from eval.predictions import Head, Prediction, read_predictions
-from eval.statistics import Difference, average, difference, holm
+from eval.statistics import Difference, Gains, Share, average, difference, gains, holm, share
 
 PUBLISHED = Path(__file__).parent / "published.json"
 LENGTHS = (64, 256, 1024, 4096)  # tokens: bounds of the bins that documents are scored in
@@ -153,11 +154,15 @@ def beside(results: Results, baseline: str) -> list[Beside]:
 
     Raises ValueError where no model is called so.
     """
-    if baseline not in results.models:
-        asked = f"no model is called {baseline!r}{nearest(baseline, results.models)}"
-        raise ValueError(f"{asked}: the rows are of {', '.join(results.models)}")
+    _check_name(results, baseline)
     others = [model for model in results.models if model != baseline]
     return [each for model in others for each in _beside(results, model, baseline)]
+
+
+def _check_name(results: Results, name: str) -> None:
+    if name not in results.models:
+        asked = f"no model is called {name!r}{nearest(name, results.models)}"
+        raise ValueError(f"{asked}: the rows are of {', '.join(results.models)}")
 
 
 def _beside(results: Results, model: str, baseline: str) -> list[Beside]:
@@ -181,16 +186,70 @@ def _line(model: str, task: str | None, seeds: int, of: Difference | float, adju
 
 def _difference(results: Results, model: str, baseline: str, task: str) -> tuple[int, Difference | float]:
     """Over the seeds that both have, and how many they are; of the means alone where predictions or such seeds lack."""
-    metric = results.tasks[task][0]
-    values = [results.values(name, task, metric) for name in (model, baseline)]
-    seeds = sorted(seed for seed, value in values[0].items() if value is not None and values[1].get(seed) is not None)
-    files = [results.answered.get((name, task), {}) for name in (model, baseline)]
-    if metric in METRICS and seeds and all(seed in by_seed for seed in seeds for by_seed in files):
-        mine_SEC, its_SEC = (np.stack([by_seed[seed].counts_EC for seed in seeds]) for by_seed in files)
-        draws_of_its_own = list(results.tasks).index(task)
-        return len(seeds), difference(mine_SEC, its_SEC, METRICS[metric].value, draws_of_its_own)
+    seeds, counts = _paired(results, (model, baseline), task)
+    metric, draws_of_its_own = results.tasks[task][0], list(results.tasks).index(task)
+    if counts is not None:
+        mine_SEC, its_SEC = counts
+        return seeds, difference(mine_SEC, its_SEC, METRICS[metric].value, draws_of_its_own)
     means = [results.mean(name, task, metric) or 0.0 for name in (model, baseline)]
-    return len(seeds), means[0] - means[1]
+    return seeds, means[0] - means[1]
+
+
+def _paired(results: Results, models: Sequence[str], task: str) -> tuple[int, list[np.ndarray] | None]:
+    """How many seeds all of these models have, and the counts of each over them, [S, E, C]; None where predictions or
+    such seeds lack."""
+    metric = results.tasks[task][0]
+    values = [results.values(name, task, metric) for name in models]
+    seeds = sorted(seed for seed in values[0] if all(by_seed.get(seed) is not None for by_seed in values))
+    files = [results.answered.get((name, task), {}) for name in models]
+    if metric in METRICS and seeds and all(seed in by_seed for seed in seeds for by_seed in files):
+        return len(seeds), [np.stack([by_seed[seed].counts_EC for seed in seeds]) for by_seed in files]
+    return len(seeds), None
+
+
+# ---- a share of what a donor gains
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The share that a model has of what the donor gains over the host, on a task, or on average over tasks (None)."""
+
+    model: str
+    task: str | None
+    seeds: int
+    share: Share
+
+
+def moved(results: Results, host: str, donor: str) -> list[Moved]:
+    """Of each other model, task by task, then of the average over all the tasks that the three have.
+
+    Raises ValueError where no model is called so, or host and donor are one.
+    """
+    for name in (host, donor):
+        _check_name(results, name)
+    if host == donor:
+        raise ValueError(f"host and donor are both {host}: name two models")
+    others = [model for model in results.models if model not in (host, donor)]
+    return [each for model in others for each in _moved(results, (model, donor, host))]
+
+
+def _moved(results: Results, models: tuple[str, str, str]) -> list[Moved]:
+    over = {task: _gains(results, models, task) for task in results.shared(models)}
+    lines = [Moved(models[0], task, seeds, share([own])) for task, (seeds, own) in over.items()]
+    if len(over) < 2:
+        return lines
+    return [*lines, Moved(models[0], None, min(n for n, _ in over.values()), share([own for _, own in over.values()]))]
+
+
+def _gains(results: Results, models: tuple[str, str, str], task: str) -> tuple[int, Gains]:
+    """As `_difference`, over the seeds that all three have."""
+    seeds, counts = _paired(results, models, task)
+    metric, draws_of_its_own = results.tasks[task][0], list(results.tasks).index(task)
+    if counts is not None:
+        mine_SEC, donor_SEC, host_SEC = counts
+        return seeds, gains(mine_SEC, donor_SEC, host_SEC, METRICS[metric].value, draws_of_its_own)
+    own, donor, host = (results.mean(name, task, metric) or 0.0 for name in models)
+    return seeds, Gains(np.array([[own - host], [donor - host]]))
 
 
 # ---- parts of a test

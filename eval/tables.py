@@ -1,7 +1,8 @@
 """`python -m eval table`: what rows say together, as tables for a terminal, a browser, a paper or a program."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,8 @@ from tyro.conf import Positional, arg
 from cptjax.command.line import Options
 from cptjax.files import check_out
 from eval.render import NOTHING, RENDERED, Format, Table, csv_lines, percent, put
-from eval.summary import Beside, Part, Results, beside, by_length, by_seen, published, read_results
+from eval.statistics import Share
+from eval.summary import Beside, Moved, Part, Results, beside, by_length, by_seen, moved, published, read_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,19 +24,24 @@ class TableCommand(Options):
     format: Format = "text"
     out: Annotated[Path | None, arg(metavar="FILE")] = None  # without it on the terminal
     baseline: Annotated[str | None, arg(metavar="MODEL")] = None  # to compare the other models with
+    donor: Annotated[str | None, arg(metavar="MODEL")] = None  # whose gain over the baseline others have a share of
     split: str = "test"
 
     def __call__(self, rest: Sequence[str]) -> None:
         """Read, count, write."""
         if not self.rows:
             raise ValueError("no file of rows is given: name at least one")
+        if self.donor and not self.baseline:
+            raise ValueError("--donor is given without --baseline: name the host there, over which it gains")
         check_out(self.out)
         results = read_results(self.rows, self.split)
         compared = beside(results, self.baseline) if self.baseline else []
+        shares = moved(results, self.baseline, self.donor) if self.baseline and self.donor else []
         if self.format == "csv":
-            written = as_csv(results, compared)
+            written = as_csv(results, compared, shares)
         else:
-            written = RENDERED[self.format](tables(results, compared, self.baseline or ""))
+            made = tables(results, compared, self.baseline or "", shares, self.donor or "")
+            written = RENDERED[self.format](made)
         put(written, self.out)
 
 
@@ -46,9 +53,15 @@ def points(share: float) -> str:
     return f"{100 * share:+.2f}"
 
 
-def tables(results: Results, compared: Sequence[Beside] = (), baseline: str = "") -> list[Table]:
+def tables(
+    results: Results,
+    compared: Sequence[Beside] = (),
+    baseline: str = "",
+    shares: Sequence[Moved] = (),
+    donor: str = "",
+) -> list[Table]:
     """All that rows say, in the order in which one asks."""
-    made = [_main(results)]
+    made = [_main(results), _shares(shares, baseline, donor)]
     made += [_compared(results, model, baseline, compared) for model in dict.fromkeys(x.model for x in compared)]
     made += [
         _others(results),
@@ -153,6 +166,29 @@ def _compared(results: Results, model: str, baseline: str, compared: Sequence[Be
     return Table(f"{model} less {baseline}", header, rows, notes)
 
 
+def _shares(shares: Sequence[Moved], host: str, donor: str) -> Table:
+    tasks = Counter(each.model for each in shares)
+    rows = []
+    for each in shares:
+        gain, measured, interval = each.share
+        named = each.task or f"average of {tasks[each.model] - 1} tasks"
+        low_to_high = " to ".join(map(percent, interval)) if interval else NOTHING
+        rows.append([each.model, named, points(gain), percent(measured), low_to_high, str(each.seeds)])
+    notes = [
+        f"Percent: the model less {host}, as a share of the gain, {donor} less {host} in points, over the seeds that "
+        "all three have. The interval holds the shares that chance leaves possible in 95 % of cases, with other "
+        "examples and seeds. Shares of several parts need not add up to 100."
+    ]
+    if any(each.share.measured is None for each in shares):
+        notes.append("NOT GIVEN where the gain is not told from 0: any share of it might be.")
+    if any(each.share.measured is not None and each.share.interval is None for each in shares):
+        notes.append("Without an interval: predictions of all three are not there, nor is it known if the gain is one.")
+    if any(each.seeds == 1 for each in shares):
+        notes.append("ONE SEED: what another would change is not known, and in no interval.")
+    header = ("model", "task", "gain", "share", "95 % interval", "seeds")
+    return Table(f"Share of the gain of {donor} over {host}", header, rows, notes, named=2)
+
+
 def _others(results: Results) -> Table:
     rows = [[task, name, *_scores(results, task, name)] for task, names in results.tasks.items() for name in names[1:]]
     return Table("Other metrics", ("task", "metric", *results.models), rows, named=2)
@@ -185,15 +221,20 @@ def _figure(value: float | None) -> str:
 # ---- for a program
 
 COLUMNS: tuple[str, ...] = ("task", "metric", "part", "size", "model", "mean", "deviation", "seeds")
-COLUMNS += ("paired_seeds", "difference", "low", "high", "p", "p_holm")
+COLUMNS += ("paired_seeds", "difference", "low", "high", "p", "p_holm", "share", "share_low", "share_high")
 
 
-def as_csv(results: Results, compared: Sequence[Beside] = ()) -> str:
+def as_csv(results: Results, compared: Sequence[Beside] = (), shares: Sequence[Moved] = ()) -> str:
     """A line a score: shares from 0 to 1 as they are, of whole tests and of parts; what there is not is empty."""
-    return csv_lines(COLUMNS, _lines(results, {(each.model, each.task): each for each in compared}))
+    of_gain = {(each.model, each.task): each.share for each in shares}
+    return csv_lines(COLUMNS, _lines(results, {(each.model, each.task): each for each in compared}, of_gain))
 
 
-def _lines(results: Results, compared: dict[tuple[str, str | None], Beside]) -> Iterator[dict[str, object]]:
+def _lines(
+    results: Results,
+    compared: Mapping[tuple[str, str | None], Beside],
+    of_gain: Mapping[tuple[str, str | None], Share],
+) -> Iterator[dict[str, object]]:
     for task, names in results.tasks.items():
         for metric, model in ((metric, model) for metric in names for model in results.models):
             kept = [value for value in results.values(model, task, metric).values() if value is not None]
@@ -202,10 +243,11 @@ def _lines(results: Results, compared: dict[tuple[str, str | None], Beside]) -> 
                 line["mean"] = statistics.mean(kept)
             if len(kept) > 1:
                 line["deviation"] = statistics.stdev(kept)
-            yield line | (_of(compared.get((model, task))) if metric == names[0] else {})
+            key = (model, task)
+            yield line | (_of(compared.get(key)) | _share_of(of_gain.get(key)) if metric == names[0] else {})
     for (model, task), each in compared.items():
         if task is None:
-            yield {"task": "average", "model": model} | _of(each)
+            yield {"task": "average", "model": model} | _of(each) | _share_of(of_gain.get((model, None)))
     for part in by_length(results) + by_seen(results):
         for model, share in part.scores.items():
             yield {"task": part.task, "part": part.name, "size": part.size, "model": model, "mean": share}
@@ -223,3 +265,10 @@ def _of(each: Beside | None) -> dict[str, object]:
         "p_holm": each.p_holm,
     }
     return {**what, "paired_seeds": each.seeds}
+
+
+def _share_of(share: Share | None) -> dict[str, object]:
+    if share is None:
+        return {}
+    low, high = share.interval or (None, None)
+    return {"share": share.measured, "share_low": low, "share_high": high}

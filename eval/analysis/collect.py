@@ -5,7 +5,7 @@ N layers, the embeddings the first; B rows, L tokens, T texts (E examples of eva
 
 import hashlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from safetensors.numpy import save_file
 
 from convert import from_hf, library
@@ -95,8 +97,8 @@ def collect(model: Opened, texts: Sequence[str], pooling: Pooling, length: int, 
     """The states of texts, cut to `length` tokens or what the model reads: float32 [N, T, D].
 
     "mean" is over all tokens, "cls" the first one, "token" one drawn by a seed, special ones left out. The last layer
-    comes after the last norm. In the folder `kept` they are read if they are there, else written. Raises ValueError for
-    a broken file, and as `tokenise` does.
+    comes after the last norm. All devices of this process share the rows. In the folder `kept` states are read if they
+    are there, else written. Raises ValueError for a broken file, and as `tokenise` does.
     """
     config, encoder = model.loaded.config, Encoder(model.loaded.folder)
     protocol = Protocol(name="states", max_length=length)
@@ -118,13 +120,26 @@ def collect(model: Opened, texts: Sequence[str], pooling: Pooling, length: int, 
             shown.update()
             return made_NTD[:, number]
 
-        work = partial(pool_layers, model.loaded.model, model.loaded.params)
-        state_NTD = np.stack(by_text(pieces, config.longest_document, work, read), 1)
+        work, devices = _on_all_devices(model.loaded)
+        state_NTD = np.stack(by_text(pieces, config.longest_document, work, read, devices), 1)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with naming(path), written(path) as partial_path:
             save_file({STATES: state_NTD}, partial_path, {"model": model.name, "pooling": pooling})
     return States(state_NTD, cut, longest, tokens)
+
+
+def _on_all_devices(loaded: Loaded) -> tuple[Callable[[Batch], jax.Array], int]:
+    """`pool_layers` of a model with the rows of a batch spread over this process's devices, and how many those are."""
+    devices = jax.local_devices()
+    mesh = jax.make_mesh((len(devices),), ("rows",), axis_types=(AxisType.Auto,), devices=devices)
+    whole, spread = NamedSharding(mesh, P()), NamedSharding(mesh, P("rows"))
+    params = jax.device_put(loaded.params, whole)
+
+    def work(batch: Batch) -> jax.Array:
+        return pool_layers(loaded.model, params, {**batch, "rows": jax.device_put(batch["rows"], spread)})
+
+    return work, len(devices)
 
 
 def _piece(text: Text, pooling: Pooling, before: int, after: int) -> Piece:

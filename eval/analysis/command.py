@@ -1,4 +1,4 @@
-"""`python -m eval cka`: what it takes."""
+"""`python -m eval cka` and `transplant`: what they take."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from eval.plots import FORMATS
 from eval.render import Format
 
 Pooling = Literal["mean", "cls", "token"]
+Component = Literal["attn", "mlp", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +48,20 @@ class CkaCommand(Options):
         from eval.analysis.alike import measure  # late: help is there at once
 
         measure(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransplantCommand(Options):
+    """Model A with layers of model B, as a folder that every other command takes. A model is named as for cka."""
+
+    models: Annotated[Positional[tuple[str, str]], arg(metavar="A B")]
+    layers: Annotated[str, arg(metavar="LIST")]  # such as 0-7,12; or all, or none
+    component: Component = "all"  # of these layers: attention, the feed-forward, each with its norm, or all
+    out: Annotated[Path, arg(metavar="DIR")]
+    overwrite: bool = False  # replace DIR
+
+    def __call__(self, rest: Sequence[str]) -> None:
+        """Make it."""
+        from eval.analysis.transplant import write  # late: help is there at once
+
+        write(self)

@@ -11,7 +11,7 @@ from scipy import stats
 
 from eval import statistics
 from eval.metrics import METRICS
-from eval.statistics import average, difference, holm
+from eval.statistics import Gains, average, difference, gains, holm, share
 
 mean = METRICS["accuracy"].value
 # Standard deviations of what an answer's rightness is made of: example and model, seed and model, all three.
@@ -119,3 +119,73 @@ def test_seeds_add_what_examples_do_not_explain():
     assert np.quantile(noise_R, 0.975) == pytest.approx(stats.t.ppf(0.975, 3) * np.sqrt(1 / 3 / 4), rel=0.05)
     assert not statistics._seed_noise(random, measured_S / 10, drawn_RS).any()
     assert not statistics._seed_noise(random, measured_S[:1], drawn_RS[:, :1]).any()
+
+
+def normal_gains(by_seed: np.ndarray, seed: int = 0) -> Gains:
+    """Of so many examples that only seeds vary: [2, S]."""
+    drawn_2RS = np.repeat(by_seed[:, None], 2000, 1)
+    return Gains(by_seed, drawn_2RS, seed)
+
+
+def fieller(by_seed: np.ndarray) -> tuple[float, float]:
+    """The interval in closed form: roots of (a - s b)^2 = t^2 (v_a - 2 s c + s^2 v_b) (Fieller 1954)."""
+    seeds = by_seed.shape[1]
+    (v_a, c), (_, v_b) = np.cov(by_seed) / seeds
+    a, b, t = *by_seed.mean(1), stats.t.ppf(0.975, seeds - 1)
+    low, high = sorted(np.roots([b**2 - t**2 * v_b, -2 * (a * b - t**2 * c), a**2 - t**2 * v_a]))
+    return low, high
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_interval_of_a_share_is_fiellers(sign):
+    # Broken by: the weights of a falling gain; the ends exchanged; noise of the two apart.
+    by_seed = sign * np.array([[0.01, 0.05, 0.03, 0.04, 0.02], [0.1, 0.12, 0.07, 0.09, 0.11]])
+    made = share([normal_gains(by_seed)])
+    assert made.measured == pytest.approx(0.03 / 0.098) and made.gain == pytest.approx(sign * 0.098)
+    assert made.interval == pytest.approx(fieller(by_seed), abs=0.03)
+
+
+def test_a_share_of_examples_is_fiellers():
+    # Broken by: other examples for the model than for the donor; the host left out of one gain.
+    random = np.random.default_rng(0)
+    model, donor, host = (answers(random, 1, 2000, 0.5, 0, 0, better) for better in (0.2, 0.6, 0))
+    made = share([gains(model, donor, host, mean)])
+    by_example = np.stack([(each - host)[0, :, 0] for each in (model, donor)])
+    assert made.measured == pytest.approx(by_example[0].mean() / by_example[1].mean())
+    assert made.interval == pytest.approx(fieller(by_example), abs=0.03)
+
+
+@pytest.mark.parametrize("varies", ["seeds", "all"])
+@pytest.mark.parametrize("same", ["donor", "host"])
+def test_intervals_of_shares_hold_the_truth(few_draws, varies, same):
+    """A model as good as the donor has all of the gain, one as good as the host nothing of it."""
+    # Broken by: the noise of seeds left out.
+    random = np.random.default_rng(1)
+    better = {"donor": 1.0, "host": 0.0}
+    held = []
+    for seed in range(60):
+        of = [answers(random, 3, 100, *VARIES[varies], better[name]) for name in (same, "donor", "host")]
+        made = share([gains(*of, mean, seed)])
+        if made.interval:
+            held.append(made.interval[0] <= better[same] <= made.interval[1])
+    assert len(held) > 30 and np.mean(held) >= 0.88
+
+
+def test_a_share_of_no_gain_is_not_given(few_draws):
+    # Broken by: the measured share given where no reach suffices; a share of a gain of 0.
+    random = np.random.default_rng(0)
+    model, donor, host = (answers(random, 3, 60, *VARIES["all"], better) for better in (0.5, 0, 0))
+    made = share([gains(model, donor, host, mean)])
+    assert made.measured is None and made.interval is None and abs(made.gain) < 0.2
+    assert share([Gains(np.array([[0.1], [0.0]]))]) == (0, None, None)
+    assert share([gains(donor, donor, host, mean)]).measured is None
+
+
+def test_a_share_over_tasks_is_that_of_the_mean_gains(few_draws):
+    # Broken by: a mean of shares, in which a task without a gain counts as much as any.
+    tasks = [
+        normal_gains(np.array([[0.01, 0.02, 0.03], gain]), seed) for seed, gain in enumerate(([0.3] * 3, [0.01] * 3))
+    ]
+    made = share(tasks)
+    assert made.measured == pytest.approx(0.02 / 0.155) and made.interval is not None
+    assert made.interval[0] < made.measured < made.interval[1]

@@ -72,6 +72,25 @@ def test_states_are_those_of_each_text_alone(folder, name):
     assert made["mean"].state_NTD.dtype == np.float32 and not made["mean"].cut
 
 
+def test_all_devices_share_the_rows_and_the_numbers_stay(folder, monkeypatch):
+    # Broken by: rows that are not spread; at_once of one device for all: a row too few.
+    model, texts = collect.open_model(str(folder / "a")), texts_of(folder)[1:12]
+    on = []
+
+    def seen(network, params, batch, own=collect.pool_layers):
+        on.append(len(batch["rows"][0]["token_BL"].sharding.device_set))
+        return own(network, params, batch)
+
+    made = []
+    for count in (1, 8):
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "local_devices", lambda count=count: jax.devices()[:count])
+            patch.setattr(collect, "pool_layers", seen)
+            made.append(collect.collect(model, texts, "mean", 32).state_NTD)
+    assert {*on} == {1, 8} and len(jax.devices()) == 8
+    np.testing.assert_allclose(*made, rtol=1e-5, atol=1e-6)
+
+
 def test_states_are_kept_by_what_they_are_of(folder, tmp_path, monkeypatch):
     # Broken by: a name without the model's, the texts' or the pooling's part; a file that is not read.
     texts = texts_of(folder)[1:5]
