@@ -25,6 +25,10 @@ COMMANDS = {
     "study": Command(
         "runs beside each other, over seeds, and a page that says what differs", "eval.study.command:StudyCommand"
     ),
+    "needle": Command(
+        "is a sentence in a long text: what a frozen model's state says, by length",
+        "eval.analysis.command:NeedleCommand",
+    ),
     "bench all": Command(
         "what tells most of this device, in the minutes there are", "eval.bench.everything:EverythingBench"
     ),

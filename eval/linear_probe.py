@@ -134,9 +134,7 @@ def fit(head: TextHead, state_MD: np.ndarray, target_MK: np.ndarray, group_M: np
     """The classifier with the least loss of this head on states whose deviation is made 1, with a penalty of squared
     weights, by L-BFGS: for labels of texts what scikit-learn's LogisticRegression finds."""
     width, outputs = state_MD.shape[1], target_MK.shape[1]
-    mean_D, deviation_D = state_MD.mean(0), state_MD.std(0)
-    same_D = deviation_D <= SAME * np.abs(mean_D)  # a first token's embedding, in every text
-    deviation_D[same_D] = 1
+    mean_D, deviation_D = moments(state_MD)
     terms = target_MK.size if head.right == "any" else len(np.unique(group_M))  # that the loss is the mean of
     data = jax.device_put(((state_MD - mean_D) / deviation_D, target_MK, group_M.astype(np.int32)))
 
@@ -150,6 +148,14 @@ def fit(head: TextHead, state_MD: np.ndarray, target_MK: np.ndarray, group_M: np
     weight_DK = best.reshape(width + 1, outputs)[:-1] / deviation_D[:, None]
     bias_K = best[-outputs:] - mean_D @ weight_DK
     return Linear(weight_DK.astype(np.float32), bias_K.astype(np.float32))
+
+
+def moments(state_MD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the deviation of states, which is 1 where they are the same but for rounding."""
+    mean_D, deviation_D = state_MD.mean(0), state_MD.std(0)
+    same_D = deviation_D <= SAME * np.abs(mean_D)  # a first token's embedding, in every text
+    deviation_D[same_D] = 1
+    return mean_D, deviation_D
 
 
 @partial(jax.jit, static_argnums=0)

@@ -93,8 +93,20 @@ def weights_hash(params: Any) -> str:
     return digest.hexdigest()
 
 
-def collect(model: Opened, texts: Sequence[str], pooling: Pooling, length: int, kept: Path | None = None) -> States:
+def collect(
+    model: Opened,
+    texts: Sequence[str],
+    pooling: Pooling,
+    length: int,
+    kept: Path | None = None,
+    *,
+    second: Sequence[str | None] | None = None,
+    first_layer: int = 0,
+) -> States:
     """The states of texts, cut to `length` tokens or what the model reads: float32 [N, T, D].
+
+    A text may have a `second` beside it, and is read as a pair. Layers before `first_layer` are left out: -1 is the
+    last.
 
     "mean" is over all tokens, "cls" the first one, "token" one drawn by a seed, special ones left out. The last layer
     comes after the last norm. All devices of this process share the rows. In the folder `kept` states are read if they
@@ -102,15 +114,16 @@ def collect(model: Opened, texts: Sequence[str], pooling: Pooling, length: int, 
     """
     config, encoder = model.loaded.config, Encoder(model.loaded.folder)
     protocol = Protocol(name="states", max_length=length)
-    split = tokenise(encoder, config, [Example("", text, Answer()) for text in texts], "single_label", protocol)
+    pairs = zip(texts, second or [None] * len(texts), strict=True)
+    examples = [Example("", text, Answer(), second=other) for text, other in pairs]
+    split = tokenise(encoder, config, examples, "single_label", protocol)
     before, after = map(len, encoder.around_one())
     pieces = [_piece(text, pooling, before, after) for text in split.texts]
     cut, longest = int(split.truncated_E.sum()), min(length, config.longest_document)
     tokens = _hash(piece.text.token_L for piece in pieces)
     pooled = _hash(piece.targets.of_tokens["pooled"] for piece in pieces)
-    path = (
-        kept and kept / f"{hash_of([model.weights, asdict(config)])[:16]}-{hash_of([tokens, pooled])[:16]}.safetensors"
-    )
+    of_model, of_texts = hash_of([model.weights, asdict(config)]), hash_of([tokens, pooled, first_layer])
+    path = kept and kept / f"{of_model[:16]}-{of_texts[:16]}.safetensors"
     if path and path.is_file():
         with from_hf.opened(path) as tensors:
             return States(tensors.get_tensor(STATES), cut, longest, tokens)
@@ -118,7 +131,7 @@ def collect(model: Opened, texts: Sequence[str], pooling: Pooling, length: int, 
 
         def read(made_NTD: np.ndarray, number: int, row: int, start: int, text: Text) -> np.ndarray:
             shown.update()
-            return made_NTD[:, number]
+            return made_NTD[first_layer:, number]
 
         work, devices = _on_all_devices(model.loaded)
         state_NTD = np.stack(by_text(pieces, config.longest_document, work, read, devices), 1)

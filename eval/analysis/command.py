@@ -1,4 +1,4 @@
-"""`python -m eval cka` and `transplant`: what they take."""
+"""`python -m eval cka`, `transplant` and `needle`: what they take."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,3 +65,38 @@ class TransplantCommand(Options):
         from eval.analysis.transplant import write  # late: help is there at once
 
         write(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedleCommand(Options):
+    """Whether a sentence is in a long text, read from the state of a frozen model by a probe of two layers. A model is
+    named as for cka."""
+
+    models: Annotated[Positional[str], arg(metavar="MODEL[,MODEL...]")]
+    text: str  # what pairs are made of: a file, a folder, a pattern, a data set
+    text_field: str = "text"  # column that holds the text
+    lengths: str = "512,1024,2048,4096,8192"  # tokens of a row: both texts of a pair, and what stands around them
+    pairs: int = 1500  # of each length; 70 % train the probe, 15 % choose it, 15 % are asked
+    pooling: Literal["cls", "mean"] = "cls"  # the state of the first token, or the mean of all
+    seeds: int = 5  # trainings of the probe
+    seed: int = 0  # of the pairs
+    states: Annotated[Path | None, arg(metavar="DIR")] = None  # where states are kept, and read again
+    format: Format = "text"
+    out: Annotated[Path | None, arg(metavar="FILE")] = None  # of the tables; without it on the terminal
+    json: Annotated[Path | None, arg(metavar="FILE")] = None  # every number
+    plot: Annotated[Path | None, arg(metavar="FILE.png|svg|pdf")] = None
+
+    def __call__(self, rest: Sequence[str]) -> None:
+        """Measure."""
+        for name, least in (("pairs", 40), ("seeds", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} is {getattr(self, name)}: at least {least}")
+        if self.plot and self.plot.suffix not in FORMATS:
+            raise ValueError(f"{self.plot} ends in none of {', '.join(FORMATS)}")
+        if self.states and self.states.is_file():
+            raise NotADirectoryError(f"{self.states} is a file: name a folder for --states")
+        for path in (self.out, self.json, self.plot):
+            check_out(path)
+        from eval.analysis.needle import measure  # late: help is there at once
+
+        measure(self)
