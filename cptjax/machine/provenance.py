@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+SOURCES = tuple(f":/{package}/*.py" for package in ("cptjax", "configs", "convert", "eval"))  # as git names them
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
@@ -21,8 +22,9 @@ def _version(package: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """Commit of the code, with `+changes` when the tree differs from it; None where git does not keep it: outside a
-    repository, or installed inside of somebody else's."""
+    """Commit of the code, with `+changes` when a file that git keeps differs from it, or a source is new: runs and
+    stores that lie beside it are no part of the code. None where git does not keep it: outside a repository, or
+    installed inside of somebody else's."""
     here = Path(__file__)
 
     def git(*arguments: str) -> str:
@@ -31,6 +33,8 @@ def git_commit() -> str | None:
 
     try:
         git("ls-files", "--error-unmatch", here.name)
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        new = git("ls-files", "--others", "--exclude-standard", "--", *SOURCES)
+        return git("rev-parse", "HEAD") + ("+changes" if changes or new else "")
     except (OSError, subprocess.CalledProcessError):
         return None

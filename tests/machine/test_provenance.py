@@ -16,8 +16,10 @@ def test_versions_are_those_of_the_packages_in_use():
 
 
 def test_the_commit_is_that_of_the_code_and_says_what_differs(tmp_path, monkeypatch):
-    # Broken by: no `git status`, cwd left out, no `git ls-files`.
-    code = tmp_path / "provenance.py"
+    # Broken by: no `git status`, cwd left out, no `git ls-files` of either kind; no --untracked-files=no; SOURCES without
+    # ":/", or of "*.py".
+    code = tmp_path / "cptjax" / "machine" / "provenance.py"
+    code.parent.mkdir(parents=True)
     monkeypatch.setattr(provenance, "__file__", str(code))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
 
@@ -37,6 +39,15 @@ def test_the_commit_is_that_of_the_code_and_says_what_differs(tmp_path, monkeypa
     git("add", ".")
     git("commit", "-qm", "first")
     commit = git("rev-parse", "HEAD").strip()
+    assert provenance.git_commit() == commit
+    (tmp_path / "my_run").mkdir()
+    for beside in ("my_run/config.json", "study.py", "cptjax/notes.txt"):
+        (tmp_path / beside).write_text("")
+    assert provenance.git_commit() == commit
+    (new := tmp_path / "eval" / "tasks" / "mine.py").parent.mkdir(parents=True)
+    new.write_text("")
+    assert provenance.git_commit() == f"{commit}+changes"
+    new.unlink()
     assert provenance.git_commit() == commit
     code.write_text("b")
     assert provenance.git_commit() == f"{commit}+changes"
