@@ -20,7 +20,7 @@ from cptjax.command.bar import bar
 from cptjax.command.errors import reading
 from cptjax.command.escape import printable
 from cptjax.data.tokenizer import load_tokenizer, special_tokens
-from cptjax.files import new_folder, read_json, write_json
+from cptjax.files import naming, new_folder, read_json, write_json, written
 from cptjax.run import checkpoint
 from cptjax.run.checkpoint import ReadParameter
 from cptjax.shape import ModelConfig
@@ -176,13 +176,14 @@ def write_weights(
 
 
 def write_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write one safetensors file. Raises OSError when the disk refuses it."""
-    try:
-        save_file(arrays, path, metadata=metadata)
-    except SafetensorError as error:
-        raise OSError(f"cannot write {path}: {error}") from error
-    os.umask(mask := os.umask(0))
-    path.chmod(0o666 & ~mask)  # the library lets nobody else read it
+    """Write one safetensors file, whole or not at all. Raises OSError when the disk refuses it."""
+    with naming(path), written(path) as partial:
+        try:
+            save_file(arrays, partial, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        os.umask(mask := os.umask(0))
+        partial.chmod(0o666 & ~mask)  # the library lets nobody else read it
 
 
 def write_config(

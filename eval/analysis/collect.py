@@ -15,14 +15,14 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from safetensors.numpy import save_file
 
 from convert import from_hf, library
 from convert.library import Loaded
+from convert.to_hf import write_tensors
 from cptjax import heads
 from cptjax.command.bar import bar
 from cptjax.data.tokenizer import Encoder
-from cptjax.files import hash_of, naming, written
+from cptjax.files import hash_of
 from cptjax.model import Encoder as Network
 from cptjax.run import checkpoint
 from cptjax.sharding import parameter_path
@@ -137,8 +137,7 @@ def collect(
         state_NTD = np.stack(by_text(pieces, config.longest_document, work, read, devices), 1)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with naming(path), written(path) as partial_path:
-            save_file({STATES: state_NTD}, partial_path, {"model": model.name, "pooling": pooling})
+        write_tensors(path, {STATES: state_NTD}, {"model": model.name, "pooling": pooling})
     return States(state_NTD, cut, longest, tokens)
 
 

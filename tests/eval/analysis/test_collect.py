@@ -92,7 +92,8 @@ def test_all_devices_share_the_rows_and_the_numbers_stay(folder, monkeypatch):
 
 
 def test_states_are_kept_by_what_they_are_of(folder, tmp_path, monkeypatch):
-    # Broken by: a name without the model's, the texts' or the pooling's part; a file that is not read.
+    # Broken by: a name without the model's, the texts' or the pooling's part; a file that is not read; save_file for
+    # write_tensors, whose files only their owner reads.
     texts = texts_of(folder)[1:5]
     first, second = (collect.open_model(str(folder / name)) for name in "ab")
     made = collect.collect(first, texts, "mean", 32, tmp_path / "states")
@@ -102,6 +103,8 @@ def test_states_are_kept_by_what_they_are_of(folder, tmp_path, monkeypatch):
     collect.collect(first, texts, "cls", 32, tmp_path / "states")
     files = sorted((tmp_path / "states").iterdir())
     assert len(files) == 4 and {path.suffix for path in files} == {".safetensors"}
+    (plain := tmp_path / "plain").touch()
+    assert {path.stat().st_mode for path in files} == {plain.stat().st_mode}
     with monkeypatch.context() as patch:
         patch.setattr(collect, "by_text", None)  # it is not computed again
         again = collect.collect(first, texts, "mean", 32, tmp_path / "states")
