@@ -35,7 +35,7 @@ from cptjax.sharding import Mesh
 from cptjax.step import TrainState
 from cptjax.train import train
 from tests.fixtures_run import CONFIG, ROOT, command, events, sick_row, small_run
-from tests.fixtures_text import WORDS, make_store
+from tests.fixtures_text import WORDS, make_store, make_tokenizer
 
 
 def test_killed_runs_go_on_bit_for_bit(store, finished, tmp_path, two_devices, monkeypatch):
@@ -215,9 +215,15 @@ def test_a_run_that_cannot_work_is_refused_before_it_writes(store, tmp_path, two
     assert not (tmp_path / "run").exists()
 
 
+def without_the_hub(monkeypatch):
+    """Here, and in the processes that are started."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
 def test_a_start_that_cannot_be_converted_leaves_nothing(store, tmp_path, two_devices, monkeypatch, capfd):
     # Broken by: check=True left out of convert_weights.
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    without_the_hub(monkeypatch)
     with pytest.raises(subprocess.CalledProcessError) as caught:
         train(small_run(store, model=None, init="nowhere"), tmp_path / "run")
     assert caught.value.returncode == 2 and capfd.readouterr().err.startswith("error: nowhere is no")
@@ -292,6 +298,7 @@ def test_a_refused_first_attempt_leaves_no_model_behind(store, finished, tmp_pat
             raise mistakes.pop()
 
     monkeypatch.setattr(subprocess, "run", convert)
+    without_the_hub(monkeypatch)
     monkeypatch.setattr("cptjax.run.set_up._check_memory", check)
     run, folder = small_run(store, model=None, init="other"), tmp_path / "run"
     with pytest.raises(ValueError, match="nowhere is not a token store"):
@@ -304,6 +311,25 @@ def test_a_refused_first_attempt_leaves_no_model_behind(store, finished, tmp_pat
         with pytest.raises(KeyboardInterrupt):
             train(run, folder)
     assert converted == [["convert", "from-hf", "other", str(folder / "init"), "--overwrite"]] * 2
+
+
+@pytest.mark.parametrize("on_the_hub", [False, True])
+def test_a_model_of_another_tokenizer_is_refused_before_it_is_converted(store, tmp_path, two_devices, monkeypatch, on_the_hub):
+    # Broken by: no check_tokenizer in convert_weights; Path(run.init) for what is on the Hub.
+    make_tokenizer(tmp_path / "other", seed_text="some other words")
+    fetched = []
+
+    def fetch(name, patterns):
+        assert not any("safetensors" in pattern for pattern in patterns)
+        fetched.append(name)
+        return tmp_path / "other"
+
+    monkeypatch.setattr("cptjax.machine.hub.fetch", fetch)
+    monkeypatch.setattr(subprocess, "run", None)  # nothing is converted
+    init = "some/encoder" if on_the_hub else str(tmp_path / "other")
+    with pytest.raises(ValueError, match=rf"store and the model {init} do not share one tokenizer \(tokenizer_sha256"):
+        train(small_run(store, model=None, init=init), tmp_path / "run")
+    assert fetched == ["some/encoder"] * on_the_hub and not (tmp_path / "run").exists()
 
 
 def refused(run: Run, folder: Path, words: str) -> None:

@@ -508,13 +508,13 @@ def path_keys(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(entry.key for entry in path)
 
 
-def own_vocabulary(folder: Path) -> dict[str, Any]:
-    """What the tokenizer that a run folder carries says, by field of a store's manifest; {} when it carries none.
+def own_vocabulary(tokenizer: Path) -> dict[str, Any]:
+    """What the tokenizer of a model says, by field of a store's manifest; {} when the folder holds none.
 
     Of a tokenizer.json alone its hash: no other file names its special tokens, so the store's may.
     """
-    path = folder / TOKENIZER / "tokenizer.json"
+    path = tokenizer / "tokenizer.json"
     if not path.is_file():
         return {}
-    alone = not any((path.parent / name).is_file() for name in NAMING)
-    return {"tokenizer_sha256": sha256(path)} if alone else Encoder(path.parent).vocabulary
+    alone = not any((tokenizer / name).is_file() for name in NAMING)
+    return {"tokenizer_sha256": sha256(path)} if alone else Encoder(tokenizer).vocabulary

@@ -119,7 +119,13 @@ def set_up(inputs: Inputs) -> Setting:
             f"data.sequence_length {run.data.sequence_length} is longer than the model's {config.longest_document} "
             "positions"
         )
-    _check_vocabulary(run, config, manifests, inputs.start if given else None)
+    check_tokenizer(inputs, inputs.start, inputs.start / checkpoint.TOKENIZER if given else None)
+    for store, held in manifests.items():
+        if held.vocab_size > config.vocab_size:
+            raise ValueError(
+                f"the tokenizer of {store} has {held.vocab_size} ids, the model only {config.vocab_size}: "
+                "use the model's own tokenizer"
+            )
     manifest = next(iter(manifests.values()))
     ids = manifest.mask_token_id, manifest.special_token_ids, manifest.pad_token_id
     sentences = None
@@ -171,18 +177,15 @@ def micro_batches(run: Run, mesh: sharding.AnyMesh) -> int:
     return run.data.global_batch_size // (run.device_batch_size * spread)
 
 
-def _check_vocabulary(run: Run, config: ModelConfig, manifests: dict[str, Manifest], origin: Path | None) -> None:
-    said = {store: manifest.vocabulary for store, manifest in manifests.items()}
-    if origin is not None:
-        said[f"the model {origin}"] = checkpoint.own_vocabulary(origin)
+def check_tokenizer(inputs: Inputs, model: Path | str, tokenizer: Path | None) -> None:
+    """Raise ValueError where the stores of a run, or the tokenizer of the model that it begins with, are of two
+    tokenizers, or of one that cannot do what a phase asks."""
+    said = {store: manifest.vocabulary for store, manifest in inputs.manifests.items()}
+    if tokenizer is not None:
+        said[f"the model {model}"] = checkpoint.own_vocabulary(tokenizer)
     check_one_tokenizer(said)
-    for store, manifest in manifests.items():
-        if manifest.vocab_size > config.vocab_size:
-            raise ValueError(
-                f"the tokenizer of {store} has {manifest.vocab_size} ids, the model only {config.vocab_size}: "
-                "use the model's own tokenizer"
-            )
-        if manifest.mask_token_id is None and any(phase.objective.kind == "mlm" for phase in run.phases):
+    for store, manifest in inputs.manifests.items():
+        if manifest.mask_token_id is None and any(phase.objective.kind == "mlm" for phase in inputs.run.phases):
             raise ValueError(f"the tokenizer of {store} has no mask token, which an mlm phase needs")
 
 

@@ -1,5 +1,6 @@
 """How a run begins: what its folder says of itself, and the state before its first step."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -12,13 +13,13 @@ import jax
 from cptjax.command import errors
 from cptjax.command.escape import say
 from cptjax.config import Run, to_dict
-from cptjax.files import read_json, write_json
-from cptjax.machine import processes
+from cptjax.files import TOKENIZER_FILES, read_json, write_json
+from cptjax.machine import hub, processes
 from cptjax.model import init_params
 from cptjax.run import checkpoint
 from cptjax.run.recorder import nothing_spent
 from cptjax.run.resume import Resumption, leave_behind
-from cptjax.run.set_up import Inputs, Setting
+from cptjax.run.set_up import Inputs, Setting, check_tokenizer
 from cptjax.run.update import state_shapes, state_shardings
 from cptjax.step import TrainState, init_state
 
@@ -35,11 +36,15 @@ def convert_weights(inputs: Inputs) -> None:
     """Bring what `run.init` names into our own form, beside the run, where it is a Hugging Face folder or id.
 
     Anew until the run has written its folder, for an attempt that was refused may have left another model there.
-    As a user would, and on the CPU: this process has the devices.
+    As a user would, and on the CPU: this process has the devices. It may take minutes, so a tokenizer that is not the
+    stores' is refused before, by ValueError.
     """
     run = inputs.run
     if inputs.resumption.begun or run.branch or run.init is None or (Path(run.init) / checkpoint.MODEL).exists():
         return
+    source = Path(run.init)
+    with contextlib.suppress(FileNotFoundError):  # the conversion says what else there is not
+        check_tokenizer(inputs, run.init, source if source.is_dir() else hub.fetch(run.init, TOKENIZER_FILES))
     command = errors.own_command("convert", "from-hf", run.init, str(inputs.start), "--overwrite")
     subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
 
