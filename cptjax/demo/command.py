@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from cptjax.command.line import Options
 
@@ -11,9 +12,11 @@ from cptjax.command.line import Options
 class Demo(Options):
     """The whole story on this machine in minutes."""
 
-    workdir: Path = Path("runs/demo")  # made anew
+    workdir: Path = Path("runs/demo")  # made anew, unless this very demo was interrupted there
     text: tuple[Path, ...] = ()  # your own text instead of the demo's
     init: str | None = None  # your own encoder, a folder or Hub id, instead of a small one that the demo trains
+
+    goes_on: ClassVar[bool] = True
 
     def __call__(self, rest: Sequence[str]) -> None:
         """Run it."""

@@ -9,10 +9,12 @@ is worth: entities found by the start, the adapted model and a twin that was ada
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -25,12 +27,13 @@ from cptjax.data.store import Store
 from cptjax.data.tokenizer import load_tokenizer, special_tokens
 from cptjax.demo import grammar, task
 from cptjax.families import encoder
-from cptjax.files import write_json
+from cptjax.files import read_json, write_json, written
 from cptjax.model import encode
 from cptjax.run import checkpoint
 from cptjax.run.events import read_events
 from cptjax.shape import Precision
 
+MARK = "demo.json"  # in a demo's folder: what was asked for
 DOCUMENTS: dict[grammar.Domain, int] = {"general": 8000, "clinical": 6000}
 VOCABULARY = 4096
 SPECIAL = {
@@ -48,27 +51,38 @@ BRIEF = ("--phases.0.tokens", 250_000, "--phases.1.tokens", 200_000)
 SEEDS = 3  # of each fine-tuning
 CHANGES = ("steps=20", "evaluate_every=20", "texts_per_step=8")  # in the protocol of a fine-tuning
 RATE = 1e-3  # learning rate of it for the demo's encoder, which is small
+TOLD = 3.0  # seconds after Ctrl-C in which a command that the terminal told of it, too, has ended, or saves
 PROBES = 5  # sentences of the user's own held-out text in which a word is guessed
 
 
 def demo(folder: Path, text: Sequence[Path], init: str | None = None) -> None:
-    """Run everything under `folder` (made anew) and print what came of it.
+    """Run everything under `folder` and print what came of it. The same demo goes on where it was interrupted, any
+    other one is made anew.
 
     Raises ValueError when `folder` exists and is not an earlier demo, CalledProcessError when a step fails.
     """
     began = time.perf_counter()
-    _make_anew(folder, text, init)
+    asked = {"workdir": str(folder), "text": [str(path) for path in text], "init": init}
+    _check(folder, text, init)
+    mark = folder / MARK
+    if mark.exists() and read_json(mark) == asked:
+        say(f"goes on with the demo that was interrupted in {folder}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(mark, asked)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))  # the twin has programs of the adapted
-    sources = own_text(text, folder / "text") if text else write_text(folder / "text")
+    _make(folder / "text", partial(own_text, text) if text else write_text)
+    sources = {domain: folder / "text" / ("own.jsonl" if text else f"{domain}.jsonl") for domain in DOCUMENTS}
     start, store, models = folder / "start", folder / "store_clinical", folder / "models"
     source = init or base_encoder(sources, folder, models / "start")
     _head("the pipeline: Hugging Face folder and text -> CLM detour -> masked decay -> Hugging Face folder")
-    _run("convert", "from-hf", source, start)
+    _run("convert", "from-hf", source, start, makes=start)
     _prepare(sources["clinical"], start / checkpoint.TOKENIZER, store)
     rates = ("--phases.0.schedule.peak", PEAK, "--phases.1.schedule.peak", PEAK) if init else ()
     adapting = (store, "--init", start, *rates, *(() if text else BRIEF))
     _train("configs/tiny.py", folder / "adapted", *adapting)
-    _run("convert", "to-hf", folder / "adapted", models / "adapted")
+    _export(folder / "adapted", models / "adapted")
     _run("convert", "parity", models / "adapted", folder / "adapted")
 
     _head("what it changed")
@@ -78,17 +92,17 @@ def demo(folder: Path, text: Sequence[Path], init: str | None = None) -> None:
     if not text:
         _head("the matched baseline: all the same, but masked language modelling instead of the CLM detour")
         _train("configs/tiny.py", folder / "twin", *adapting, "--mlm-twin")
-        _run("convert", "to-hf", folder / "twin", models / "twin")
+        _export(folder / "twin", models / "twin")
         if init:
-            _run("convert", "to-hf", start, models / "start")
+            _export(start, models / "start")
         score(folder, [models / name for name in ("start", "adapted", "twin")], PEAK if init else RATE)
+    write_json(mark, {**asked, "finished": True})
     seconds = time.perf_counter() - began
     say(f"\n{seconds:.0f} s in all; plot: {folder / 'adapted' / 'plot.png'}; model: {models / 'adapted'}")
 
 
-def _make_anew(folder: Path, text: Sequence[Path], init: str | None) -> None:
-    mark = folder / "demo.json"
-    if folder.exists() and not mark.exists():
+def _check(folder: Path, text: Sequence[Path], init: str | None) -> None:
+    if folder.exists() and not (folder / MARK).exists():
         raise ValueError(f"{folder} exists and is not an earlier demo: choose another --workdir")
     for path in text:
         if not path.exists():
@@ -98,15 +112,20 @@ def _make_anew(folder: Path, text: Sequence[Path], init: str | None) -> None:
     for path in (*text, *map(Path, [init] if init else [])):
         if path.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{path} lies in {folder}, which the demo makes anew: choose another --workdir")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    write_json(mark, {"text": [str(path) for path in text]})
+
+
+def _make(path: Path, make: Callable[[Path], object]) -> None:
+    """Have `make` write this folder, unless it did before."""
+    if not path.exists():
+        with written(path) as whole:
+            make(whole)
 
 
 def score(folder: Path, models: Sequence[Path], rate: float) -> None:
     """Fine-tune each model with three seeds to find diagnoses and drugs, and print how well each does."""
     _head("what it is worth: diagnoses and drugs found in new notes, half of them with names that no training note has")
-    notes, rows = task.write_task(folder / "task"), folder / "rows.jsonl"
+    notes, rows = folder / "task", folder / "rows.jsonl"
+    _make(notes, task.write_task)
     among = ("--model", ",".join(map(str, models)), "--task", f"demo={notes}", "--seeds", SEEDS, "--out", rows)
     _run("eval", "run", *among, "--protocol", "cpu", "--change", *CHANGES, f"learning_rate={rate}")
     _run("eval", "table", rows)
@@ -116,12 +135,12 @@ def base_encoder(sources: dict[str, Path], folder: Path, out: Path) -> Path:
     """Train a tokenizer, and on general text a small encoder; returns `out`, its Hugging Face folder."""
     own_tokenizer, store = folder / "tokenizer", folder / "store_general"
     _head("text -> token store, with a tokenizer trained on it")
-    train_tokenizer(_texts(sources), own_tokenizer)
+    _make(own_tokenizer, partial(train_tokenizer, _texts(sources)))
     _prepare(sources["general"], own_tokenizer, store)
     _head("a small base encoder, by masked language modelling")
     vocab_size = -(-load_tokenizer(own_tokenizer).get_vocab_size() // 64) * 64
     _train("configs/tiny_base.py", folder / "base", store, "--model.vocab-size", vocab_size)
-    _run("convert", "to-hf", folder / "base", out)
+    _export(folder / "base", out)
     return out
 
 
@@ -129,38 +148,60 @@ def _head(what: str) -> None:
     say(f"\n== {what}")
 
 
-def _run(module: str, *arguments: object, lines: int | None = None) -> None:
-    """Run one of our commands as a user would, and show it, with the last `lines` of what it prints."""
+def _run(module: str, *arguments: object, makes: Path | None = None, lines: int | None = None) -> None:
+    """Run one of our commands as a user would, and show it, with the last `lines` of what it prints; unless what it
+    `makes`, whole or not at all, is there.
+
+    Ctrl-C and SIGTERM are passed on, and it ends in its own time: a training saves first.
+    """
     words = ["-m", module, *map(str, arguments)]
-    say(" ".join(["$ python", *words]))
-    done = subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE if lines else None, text=True)
+    done = makes is not None and makes.exists()
+    say(" ".join(["$ python", *words, *["  # done before"] * done]))
+    if done:
+        return
+    child = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE if lines else None, text=True)
+    try:
+        printed, _ = child.communicate()
+    except KeyboardInterrupt:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)  # a terminal tells the command of one more, too
+        try:
+            child.wait(TOLD)
+        except subprocess.TimeoutExpired:
+            child.terminate()  # to a training that saves already it is nothing new
+            child.wait()
+        raise
+    if child.returncode:
+        raise subprocess.CalledProcessError(child.returncode, child.args)
     if lines:
-        say("\n".join(done.stdout.splitlines()[-lines:]))
+        say("\n".join(printed.splitlines()[-lines:]))
+
+
+def _export(run: Path, out: Path) -> None:
+    _run("convert", "to-hf", run, out, makes=out)
 
 
 def _prepare(path: Path, tokenizer: Path, store: Path) -> None:
     with open(path) as stream:
         share = max(HELD_OUT, min(0.2, FEW * HELD_OUT / sum(1 for _ in stream)))
     words = ("--source", path, "--tokenizer", tokenizer, "--out", store, "--held-out", f"{share:.3f}")
-    _run("cptjax", "prepare", *words, lines=1)  # not the whole report
+    _run("cptjax", "prepare", *words, makes=store, lines=1)  # not the whole report
 
 
 def _train(config: str, folder: Path, store: Path, *overrides: object) -> None:
     data = ("--data.stores", store, 1, "--held-out", store / "held_out")
-    _run("cptjax", "train", config, "--workdir", folder, *data, *overrides)
+    _run("cptjax", "train", config, "--workdir", folder, *data, *overrides, makes=folder / "run.json")
 
 
-def write_text(folder: Path) -> dict[str, Path]:
+def write_text(folder: Path) -> None:
     """Write the grammar's documents, one JSONL file per domain."""
     folder.mkdir()
-    return {
-        domain: _write(folder / f"{domain}.jsonl", (each.text for each in grammar.documents(seed, count, domain)))
-        for seed, (domain, count) in enumerate(DOCUMENTS.items())
-    }
+    for seed, (domain, count) in enumerate(DOCUMENTS.items()):
+        _write(folder / f"{domain}.jsonl", (each.text for each in grammar.documents(seed, count, domain)))
 
 
-def own_text(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
-    """Write the user's paragraphs, or lines where there are few, as one JSONL file for both models.
+def own_text(paths: Sequence[Path], folder: Path) -> None:
+    """Write the user's paragraphs, or lines where there are few, as one JSONL file.
 
     Raises ValueError when there is too little to hold some of it out.
     """
@@ -170,12 +211,11 @@ def own_text(paths: Sequence[Path], folder: Path) -> dict[str, Path]:
     if len(pieces) < FEW // 3:
         raise ValueError(f"{len(pieces)} lines of text are too few for a demo: give at least {FEW // 3}")
     folder.mkdir()
-    return dict.fromkeys(DOCUMENTS, _write(folder / "own.jsonl", pieces))
+    _write(folder / "own.jsonl", pieces)
 
 
-def _write(path: Path, texts: Iterable[str]) -> Path:
+def _write(path: Path, texts: Iterable[str]) -> None:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return path
 
 
 def _texts(sources: dict[str, Path]) -> Iterable[str]:
