@@ -2,6 +2,7 @@
 they do it: their help is there at once."""
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,10 +64,13 @@ class Bench(Options):
     out: Path | None = None  # JSON file
 
     bench: ClassVar[str]  # the file beside this one whose `run` measures
+    needs: ClassVar[str | None] = None  # a package that nothing else asks for
 
     def __call__(self, rest: Sequence[str]) -> None:
-        """Measure, once the file can be written."""
+        """Measure, once the file can be written. Raises ValueError where a package is not there."""
         check_out(self.out)
+        if self.needs is not None and importlib.util.find_spec(self.needs) is None:
+            raise ValueError(f"bench {self.bench} needs {self.needs}, which is not here: pip install {self.needs}")
         self.work()
 
     def work(self) -> None:
@@ -133,6 +137,7 @@ class CompareBench(ModelBench, TimedBench):
     plot_file: Annotated[Path | None, arg(name="plot", metavar="FILE.png")] = None  # speed and memory by length
 
     bench: ClassVar[str] = "compare"
+    needs: ClassVar[str | None] = "torch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +155,7 @@ class FinetuneBench(TimedBench):
     rounds: Count = 30  # steps that are timed
 
     bench: ClassVar[str] = "finetune"
+    needs: ClassVar[str | None] = "torch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +165,7 @@ class RoundingBench(ModelBench):
     shapes: Annotated[tuple[tuple[int, int], ...], written_shapes("ROWSxTOKENS")] = ((1, 512),)
 
     bench: ClassVar[str] = "rounding"
+    needs: ClassVar[str | None] = "torch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +173,7 @@ class ConvertBench(TimedBench):
     """A conversion, beside transformers'."""
 
     bench: ClassVar[str] = "convert"
+    needs: ClassVar[str | None] = "torch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,3 +193,4 @@ class PrepareBench(TimedBench):
     tokenizer: Path  # folder with tokenizer.json
 
     bench: ClassVar[str] = "prepare"
+    needs: ClassVar[str | None] = "psutil"
