@@ -3,11 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from convert import from_hf
-from cptjax.corpus.formats import Reading
 from cptjax.corpus.sources import read_documents
 from cptjax.data.tokenizer import Encoder
 from cptjax.shape import ModelConfig
@@ -96,16 +96,16 @@ def _words(asked: ProbeCommand, models: Sequence[Model], notes: list[str]) -> li
             raise ValueError(f"{model.name} has no mask token: name mask_token in its tokenizer_config.json")
     if len({model.encoder.vocabulary["tokenizer_sha256"] for model in can}) > 1:
         notes.append("The tokenizers differ, and so do their tokens: compare the loss of a word.")
-    general = None if asked.general is None else count_words(_read(asked, asked.general, notes))
-    return draw(_read(asked, asked.text or "", notes), asked.words, asked.length, general)
+    general = count_words(_read(asked, asked.general, notes)) if asked.general else None
+    return draw(_read(asked, asked.text, notes), asked.words, asked.length, general)
 
 
-def _read(asked: ProbeCommand, source: str, notes: list[str]) -> list[str]:
-    """The documents of a source, up to MOST_CHARACTERS."""
+def _read(asked: ProbeCommand, sources: Sequence[str], notes: list[str]) -> list[str]:
+    """The documents of sources, up to MOST_CHARACTERS."""
     texts, characters = [], 0
-    for text in read_documents(source, Reading(text_field=asked.text_field)):
+    for text in chain.from_iterable(read_documents(source, asked.reading) for source in sources):
         if characters >= MOST_CHARACTERS:
-            notes.append(f"Of {source} the first {characters:,} characters are read, and no more.")
+            notes.append(f"Of {','.join(sources)} the first {characters:,} characters are read, and no more.")
             break
         texts.append(text)
         characters += len(text)

@@ -33,7 +33,8 @@ WRITTEN: dict[Any, tuple[str, Callable[[str], Any]]] = {  # how values are writt
 }
 
 
-def _written(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+def written_values(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """A rule of `Options.rules`: values of these types are one word."""
     if kind.type not in WRITTEN:
         return None
     metavar, parse = WRITTEN[kind.type]
@@ -43,6 +44,14 @@ def _written(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
 @dataclass(frozen=True)
 class _Reading(Reading):
     fields: Suppress[tuple[str, ...]] = ()  # follow from other options
+
+
+@dataclass(frozen=True)
+class TextReading(_Reading):
+    """How rows become texts, where nothing but the text is wanted of them."""
+
+    id_field: Suppress[str | None] = None
+    weight_field: Suppress[str | None] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +73,7 @@ class Prepare(Options):
     overwrite: bool = False  # replace OUT
 
     goes_on: ClassVar[bool] = True
-    rules: ClassVar[tuple[Any, ...]] = (_written,)
+    rules: ClassVar[tuple[Any, ...]] = (written_values,)
 
     @classmethod
     def passes_on(cls, words: Sequence[str]) -> bool:

@@ -4,13 +4,13 @@ N layers, T texts, D width, R draws of texts, S estimators.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cptjax.command.escape import say
-from cptjax.corpus.formats import Reading
 from cptjax.corpus.sources import read_documents
 from cptjax.files import naming, write_json, written
 from eval.analysis import cka
@@ -39,9 +39,9 @@ def measure(asked: CkaCommand) -> None:
     """Read all, compare, write. Raises ValueError for what cannot be compared."""
     models = [open_model(name) for name in (*asked.models, *([asked.control] if asked.control else []))]
     _check_control(models)
-    texts = draw(read_documents(asked.texts, Reading(text_field=asked.text_field)), asked.samples)
+    texts = draw(chain.from_iterable(read_documents(each, asked.reading) for each in asked.texts), asked.samples)
     if len(texts) < cka.LEAST_TEXTS:
-        raise ValueError(f"{asked.texts} has {len(texts)} texts: CKA takes at least {cka.LEAST_TEXTS}")
+        raise ValueError(f"{','.join(asked.texts)} has {len(texts)} texts: CKA takes at least {cka.LEAST_TEXTS}")
     states = [collect(model, texts, asked.pooling, asked.length, asked.states) for model in models]
     if asked.pooling == "token" and len({each.tokens for each in states}) > 1:
         raise ValueError(
@@ -196,7 +196,7 @@ def _as_json(
     }
     return {
         "models": told,
-        "texts": {"source": asked.texts, "number": states[0].state_NTD.shape[1], "length": asked.length},
+        "texts": {"source": ",".join(asked.texts), "number": states[0].state_NTD.shape[1], "length": asked.length},
         "pooling": asked.pooling,
         "figures": [each._asdict() for each in figures],
         "every_pair": {

@@ -1,13 +1,14 @@
 """`python -m eval cka`, `transplant` and `needle`: what they take."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from cptjax.command.line import Options
+from cptjax.corpus.command import TextReading, written_values
 from cptjax.files import check_out
 from eval.plots import FORMATS
 from eval.render import Format
@@ -23,8 +24,8 @@ class CkaCommand(Options):
 
     models: Annotated[Positional[tuple[str, str]], arg(metavar="A B")]
     control: str | None = None  # B trained with another seed: how far seeds alone take it
-    texts: str  # a file, a folder, a pattern, a data set
-    text_field: str = "text"  # column that holds the text
+    texts: tuple[str, ...]  # files, folders, patterns, data sets; separated by commas
+    reading: OmitArgPrefixes[TextReading] = field(default_factory=TextReading)
     samples: int = 500  # texts that are drawn
     length: int = 512  # tokens of a text; what is longer is cut
     pooling: Pooling = "mean"  # of a text: all tokens, the first, one that is drawn
@@ -33,6 +34,8 @@ class CkaCommand(Options):
     out: Annotated[Path | None, arg(metavar="FILE")] = None  # of the tables; without it on the terminal
     json: Annotated[Path | None, arg(metavar="FILE")] = None  # every number
     plot: Annotated[Path | None, arg(metavar="FILE.png|svg|pdf")] = None
+
+    rules: ClassVar[tuple[Any, ...]] = (written_values,)
 
     def __call__(self, rest: Sequence[str]) -> None:
         """Measure."""

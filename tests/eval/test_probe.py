@@ -16,12 +16,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from convert import to_hf
+from cptjax.command.line import parse
 from cptjax.data.tokenizer import Encoder
 from cptjax.families import encoder
 from cptjax.model import encode, init_params
 from cptjax.shape import BertConfig, ModelConfig, ModernBertConfig, Precision
 from eval import linear_probe, probe
-from eval.__main__ import main
+from eval.__main__ import COMMANDS, main
 from eval.fill_mask import count_words, draw, fill, frequent_words, kinds_of, windows
 from eval.heads import TextHead
 from eval.packed import by_text
@@ -261,6 +262,31 @@ def test_the_command_has_a_column_for_each_model_and_says_what_one_lacks(folder,
         }
         assert tokens["all"] == sum(tokens[kind] for kind in ("frequent", "rare", "number", "punctuation"))
         assert values["mine", "macro_f1", "layer 2", name] == 1.0
+
+
+def test_texts_are_read_as_prepare_reads_them(folder, tmp_path, capsys):
+    """Several with commas between, and whatever the message about one that cannot be read says to give."""
+    # Broken by: the first of asked.text alone; Reading() for asked.reading; no `rules` in either command.
+    kept = []
+
+    def words_of(*options):
+        texts = ",".join(str(tmp_path / f"{name}.txt") for name in "ab")
+        asked, _ = parse("eval", COMMANDS, ["probe", "--model", "m", "--text", texts, "--general", "g", *options])
+        assert asked.general == ("g",)
+        kept.append(asked.reading)
+        return probe._read(asked, asked.text, [])
+
+    (tmp_path / "a.txt").write_bytes("un café".encode("cp1252"))
+    (tmp_path / "b.txt").write_text("deux")
+    with pytest.raises(ValueError, match="give --encoding cp1252 if it should read café, .* or give --errors replace"):
+        words_of()
+    assert words_of("--encoding", "cp1252") == ["un café", "deux"]
+    assert words_of("--errors", "replace", "--txt-documents", "paragraph") == ["un caf\ufffd", "deux"]
+    cka = ["cka", "m", "n", "--texts", "a,b", "--errors", "replace", "--txt-documents", "paragraph"]
+    asked, _ = parse("eval", COMMANDS, cka)
+    assert asked.texts == ("a", "b") and asked.reading == kept[-1]
+    with pytest.raises(ValueError, match="no option is called --id-field"):  # no name is wanted of a text
+        parse("eval", COMMANDS, [*cka, "--id-field", "x"])
 
 
 def test_what_cannot_be_probed_is_one_line(folder, tmp_path, capsys):
