@@ -24,7 +24,7 @@ from cptjax.run.clock import COMPILING, EVALUATION, SAVING, WAITING
 from cptjax.run.evaluate import make_evaluate
 from cptjax.run.recorder import Recorder
 from cptjax.run.set_up import Inputs, Setting, open_inputs, set_up, shared
-from cptjax.run.sizing import Pace, in_words, pace_here, time_left, where
+from cptjax.run.sizing import Pace, few, in_words, pace_here, time_left, where
 from cptjax.run.start import convert_weights, start, write_own_files
 from cptjax.run.update import compile_update, fresh_optimizer
 from cptjax.step import TrainState
@@ -85,7 +85,7 @@ def _train(inputs: Inputs, setting: Setting, pace: Pace | None, signals: Signals
     ends = tuple(stretch.last for stretch in run.stretches)
     saver = Saver(setting.folder, run.keep_checkpoints, ends, run.milestone_every)
     done = int(state.step)
-    says = [*in_words(run, batches), *where(run, done, setting.folder)]
+    says = [*in_words(run, batches), *few(run), *where(run, done, setting.folder)]
     says += time_left(run, setting.model.config, done, setting.mesh.size, pace)
     recorder = Recorder(setting, departures, done, spent, says)
     clock = recorder.clock

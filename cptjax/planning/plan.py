@@ -27,7 +27,7 @@ from cptjax.run import checkpoint
 from cptjax.run.checkpoint import parameter_shapes, path_keys
 from cptjax.run.memory import MARGIN, Place, most_rows, needed, shortage
 from cptjax.run.set_up import micro_batches
-from cptjax.run.sizing import Pace, duration, flops_of, pace_here
+from cptjax.run.sizing import Pace, duration, few, flops_of, pace_here
 from cptjax.shape import ModelConfig
 
 EXCHANGES = 10  # between devices that are shown
@@ -94,7 +94,7 @@ def plan(
     report["bytes"] = needed(run, config, place, run.device_batch_size)
     report["most_rows_per_device"] = memory_gib and most_rows(run, config, place, memory_gib * GIB)
     report["time"] = _time(report, _pace(run, config, kind, given, chips is here))
-    report["warnings"] = _warnings(report, config, mesh)
+    report["warnings"] = [*_warnings(report, config, mesh), *few(run)]
     if capability and float(capability) < 8:
         report["warnings"].append(f"a {kind} has no bfloat16: its products are made, and hours reckoned, in float32")
     elif facts and run.precision.compute == "float32":

@@ -74,6 +74,18 @@ def in_words(run: Run, batches: Batches) -> Sequence[str]:
     return lines
 
 
+def few(run: Run) -> Sequence[str]:
+    """A line for each phase with fewer steps than Adam's mean of gradients is over."""
+    over = round(1 / (1 - run.optimizer.b1))
+    return [
+        f"phase {phase.name} has {last - first} step{'s' * (last - first > 1)}: too few for a warm-up or a schedule to "
+        f"mean anything (Adam's mean of gradients is over about {over}); give more --passes or --tokens, or a smaller "
+        f"--data.global-batch-size than {run.data.global_batch_size}"
+        for phase, first, last in run.stretches
+        if last - first < over
+    ]
+
+
 def where(run: Run, step: int, folder: Path) -> Sequence[str]:
     """Where a run that has made steps goes on, or one that has not is branched off, in words."""
     last = run.stretches[-1].last
