@@ -314,7 +314,9 @@ def test_a_refused_first_attempt_leaves_no_model_behind(store, finished, tmp_pat
 
 
 @pytest.mark.parametrize("on_the_hub", [False, True])
-def test_a_model_of_another_tokenizer_is_refused_before_it_is_converted(store, tmp_path, two_devices, monkeypatch, on_the_hub):
+def test_a_model_of_another_tokenizer_is_refused_before_it_is_converted(
+    store, tmp_path, two_devices, monkeypatch, on_the_hub
+):
     # Broken by: no check_tokenizer in convert_weights; Path(run.init) for what is on the Hub.
     make_tokenizer(tmp_path / "other", seed_text="some other words")
     fetched = []

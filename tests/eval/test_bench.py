@@ -386,7 +386,13 @@ def test_a_bench_of_a_package_that_is_not_here_says_how_to_get_it(monkeypatch, c
     # Broken by: `needs` left out of any of them; no find_spec.
     readme = (ROOT / "README.md").read_text()
     needed = re.findall(r"`python -m eval (bench \w+)` .*; needs (\w+) \|", readme)
-    assert dict(needed).keys() >= {"bench compare", "bench finetune", "bench rounding", "bench convert", "bench prepare"}
+    assert dict(needed).keys() >= {
+        "bench compare",
+        "bench finetune",
+        "bench rounding",
+        "bench convert",
+        "bench prepare",
+    }
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     words = {"bench finetune": ["--model", "m", "--task", "t"], "bench prepare": ["--source", "s", "--tokenizer", "t"]}
     for name, package in needed:

@@ -264,7 +264,7 @@ def test_the_command_has_a_column_for_each_model_and_says_what_one_lacks(folder,
         assert values["mine", "macro_f1", "layer 2", name] == 1.0
 
 
-def test_texts_are_read_as_prepare_reads_them(folder, tmp_path, capsys):
+def test_texts_are_read_as_prepare_reads_them(tmp_path):
     """Several with commas between, and whatever the message about one that cannot be read says to give."""
     # Broken by: the first of asked.text alone; Reading() for asked.reading; no `rules` in either command.
     kept = []

@@ -16,8 +16,8 @@ def test_versions_are_those_of_the_packages_in_use():
 
 
 def test_the_commit_is_that_of_the_code_and_says_what_differs(tmp_path, monkeypatch):
-    # Broken by: no `git status`, cwd left out, no `git ls-files` of either kind; no --untracked-files=no; SOURCES without
-    # ":/", or of "*.py".
+    # Broken by: no `git status`, cwd left out, no `git ls-files` of either kind; no --untracked-files=no; "*.py" for
+    # SOURCES.
     code = tmp_path / "cptjax" / "machine" / "provenance.py"
     code.parent.mkdir(parents=True)
     monkeypatch.setattr(provenance, "__file__", str(code))
