@@ -16,8 +16,7 @@ from cptjax import config
 from cptjax.command.line import parse
 from cptjax.families import NETWORKS
 from cptjax.model import ModernBert, init_params
-from cptjax.planning.command import Plan
-from cptjax.run.command import Replay, Train
+from cptjax.run.command import OfConfig
 from cptjax.shape import ModelConfig, ModernBertConfig
 from eval.study.command import StudyCommand
 from eval.study.study import load_study
@@ -47,7 +46,7 @@ COMMANDS = [(page, *command) for page in PAGES for command in commands_of(page)]
 def check(package: str, words: list[str]) -> None:
     """Raises when the command would be refused; runs nothing."""
     options, rest = parse(package, PACKAGES[package].COMMANDS, words)
-    if isinstance(options, Train | Plan | Replay):
+    if isinstance(options, OfConfig):
         run = config.override(config.load_config(ROOT / options.config), rest)
         assert not getattr(options, "mlm_twin", False) or config.mlm_twin(run)
     elif isinstance(options, StudyCommand):

@@ -50,6 +50,10 @@ class Options:
         """Whether options that are not its own are for another to judge."""
         return False
 
+    @classmethod
+    def tell_more(cls, words: Sequence[str]) -> None:
+        """Print what help says of options that are for another, once its own are printed."""
+
     def __call__(self, rest: Sequence[str]) -> int | None:
         """Do the work, with the words that are passed on; returns the exit code, None for 0."""
         raise NotImplementedError
@@ -99,7 +103,11 @@ def parse(package: str, commands: Mapping[str, Command], words: Sequence[str]) -
     for rule in (_optional, *options.rules):
         registry.primitive_rule(rule)
     asked = {"prog": f"python -m {package} {name}", "registry": registry, "return_unknown_args": passes_on}
-    filled = fill(options, own, config=(FlagCreatePairsOff,), **asked)
+    try:
+        filled = fill(options, own, config=(FlagCreatePairsOff,), **asked)
+    except SystemExit:  # help was asked for, and printed
+        options.tell_more(own)
+        raise
     return filled if passes_on else (filled, [])
 
 

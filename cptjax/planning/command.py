@@ -5,33 +5,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes
 
 from cptjax.command.escape import say
 from cptjax.command.line import Options
 from cptjax.files import check_out, write_json
 from cptjax.machine.devices import device_facts, nearest
 from cptjax.planning.assumptions import Assumptions
+from cptjax.run.command import OfConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(Options):
+class Plan(OfConfig):
     """FLOPs, memory, time and cost of a config before there is any hardware. Any field of the config can be given too,
     as for train."""
 
-    config: Positional[Path]  # a file of configs/
-    passes: float | None = None  # over the text, as for train
-    tokens: int | None = None  # of all phases together, instead
     topology: str | None = None  # TPUs to compile for, such as v5e:4x4; not needed here, the package libtpu is
     devices: int | None = None  # how many devices to plan for, by formula; needs --device
     device: str | None = None  # their kind, such as 'NVIDIA GeForce RTX 4090'; --memory and --peak together do without
     assumptions: OmitArgPrefixes[Assumptions] = field(default_factory=Assumptions)
     out: Path | None = None  # JSON file
-
-    @classmethod
-    def passes_on(cls, words: Sequence[str]) -> bool:
-        """Other options are for the config."""
-        return True
 
     def __call__(self, rest: Sequence[str]) -> None:
         """Print the plan."""
@@ -39,15 +32,14 @@ class Plan(Options):
         device = self._device()
         import jax
 
-        from cptjax import config
         from cptjax.data.batches import Batches
         from cptjax.planning import plan
-        from cptjax.run.sizing import in_words, sized
+        from cptjax.run.sizing import in_words
 
         if self.topology:
             jax.config.update("jax_platforms", "cpu")  # the TPUs are elsewhere
         check_out(self.out)
-        run = sized(config.override(config.load_config(self.config), rest), self.passes, self.tokens)
+        run = self.run(rest)
         report = plan.plan(
             run,
             dataclasses.replace(plan.shape_of(run), head="lm", num_labels=0),

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,21 +12,47 @@ from cptjax.command import errors
 from cptjax.command.escape import say
 from cptjax.command.line import Options
 from cptjax.command.signals import Signals
-from cptjax.files import check_out, naming, read_json, write_json, written
+from cptjax.files import check_out, naming, write_json, written
 
 if TYPE_CHECKING:  # help is there at once
     from cptjax.config import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Options):
-    """Train a config, or go on with what is in the work folder. Any field of the config can be given too, such as
-    --phases.0.tokens 1000; see docs/configs.md."""
+class OfConfig(Options):
+    """What the commands of a config take."""
 
     config: Positional[Path]  # a file of configs/
-    workdir: Path  # run folder
     passes: float | None = None  # over the text: phases are made longer or shorter to read it so many times in all
     tokens: int | None = None  # of all phases together, instead
+
+    @classmethod
+    def passes_on(cls, words: Sequence[str]) -> bool:
+        """Other options are for the config."""
+        return True
+
+    @classmethod
+    def tell_more(cls, words: Sequence[str]) -> None:
+        """The fields of the config that is named."""
+        if named := [word for word in words if word.endswith(".py")]:
+            from cptjax.config import load_config, override
+
+            override(load_config(Path(named[0])), ["--help"])
+
+    def run(self, overrides: Sequence[str]) -> "Run":
+        """The run that config and words mean."""
+        from cptjax import config
+        from cptjax.run.sizing import sized
+
+        return sized(config.override(config.load_config(self.config), overrides), self.passes, self.tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(OfConfig):
+    """Train a config, or go on with what is in the work folder. Any field of the config can be given too, such as
+    --phases.0.tokens 1000: train CONFIG --help lists them, docs/configs.md explains them."""
+
+    workdir: Path  # run folder
     mlm_twin: bool = False  # the matched baseline: no causal phase
     from_step: int | None = None  # go back to this checkpoint, perhaps with another schedule
     branch_from: Path | None = None  # begin with the weights and moments of another run, by a clock of its own
@@ -37,11 +63,6 @@ class Train(Options):
     stuck_after: float = 60.0  # seconds in which all have ended when one of them is killed, stopped or hangs
 
     goes_on: ClassVar[bool] = True
-
-    @classmethod
-    def passes_on(cls, words: Sequence[str]) -> bool:
-        """Other options are for the config."""
-        return True
 
     def __call__(self, rest: Sequence[str]) -> None:
         """Join the processes, and train."""
@@ -59,27 +80,26 @@ class Train(Options):
         elif jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours
             jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
 
+        from cptjax.config import mlm_twin
         from cptjax.run.branch import branched
         from cptjax.train import train
 
         if self.strict:
             warnings.simplefilter("error", errors.DamageWarning)
         with processes.together():
-            run = branched(_run(self, overrides), self.branch_from, self.step)
+            run = self.run(overrides)
+            run = branched(mlm_twin(run) if self.mlm_twin else run, self.branch_from, self.step)
         folder = train(run, self.workdir, self.from_step)
         say(f"{folder}: trained; plot in {folder / 'plot.png'}, export with python -m convert to-hf {folder} OUT")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replay(Options):
-    """One step of a run again, row by row: what gave a loss that is high or no number. Takes the words of train."""
+    """One step of a run again, row by row: what gave a loss that is high or no number. Of the fields of the run's own
+    config those can be given that decide no number, such as --mesh.data 1 or --data.stores DIR 1."""
 
-    config: Positional[Path]  # a file of configs/
     workdir: Path  # run folder
     step: int  # from 0, as events.jsonl has it
-    passes: float | None = None
-    tokens: int | None = None
-    mlm_twin: bool = False
     float32: bool = False  # that step in float32, whatever the run computes in
     out: Path | None = None  # JSON file
 
@@ -91,25 +111,14 @@ class Replay(Options):
     def __call__(self, rest: Sequence[str]) -> None:
         """Print the table and, if asked, write the JSON."""
         check_out(self.out)
-        from cptjax.config import Branch
-        from cptjax.run.replay import replay, text
+        from cptjax.config import override
+        from cptjax.run.replay import replay, run_of, text
 
-        run, known = _run(self, rest), self.workdir / "config.json"
-        if known.is_file() and (branch := read_json(known).get("branch")):
-            run = replace(run, branch=Branch(**branch))
+        run = override(run_of(self.workdir), rest)
         report = replay(run, self.workdir, self.step, float32=self.float32)
         say(text(report))
         if self.out is not None:
             write_json(self.out, report)
-
-
-def _run(words: "Train | Replay", overrides: Sequence[str]) -> "Run":
-    """The run that the words of a command mean."""
-    from cptjax import config
-    from cptjax.run.sizing import sized
-
-    run = sized(config.override(config.load_config(words.config), overrides), words.passes, words.tokens)
-    return config.mlm_twin(run) if words.mlm_twin else run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from cptjax import sharding
 from cptjax.command.escape import listed
 from cptjax.config import Run
 from cptjax.data.batches import Batches
+from cptjax.files import read_json, typed
 from cptjax.run import checkpoint
 from cptjax.run.resume import Resumption
 from cptjax.run.set_up import open_inputs, set_up
@@ -36,6 +37,18 @@ class Row:
     targets: float
     loss: float
     grad_norm: float
+
+
+def run_of(folder: Path) -> Run:
+    """The run whose folder this is, as it was resolved. Raises FileNotFoundError where it holds no config.json, and
+    ValueError for one that no run has written."""
+    path = folder / "config.json"
+    told = read_json(path)
+    given, shape = told.get("init"), told.get("model")
+    # The shape is a dataclass of its family: the rest is read as if weights came from elsewhere.
+    rest = typed(Run, {**told, "init": "", "model": None}, str(path))
+    model = None if shape is None else checkpoint.model_config(shape, where=f"{path}: model")
+    return replace(rest, init=typed(str | None, given, f"{path}: init"), model=model)
 
 
 def replay(run: Run, folder: Path, step: int, *, float32: bool = False) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Options come from the dataclasses that they fill; what is no option is refused in one line."""
 
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import cptjax.__main__
 import eval.__main__
 from cptjax.__main__ import COMMANDS, main
 from cptjax.command.line import Options, fill, parse
+from cptjax.config import load_config
 from cptjax.corpus.cleaning import Cleaning, Condition
 from cptjax.planning.assumptions import Assumptions
 
@@ -119,6 +121,22 @@ def test_every_command_has_help_and_takes_the_option_that_shows_where(run, comma
     with pytest.raises(SystemExit) as stop:
         run([*command, "--help"])
     assert stop.value.code == 0 and "--traceback" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["train"], ["plan"]])
+def test_help_of_a_config_lists_its_fields_and_what_they_are(command, capsys):
+    # Broken by: no tell_more; override(load_config(...), []) in it.
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "configs/tiny.py", "--help"])
+    printed = capsys.readouterr().out
+    fields = dict(re.findall(r"--([a-z][\w.-]*)[^(]*\(default:\s+([^)]*?)\s*\)", printed.replace("│", "")))
+    assert stop.value.code == 0 and "--passes" in printed
+    run = load_config(Path("configs/tiny.py"))
+    assert fields["data.global-batch-size"] == str(run.data.global_batch_size)
+    assert fields["phases.1.schedule.shape"] == run.phases[1].schedule.shape
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    assert "CONFIG --help" in capsys.readouterr().out or command == ["plan"]
 
 
 @pytest.mark.parametrize("package", [cptjax.__main__, convert.__main__, eval.__main__], ids=lambda x: x.__package__)

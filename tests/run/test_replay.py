@@ -5,16 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cptjax.__main__ import main
+from cptjax.config import Branch, load_config, to_dict
 from cptjax.data.batches import Batches
 from cptjax.data.store import Store
-from cptjax.files import folder_hashes
-from cptjax.run.replay import replay, text
+from cptjax.dropout import Dropout
+from cptjax.files import folder_hashes, write_json
+from cptjax.run.replay import replay, run_of, text
+from cptjax.shape import BertConfig
 from tests.fixtures_run import events, sick_row, small_run
+from tests.test_house import CONFIGS
 
 
 def test_a_step_made_again_is_what_was_logged_and_names_the_row_that_is_sick(finished, store, two_devices, monkeypatch):
     # Broken by: a step more or less between checkpoint and step, rows drawn as row 0, gradients for the sort alone.
-    run, step = small_run(store), 13
+    run, step = run_of(finished), 13
     before = folder_hashes(finished)
     report = replay(run, finished, step)
     logged = next(event for event in events(finished) if event["step"] == step and "loss" in event)
@@ -50,9 +55,51 @@ def test_a_row_is_named_by_the_documents_it_holds(store):
                 assert any((whole[start : start + len(piece)] == piece).all() for start in starts)
 
 
-def test_steps_that_are_not_there_are_refused(finished, store, two_devices):
-    with pytest.raises(ValueError, match="step 20: the run has steps 0 to 19"):
-        replay(small_run(store), finished, 20)
+@pytest.mark.parametrize("path", [*CONFIGS, None], ids=str)
+def test_a_run_is_read_as_it_was_written(path, store, tmp_path):
+    # Broken by: `model` left to `typed`, to which a shape is none of a family's; `init` left as it was read.
+    run = small_run(store, model=BertConfig(hidden_size=24)) if path is None else load_config(path)
+    branched = replace(
+        run, branch=Branch("parent", 3), sentences=("a [MASK]", "b"), skip_steps=(1, 2), dropout=Dropout(0.1)
+    )
+    for written in (run, branched):
+        write_json(tmp_path / "config.json", to_dict(written))
+        assert run_of(tmp_path) == written
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--step", "20"], "step 20: the run has steps 0 to 19"),
+        (["--step", "1", "--seed", "3"], "seed: 17 -> 3"),
+        (["--step", "1", "--held-out", "nowhere", "--eval-every", "9"], "nowhere is not a token store"),
+        (["configs/tiny.py", "--step", "1"], "'configs/tiny.py' is a word too many"),
+    ],
+)
+def test_the_command_asks_the_run_and_no_config(finished, two_devices, capsys, words, says):
+    """What decides no number may be another, for the stores may have moved."""
+    # Broken by: `rest` not taken; a config taken.
+    assert main(["replay", "--workdir", str(finished), *words]) == 2
+    told = capsys.readouterr().err
+    assert says in told and told.count("\n") == 1
+    assert main(["replay", "--workdir", "nowhere", "--step", "1"]) == 2
+    assert capsys.readouterr().err == "error: nowhere/config.json is missing\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"seed": "17"}, "config.json: seed: Input should be a valid integer"),
+        ({"model": {"layers": 3}}, "config.json: model has fields of no model"),
+        ({"init": "a"}, "a run needs either init"),
+        ({"speed": 1}, "config.json: speed: "),
+    ],
+)
+def test_a_config_that_no_run_has_written_is_refused(store, tmp_path, changes, says):
+    # Broken by: Run(**told).
+    write_json(tmp_path / "config.json", to_dict(small_run(store)) | changes)
+    with pytest.raises(ValueError, match=says):
+        run_of(tmp_path)
 
 
 def test_the_table_shows_the_first_rows_and_how_many_more():
