@@ -166,10 +166,10 @@ def _run(module: str, *arguments: object, makes: Path | None = None, lines: int 
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.SIG_IGN)  # a terminal tells the command of one more, too
         try:
-            child.wait(TOLD)
+            child.communicate(timeout=TOLD)
         except subprocess.TimeoutExpired:
             child.terminate()  # to a training that saves already it is nothing new
-            child.wait()
+            child.communicate()
         raise
     if child.returncode:
         raise subprocess.CalledProcessError(child.returncode, child.args)

@@ -120,10 +120,10 @@ def set_up(inputs: Inputs) -> Setting:
             "positions"
         )
     check_tokenizer(inputs, inputs.start, inputs.start / checkpoint.TOKENIZER if given else None)
-    for store, held in manifests.items():
-        if held.vocab_size > config.vocab_size:
+    for store, each in manifests.items():
+        if each.vocab_size > config.vocab_size:
             raise ValueError(
-                f"the tokenizer of {store} has {held.vocab_size} ids, the model only {config.vocab_size}: "
+                f"the tokenizer of {store} has {each.vocab_size} ids, the model only {config.vocab_size}: "
                 "use the model's own tokenizer"
             )
     manifest = next(iter(manifests.values()))

@@ -167,7 +167,7 @@ Recorder.step = told
 
 
 def test_a_training_that_is_interrupted_saves_before_the_demo_ends(store, tmp_path, monkeypatch, capfd):
-    # Broken by: subprocess.run in the place of Popen, which kills; no child.terminate; no child.wait after it.
+    # Broken by: subprocess.run in the place of Popen, which kills; no child.terminate; nothing that waits after it.
     (config := tmp_path / "small.py").write_text(CONFIG.format(store=str(store)) + TELLS_ITS_PARENT)
     monkeypatch.setattr(story, "TOLD", 0.1)
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
