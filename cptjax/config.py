@@ -89,6 +89,7 @@ class Run:
     checkpoint_every: int = 500  # optimiser steps; also at the end of every phase
     keep_checkpoints: int = 2  # the last ones; ends of phases are always kept
     milestone_every: int | None = None  # optimiser steps between checkpoints that are always kept, too
+    gradients_every: int | None = None  # optimiser steps between norms of the gradient of each layer in the log
     most_skipped: int = 5  # steps whose loss or gradient is not finite, which change nothing; one more ends the run
     skip_steps: tuple[int, ...] = ()  # whose batches are not trained on; the clocks of phases go on
     mesh: Mesh = field(default_factory=Mesh)
@@ -110,7 +111,7 @@ class Run:
         names = [phase.name for phase in self.phases]
         if len(set(names)) < len(names):
             raise ValueError(f"phase names must differ, not {names}")
-        steps = ("eval_every", "checkpoint_every", "keep_checkpoints", "milestone_every")
+        steps = ("eval_every", "checkpoint_every", "keep_checkpoints", "milestone_every", "gradients_every")
         for name in ("held_out_rows", *steps, "device_batch_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
@@ -148,6 +149,7 @@ ELASTIC = {
     "keep_checkpoints",
     "most_skipped",
     "milestone_every",
+    "gradients_every",
     "mesh",
     "device_batch_size",
     "attention",

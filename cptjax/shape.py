@@ -356,3 +356,10 @@ def parameter_names(config: ModelConfig, path: tuple[str, ...]) -> Iterator[str]
         yield "/".join(("layers", path[0].removeprefix("layer_"), *path[1:]))
     else:
         yield "/".join(path)
+
+
+def part_of(name: str) -> str:
+    """The part of a model that a parameter of this name is of: `layers/4/attn`, `layers/4/mlp`, `layers/4/norms`,
+    `embeddings`, `embeddings/norms`, `final_norm`, `head` and so on."""
+    *outer, owner, _ = name.split("/")
+    return "/".join((*outer, "norms" if outer and owner.endswith("norm") else owner))

@@ -3,6 +3,7 @@
 B rows of the global batch, L tokens per row, S predicting positions; M micro-batches of B / M rows; N likeliest tokens.
 """
 
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from cptjax.masks import document_bounds
 from cptjax.model import Encoder, encode
 from cptjax.objectives import Objective, Targets, Vocabulary, draw, select
 from cptjax.optim import add_decay, apply_mask
-from cptjax.sharding import LANES, gather_tables, pin_parameters
+from cptjax.sharding import LANES, gather_tables, is_stacked, parameter_path, pin_parameters
 
 MOST_LOGITS = 2**25  # that exist at once on a device: 128 MiB
 CHUNK_TOKENS = 512  # positions whose logits exist at once on a device, where the vocabulary allows
@@ -129,6 +130,21 @@ def summed_gradients(loss_fn: Callable, params, batch: dict, key, micro_batches:
     return jax.lax.scan(added, zeros, micros)[0]
 
 
+def mean_gradients(
+    state: TrainState, batch: dict, *, loss_fn: Callable, trains: Any, seed: int, micro_batches: int
+) -> tuple[Any, dict[str, jax.Array], jax.Array]:
+    """The gradient of the mean loss over the global batch's targets, 0 for what is frozen; sums over that batch; how
+    many targets it has, at least 1. `trains` is the freeze mask of `optim.freeze_mask`."""
+    with jax.named_scope("draw"):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+    with jax.named_scope("gather"):
+        params = gather_tables(state.params)
+    grads, sums = summed_gradients(loss_fn, params, batch, key, micro_batches)
+    with jax.named_scope("optimiser"):
+        targets = jnp.maximum(sums["targets"], 1.0)
+        return apply_mask(trains, jax.tree.map(lambda g: g / targets, grads)), sums, targets
+
+
 def train_step(
     state: TrainState,
     batch: dict,
@@ -148,14 +164,10 @@ def train_step(
     `optim.freeze_mask`. A step whose loss or gradient is not finite, and each of `skip_steps`, is counted and changes
     nothing else: its metric `skipped` is 1.
     """
-    with jax.named_scope("draw"):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-    with jax.named_scope("gather"):
-        params = gather_tables(state.params)
-    grads, sums = summed_gradients(loss_fn, params, batch, key, micro_batches)
+    grads, sums, targets = mean_gradients(
+        state, batch, loss_fn=loss_fn, trains=trains, seed=seed, micro_batches=micro_batches
+    )
     with jax.named_scope("optimiser"):
-        targets = jnp.maximum(sums["targets"], 1.0)
-        grads = apply_mask(trains, jax.tree.map(lambda g: g / targets, grads))
         rate = rate_fn(state.step)
         directions, opt_state = tx.update(grads, state.opt_state, state.params, trains=trains)
         directions = add_decay(directions, state.params, decay)
@@ -167,6 +179,25 @@ def train_step(
     with jax.named_scope("counts"):
         metrics = {"loss": sums["loss"] / targets, "learning_rate": rate, "grad_norm": norm, "skipped": 1.0 - taken}
         return new, {**sums, **metrics}
+
+
+def gradient_norms(state: TrainState, batch: dict, *, parts: Any, **of_loss: Any) -> dict[str, jax.Array]:
+    """The norm of the gradient of each part of the model, before clipping: their squares add up to that of `grad_norm`.
+
+    `parts` is a tree like the parameters with the names of each leaf's parts, one for each layer of a stack; `of_loss`
+    is what `mean_gradients` takes.
+    """
+    grads, _, _ = mean_gradients(state, batch, **of_loss)
+    squares: dict[str, jax.Array] = defaultdict(lambda: jnp.zeros(()))
+
+    def add(path, grad, names):
+        layers = is_stacked(parameter_path(path))
+        for name, square in zip(names, jnp.square(grad).sum(tuple(range(layers, grad.ndim))).reshape(-1), strict=True):
+            squares[name] += square
+
+    with jax.named_scope("counts"):
+        jax.tree_util.tree_map_with_path(add, grads, parts)
+        return {name: jnp.sqrt(square) for name, square in squares.items()}
 
 
 def eval_step(

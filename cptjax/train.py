@@ -26,7 +26,7 @@ from cptjax.run.recorder import Recorder
 from cptjax.run.set_up import Inputs, Setting, open_inputs, set_up, shared
 from cptjax.run.sizing import Pace, few, in_words, pace_here, time_left, where
 from cptjax.run.start import convert_weights, start, write_own_files
-from cptjax.run.update import compile_update, fresh_optimizer
+from cptjax.run.update import compile_gradients, compile_update, fresh_optimizer
 from cptjax.step import TrainState
 
 
@@ -97,12 +97,17 @@ def _train(inputs: Inputs, setting: Setting, pace: Pace | None, signals: Signals
                 continue
             with recorder.doing(COMPILING):
                 update = clock.compiled(compile_update(setting, stretch))
+                gradients = clock.compiled(compile_gradients(setting, stretch.phase))
             evaluate(Moment(stretch, int(state.step), state, {}))
             if int(state.step) == stretch.first and stretch.phase.optimizer_state == "reset":
                 with recorder.doing(COMPILING):
                     state = fresh_optimizer(setting, state)
             for step in range(int(state.step), stretch.last):
                 batch = sharding.put(clock.fetch(stream), setting.mesh, run.data.global_batch_size)
+                if run.gradients_every and step % run.gradients_every == 0:
+                    with recorder.doing(EVALUATION):
+                        norms = jax.device_get(gradients(state, batch))
+                    recorder.gradients(step, stretch.phase, norms)
                 state, metrics = update(state, batch)
                 for action in (record, evaluate, save):
                     action(Moment(stretch, step + 1, state, metrics))

@@ -19,15 +19,16 @@ COMMANDS = {
     "cka": Command(
         "how alike two models are, layer by layer, beside what seeds do", "eval.analysis.command:CkaCommand"
     ),
+    "drift": Command("how far each layer moved in each phase of a run", "eval.analysis.command:DriftCommand"),
     "transplant": Command(
         "a model with layers of another, or with their attention alone", "eval.analysis.command:TransplantCommand"
-    ),
-    "study": Command(
-        "runs beside each other, over seeds, and a page that says what differs", "eval.study.command:StudyCommand"
     ),
     "needle": Command(
         "is a sentence in a long text: what a frozen model's state says, by length",
         "eval.analysis.command:NeedleCommand",
+    ),
+    "study": Command(
+        "runs beside each other, over seeds, and a page that says what differs", "eval.study.command:StudyCommand"
     ),
     "bench all": Command(
         "what tells most of this device, in the minutes there are", "eval.bench.everything:EverythingBench"

@@ -3,12 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from convert import from_hf
-from cptjax.corpus.sources import read_documents
+from cptjax.corpus.sources import read_all
 from cptjax.data.tokenizer import Encoder
 from cptjax.shape import ModelConfig
 from eval.fill_mask import Word, count_words, draw, fill
@@ -103,7 +102,7 @@ def _words(asked: ProbeCommand, models: Sequence[Model], notes: list[str]) -> li
 def _read(asked: ProbeCommand, sources: Sequence[str], notes: list[str]) -> list[str]:
     """The documents of sources, up to MOST_CHARACTERS."""
     texts, characters = [], 0
-    for text in chain.from_iterable(read_documents(source, asked.reading) for source in sources):
+    for text in read_all(sources, asked.reading):
         if characters >= MOST_CHARACTERS:
             notes.append(f"Of {','.join(sources)} the first {characters:,} characters are read, and no more.")
             break

@@ -11,8 +11,9 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,11 @@ def read_documents(source: Path | str, reading: Reading) -> Iterator[str]:
                 if isinstance(document, Bad):
                     raise ValueError(document.message)
                 yield document.text
+
+
+def read_all(sources: Iterable[Path | str], reading: Reading) -> Iterator[str]:
+    """The same of several sources, one after the other."""
+    return chain.from_iterable(read_documents(source, reading) for source in sources)
 
 
 # ---- finding files

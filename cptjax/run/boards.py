@@ -34,7 +34,8 @@ class Board(Protocol):
 
 
 def _numbers(event: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in event.items() if isinstance(value, float)}
+    gradients = {f"gradients/{name}": norm for name, norm in event.get("gradients", {}).items()}
+    return {name: value for name, value in {**event, **gradients}.items() if isinstance(value, float)}
 
 
 class TensorBoard:

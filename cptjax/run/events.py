@@ -2,7 +2,8 @@
 
 An event is one line, an object with the `step` and `phase` it belongs to, and what an update gave (all of UPDATE;
 `spike`: its loss stands far above those before), or why it was `skipped`, or an evaluation (`held_out`: objective ->
-loss and accuracy; perhaps `filled`: sentence -> for each of its masks words and their probabilities), or seconds alone.
+loss and accuracy; perhaps `filled`: sentence -> for each of its masks words and their probabilities), or norms of the
+gradient (`gradients`: part of the model -> norm, null where it is not finite), or seconds alone.
 """
 
 import contextlib
@@ -81,7 +82,7 @@ def _rewind(path: Path, step: int, evaluated: int) -> None:
                 with unreadable.open("ab") as rejected:
                     rejected.write(line)
             elif event["step"] <= (
-                evaluated if "held_out" in event else step - bool({"loss", "skipped"} & event.keys())
+                evaluated if "held_out" in event else step - bool({"loss", "skipped", "gradients"} & event.keys())
             ):
                 kept.write(line.rstrip(b"\n") + b"\n")
     if count:
@@ -113,6 +114,10 @@ def _is_event(event: Any) -> bool:
     numbers = [event.get(name) for name in UPDATE] if "loss" in event else []
     for result in held_out.values():
         numbers += [result.get(name) for name in MEASURED] if isinstance(result, dict) else [None]
+    gradients = event.get("gradients", {})
+    if not isinstance(gradients, dict):
+        return False
+    numbers += [norm for norm in gradients.values() if norm is not None]
     return all(isinstance(x, int | float) and abs(x) < LARGEST for x in numbers) and _is_filled(event.get("filled", {}))
 
 

@@ -5,6 +5,7 @@ The sums stand in every checkpoint, so a run that goes on knows them whatever be
 
 import contextlib
 import copy
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -183,6 +184,12 @@ class Recorder:
         with self.clock.doing(kind):
             yield
         self._bar.set_description_str("", refresh=False)
+
+    def gradients(self, step: int, phase: Phase, norms: Mapping[str, Any]) -> None:
+        """Write the norms of the gradient of a step, of each part of the model; None: it is not finite."""
+        told = {name: float(norm) if math.isfinite(norm) else None for name, norm in norms.items()}
+        took = self._take(phase, EVALUATION, COMPILING)
+        self._log.write({"step": step, "phase": phase.name, "gradients": told, **_some(took)})
 
     def evaluated(self, step: int, phase: Phase, held_out: dict[str, dict[str, float]], filled: Filled) -> None:
         """Write an evaluation made before `step`."""

@@ -46,9 +46,9 @@ def run_of(folder: Path) -> Run:
     told = read_json(path)
     given, shape = told.get("init"), told.get("model")
     # The shape is a dataclass of its family: the rest is read as if weights came from elsewhere.
-    rest = typed(Run, {**told, "init": "", "model": None}, str(path))
+    rest = typed(Run, {**told, "init": given or "", "model": None}, str(path))
     model = None if shape is None else checkpoint.model_config(shape, where=f"{path}: model")
-    return replace(rest, init=typed(str | None, given, f"{path}: init"), model=model)
+    return replace(rest, init=given, model=model)
 
 
 def replay(run: Run, folder: Path, step: int, *, float32: bool = False) -> dict[str, Any]:

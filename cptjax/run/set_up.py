@@ -227,12 +227,17 @@ def choose_attention(run: Run, config: ModelConfig) -> dict[str, Any]:
 
 def trains(config: ModelConfig, phase: Phase) -> Any:
     """The freeze mask of a phase. Raises ValueError for a pattern that fits no parameter."""
-    names = jax.tree_util.tree_map_with_path(
+    names = names_of(config)
+    pooler = ("pooler/",) if "pooler" in names else ()  # no objective here reaches it
+    return freeze_mask(names, phase.frozen + pooler)
+
+
+def names_of(config: ModelConfig) -> Any:
+    """The parameter tree with the tuple of names (`shape.parameter_names`) of each leaf."""
+    return jax.tree_util.tree_map_with_path(
         lambda path, _: tuple(parameter_names(config, checkpoint.path_keys(path))),
         checkpoint.parameter_shapes(config),
     )
-    pooler = ("pooler/",) if "pooler" in names else ()  # no objective here reaches it
-    return freeze_mask(names, phase.frozen + pooler)
 
 
 def shared(inputs: Inputs, setting: Setting) -> dict[str, Any]:

@@ -4,14 +4,13 @@ N layers, T texts, D width, R draws of texts, S estimators.
 """
 
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cptjax.command.escape import say
-from cptjax.corpus.sources import read_documents
+from cptjax.corpus.sources import read_all
 from cptjax.files import naming, write_json, written
 from eval.analysis import cka
 from eval.analysis.collect import Opened, States, collect, draw, open_model
@@ -39,7 +38,7 @@ def measure(asked: CkaCommand) -> None:
     """Read all, compare, write. Raises ValueError for what cannot be compared."""
     models = [open_model(name) for name in (*asked.models, *([asked.control] if asked.control else []))]
     _check_control(models)
-    texts = draw(chain.from_iterable(read_documents(each, asked.reading) for each in asked.texts), asked.samples)
+    texts = draw(read_all(asked.texts, asked.reading), asked.samples)
     if len(texts) < cka.LEAST_TEXTS:
         raise ValueError(f"{','.join(asked.texts)} has {len(texts)} texts: CKA takes at least {cka.LEAST_TEXTS}")
     states = [collect(model, texts, asked.pooling, asked.length, asked.states) for model in models]

@@ -1,4 +1,4 @@
-"""`python -m eval cka`, `transplant` and `needle`: what they take."""
+"""`python -m eval cka`, `drift`, `transplant` and `needle`: what they take."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,13 +42,28 @@ class CkaCommand(Options):
         for name, least in (("samples", 4), ("length", 8)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} is {getattr(self, name)}: at least {least}")
-        if self.plot and self.plot.suffix not in FORMATS:
-            raise ValueError(f"{self.plot} ends in none of {', '.join(FORMATS)}")
-        if self.states and self.states.is_file():
-            raise NotADirectoryError(f"{self.states} is a file: name a folder for --states")
-        for path in (self.out, self.json, self.plot):
-            check_out(path)
+        _check_files(self.out, self.json, self.plot, self.states)
         from eval.analysis.alike import measure  # late: help is there at once
+
+        measure(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftCommand(Options):
+    """How far each layer of a model moved in each phase of a run, from its checkpoints. With --from any model may stand
+    in the place of the run: a folder, a Hub id or a run folder; RUN@STEP is a step of a run."""
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    start: Annotated[str | None, arg(name="from", metavar="MODEL")] = None  # without it what the run began with
+    format: Format = "text"
+    out: Annotated[Path | None, arg(metavar="FILE")] = None  # of the tables; without it on the terminal
+    json: Annotated[Path | None, arg(metavar="FILE")] = None  # every number
+    plot: Annotated[Path | None, arg(metavar="FILE.png|svg|pdf")] = None
+
+    def __call__(self, rest: Sequence[str]) -> None:
+        """Measure."""
+        _check_files(self.out, self.json, self.plot)
+        from eval.analysis.drift import measure  # late: help is there at once
 
         measure(self)
 
@@ -76,8 +91,8 @@ class NeedleCommand(Options):
     named as for cka."""
 
     models: Annotated[Positional[str], arg(metavar="MODEL[,MODEL...]")]
-    text: str  # what pairs are made of: a file, a folder, a pattern, a data set
-    text_field: str = "text"  # column that holds the text
+    text: tuple[str, ...]  # what pairs are made of: files, folders, patterns, data sets; separated by commas
+    reading: OmitArgPrefixes[TextReading] = field(default_factory=TextReading)
     lengths: str = "512,1024,2048,4096,8192"  # tokens of a row: both texts of a pair, and what stands around them
     pairs: int = 1500  # of each length; 70 % train the probe, 15 % choose it, 15 % are asked
     pooling: Literal["cls", "mean"] = "cls"  # the state of the first token, or the mean of all
@@ -89,17 +104,24 @@ class NeedleCommand(Options):
     json: Annotated[Path | None, arg(metavar="FILE")] = None  # every number
     plot: Annotated[Path | None, arg(metavar="FILE.png|svg|pdf")] = None
 
+    rules: ClassVar[tuple[Any, ...]] = (written_values,)
+
     def __call__(self, rest: Sequence[str]) -> None:
         """Measure."""
         for name, least in (("pairs", 40), ("seeds", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} is {getattr(self, name)}: at least {least}")
-        if self.plot and self.plot.suffix not in FORMATS:
-            raise ValueError(f"{self.plot} ends in none of {', '.join(FORMATS)}")
-        if self.states and self.states.is_file():
-            raise NotADirectoryError(f"{self.states} is a file: name a folder for --states")
-        for path in (self.out, self.json, self.plot):
-            check_out(path)
+        _check_files(self.out, self.json, self.plot, self.states)
         from eval.analysis.needle import measure  # late: help is there at once
 
         measure(self)
+
+
+def _check_files(out: Path | None, json: Path | None, plot: Path | None, states: Path | None = None) -> None:
+    """Raise ValueError or OSError for what could not be written once all is measured."""
+    if plot and plot.suffix not in FORMATS:
+        raise ValueError(f"{plot} ends in none of {', '.join(FORMATS)}")
+    if states and states.is_file():
+        raise NotADirectoryError(f"{states} is a file: name a folder for --states")
+    for path in (out, json, plot):
+        check_out(path)

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cptjax.command.escape import listed, say
-from cptjax.corpus.formats import Reading
-from cptjax.corpus.sources import read_documents
+from cptjax.corpus.sources import read_all
 from cptjax.data.tokenizer import Encoder
 from cptjax.files import naming, write_json, written
 from eval.analysis.collect import Opened, collect, open_model
@@ -98,9 +97,9 @@ def _read(asked: NeedleCommand, lengths: Sequence[int]) -> tuple[list[str], list
     """Texts, as many as the pairs need, and a note where there are more."""
     enough = CHARACTERS * asked.pairs // 4 * lengths[-1]
     texts, characters = [], 0
-    for text in read_documents(asked.text, Reading(text_field=asked.text_field)):
+    for text in read_all(asked.text, asked.reading):
         if characters >= enough and len(texts) >= FEWEST_TEXTS:
-            return texts, [f"Of {asked.text} the first {len(texts):,} texts are read: they are enough."]
+            return texts, [f"Of {','.join(asked.text)} the first {len(texts):,} texts are read: they are enough."]
         texts.append(text)
         characters += len(text)
     return texts, []
@@ -114,7 +113,7 @@ def _check_number(asked: NeedleCommand, fours: Fours) -> None:
             number -= 1
         if number < asked.pairs // 4:
             raise ValueError(
-                f"{asked.text} has text for {4 * number} of {asked.pairs} pairs of {length} tokens: "
+                f"{','.join(asked.text)} has text for {4 * number} of {asked.pairs} pairs of {length} tokens: "
                 f"{f'give --pairs {4 * number}, more text' if number >= 10 else 'give more text'} or shorter --lengths"
             )
 
@@ -246,7 +245,7 @@ def _as_json(
             {"name": model.name, "weights": model.weights, "probes": of_seeds}
             for model, of_seeds in zip(models, probes, strict=True)
         ],
-        "text": asked.text,
+        "text": ",".join(asked.text),
         "pairs": asked.pairs,
         "pooling": asked.pooling,
         "seed": asked.seed,

@@ -2,14 +2,15 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from cptjax.command.escape import say
 from cptjax.command.line import Options
+from cptjax.corpus.command import TextReading, written_values
 from cptjax.files import locked
 
 
@@ -22,10 +23,11 @@ class StudyCommand(Options):
     workdir: Annotated[Path, arg(metavar="DIR")]  # runs, figures and the page
     minutes: float | None = None  # begin nothing that would not end in them; 0 writes the page alone
     data: Annotated[Path | None, arg(metavar="TASKS")] = None  # the folder that the tasks' folders lie in
-    texts: str | None = None  # that the likeness of layers is measured on: a file, a folder, a data set
-    text_field: str = "text"  # column that holds the text
+    texts: tuple[str, ...] = ()  # that the likeness of layers is measured on: files, folders; separated by commas
+    reading: OmitArgPrefixes[TextReading] = field(default_factory=TextReading)
 
-    goes_on = True
+    goes_on: ClassVar[bool] = True
+    rules: ClassVar[tuple[Any, ...]] = (written_values,)
 
     @classmethod
     def passes_on(cls, words: Sequence[str]) -> bool:
@@ -37,8 +39,7 @@ class StudyCommand(Options):
         import jax
 
         from cptjax.config import override
-        from cptjax.corpus.formats import Reading
-        from cptjax.corpus.sources import read_documents
+        from cptjax.corpus.sources import read_all
         from cptjax.machine import host
         from eval.analysis.collect import draw
         from eval.study.figures import read_figures
@@ -48,13 +49,12 @@ class StudyCommand(Options):
 
         study = load_study(self.study)
         study = replace(study, run=override(study.run, rest))
-        if study.likeness and self.texts is None:
+        if study.likeness and not self.texts:
             say("no --texts are given: nothing is said of how alike layers are", stream=sys.stderr)
             study = replace(study, likeness=None)
         texts = []
-        if study.likeness and self.texts and self.minutes != 0:
-            documents = read_documents(self.texts, Reading(text_field=self.text_field))
-            texts = draw(documents, study.likeness.samples)
+        if study.likeness and self.minutes != 0:
+            texts = draw(read_all(self.texts, self.reading), study.likeness.samples)
         place = Place(study, self.workdir, self.data, texts)
         with locked(self.workdir):
             if self.minutes != 0:

@@ -15,11 +15,12 @@ from tests.run.test_recorder import made
 
 
 def test_tensorboard_reads_the_records(tmp_path):
-    # Broken by: _record without its write.
+    # Broken by: _record without its write; gradients left out of _numbers.
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
     board = TensorBoard(tmp_path, 3)
     board.write({"step": 3, "phase": "clm", **UPDATE})
+    board.write({"step": 3, "phase": "clm", "gradients": {"layers/0/attn": 0.5, "head": None}})
     board.flush()
     (path,) = (tmp_path / "tensorboard").iterdir()
     data, found = path.read_bytes(), []
@@ -30,7 +31,7 @@ def test_tensorboard_reads_the_records(tmp_path):
     board.close()
     assert found[0].file_version == "brain.Event:2" and found[1].session_log.status == 1 and found[1].step == 3
     assert {event.summary.value[0].tag: event.summary.value[0].simple_value for event in found[2:]} == {
-        name: pytest.approx(value) for name, value in UPDATE.items()
+        name: pytest.approx(value) for name, value in {**UPDATE, "gradients/layers/0/attn": 0.5}.items()
     }
 
 

@@ -34,6 +34,9 @@ BAD = {
     "filled with no list": b'{"step": 1, "phase": "clm", "held_out": {}, "filled": {"a": 1}}',
     "filled with no word": b'{"step": 1, "phase": "clm", "held_out": {}, "filled": {"a": [[]]}}',
     "filled with a share above 1": b'{"step": 1, "phase": "clm", "held_out": {}, "filled": {"a": [[["b", 2]]]}}',
+    "gradients of another type": b'{"step": 1, "phase": "clm", "gradients": [1]}',
+    "gradients that are no numbers": b'{"step": 1, "phase": "clm", "gradients": {"head": "1"}}',
+    "gradients beyond all bounds": b'{"step": 1, "phase": "clm", "gradients": {"head": 1e999}}',
     "no text": b"\xff\xfe\x00{",
     "deep": b"[" * 100_000,
     "long": b"x" * 3_000_000,
@@ -55,13 +58,14 @@ def test_a_line_that_is_no_event_is_passed_over_and_kept_beside(tmp_path, capsys
 
 
 def test_resuming_drops_what_came_after_the_checkpoint(tmp_path):
-    # Broken by: `step` for `step - ("loss" in event)`; `step` for `evaluated`.
+    # Broken by: `step` for `step - ("loss" in event)`; `step` for `evaluated`; "gradients" left out beside "loss".
     log = EventLog(tmp_path, 0, True, evaluated=-1)
     log.write({"step": 0, "phase": "clm", "held_out": HELD_OUT})
     for step in range(4):
         log.write({"step": step, "phase": "clm", **UPDATE})
     log.write({"step": 4, "phase": "clm", "held_out": HELD_OUT})
     log.write({"step": 4, "phase": "clm", "saving_seconds": 0.1})
+    log.write({"step": 4, "phase": "clm", "gradients": {"head": 1.0}})
     log.write({"step": 4, "phase": "clm", **UPDATE})
     log.close()
     with (tmp_path / "events.jsonl").open("a") as file:
