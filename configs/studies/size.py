@@ -6,7 +6,7 @@ Run:    python -m eval study configs/studies/size.py --workdir studies/size --da
 from collections.abc import Callable
 from dataclasses import replace
 
-from configs import tiny_base, workstation
+from configs import tiny, tiny_base, workstation
 from configs.studies import detour
 from cptjax.config import Phase, Run, mlm_twin
 from cptjax.objectives import mlm
@@ -29,7 +29,7 @@ def sized(width: int) -> Callable[[Run], Run]:
         num_hidden_layers=LAYERS,
         num_attention_heads=width // HEAD,
     )
-    schedule = Schedule(tiny_base.tiny.PEAK, warmup_tokens=PRETRAINING_TOKENS // 20)
+    schedule = Schedule(tiny.PEAK, warmup_tokens=PRETRAINING_TOKENS // 20)
     pretraining = Phase("pretraining", mlm(tiny_base.MASK_RATE), PRETRAINING_TOKENS, schedule)
     return lambda run: replace(run, init=None, model=model, phases=(pretraining, *run.phases))
 

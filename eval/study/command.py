@@ -36,11 +36,14 @@ class StudyCommand(Options):
 
     def __call__(self, rest: Sequence[str]) -> None:
         """Do what is left, then write what all figures say."""
+        if self.minutes is not None and self.minutes < 0:
+            raise ValueError(f"--minutes is {self.minutes:g}: at least 0, which writes the page alone")
         import jax
 
         from cptjax.config import override
         from cptjax.corpus.sources import read_all
         from cptjax.machine import host
+        from eval.analysis.cka import LEAST_TEXTS
         from eval.analysis.collect import draw
         from eval.study.figures import read_figures
         from eval.study.page import write_page
@@ -55,6 +58,8 @@ class StudyCommand(Options):
         texts = []
         if study.likeness and self.minutes != 0:
             texts = draw(read_all(self.texts, self.reading), study.likeness.samples)
+            if len(texts) < LEAST_TEXTS:
+                raise ValueError(f"{','.join(self.texts)} has {len(texts)} texts: CKA takes at least {LEAST_TEXTS}")
         place = Place(study, self.workdir, self.data, texts)
         with locked(self.workdir):
             if self.minutes != 0:

@@ -14,10 +14,11 @@ from cptjax.config import Phase
 from cptjax.files import write_text
 from eval.analysis.alike import EVERY, MEAN
 from eval.analysis.cka import ESTIMATORS
+from eval.analysis.drift import EVERY as EVERY_COMPONENT
 from eval.page import escape
 from eval.render import NOTHING, Table, as_html, as_markdown, percent
 from eval.statistics import over_seeds
-from eval.study.figures import CKA, HELD_OUT, Figure
+from eval.study.figures import CKA, DRIFT, HELD_OUT, Figure
 from eval.study.study import Comparison, Study
 from eval.tables import points
 
@@ -47,8 +48,14 @@ def write_page(study: Study, figures: Sequence[Figure], folder: Path) -> list[Pa
 def tables(study: Study, figures: Sequence[Figure]) -> list[Table]:
     """All that the figures say: differences first, then what they are made of."""
     by_score = scores(study, figures)
-    made = [_compared(each, by_score) for each in study.comparisons]
-    made += [_scores(study, by_score), *_likeness(study, figures), _runs(study), _spent(figures)]
+    made = [_compared(each, by_score) for each in study.comparisons if by_score]
+    made += [
+        _scores(study, by_score),
+        *_likeness(study, figures),
+        *_drift(study, figures),
+        _runs(study),
+        _spent(figures),
+    ]
     return [table for table in made if table.rows]
 
 
@@ -169,6 +176,25 @@ def _beside(apart: Sequence[float | None], control: Sequence[float | None]) -> l
     means = [mean(kept) if (kept := [x for x in each if x is not None]) else None for each in (apart, control)]
     ratio = means[0] / means[1] if means[0] is not None and means[1] else None
     return [*(NOTHING if x is None else f"{x:z.4f}" for x in means), NOTHING if ratio is None else f"{ratio:.2f}"]
+
+
+def _drift(study: Study, figures: Sequence[Figure]) -> list[Table]:
+    """How far each layer moved in each phase, as means over seeds, a column for each arm that has the phase itself."""
+    by_place: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for each in _of(figures, DRIFT):
+        if each.metric == EVERY_COMPONENT and each.value is not None:
+            phase, layer = each.part.rsplit("/", 1)
+            by_place.setdefault(phase, {}).setdefault(layer, {}).setdefault(each.arm, []).append(each.value)
+    made = []
+    for phase, by_layer in by_place.items():
+        arms = [arm.name for arm in study.arms if any(arm.name in by_arm for by_arm in by_layer.values())]
+        rows = [
+            [layer, *(f"{mean(by_arm[arm]):.4f}" if arm in by_arm else NOTHING for arm in arms)]
+            for layer, by_arm in by_layer.items()
+        ]
+        notes = ["The norm of the change of weights over that of the weights before, mean over seeds."]
+        made.append(Table(f"How far each layer moved in the phase {phase}", ("layer", *arms), rows, notes))
+    return made
 
 
 def _runs(study: Study) -> Table:

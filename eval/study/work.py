@@ -33,10 +33,13 @@ from cptjax.train import train
 from eval import sweep
 from eval.analysis import alike, cka
 from eval.analysis.collect import collect, open_model, weights_hash
+from eval.analysis.drift import CHANGE, EVERY, WHOLE, drift
 from eval.protocols import protocol_of
-from eval.study.figures import CKA, HELD_OUT, Figure, check_settings, read_figures
+from eval.study.figures import CKA, DRIFT, HELD_OUT, Figure, check_settings, read_figures
 from eval.study.study import Planned, Study, Tasks, plan
 from eval.tasks.registry import chosen
+
+MOVING = (EVERY, "attn", "mlp")  # components of a layer
 
 
 class Unit(NamedTuple):
@@ -64,6 +67,7 @@ def units(study: Study) -> list[Unit]:
         for arm in study.arms:
             ordered.append(Unit(arm.name, seed, HELD_OUT))
             ordered += [Unit(arm.name, seed, task) for task in (study.tasks.names if study.tasks else ())]
+            ordered += [Unit(arm.name, seed, DRIFT)] * study.drift
         waiting += [
             Unit(first, seed, CKA, second) for first, second in (study.likeness.pairs if study.likeness else ())
         ]
@@ -105,7 +109,7 @@ class Place:
                 continue
             starts[init] = Path(init).absolute()
             if not (starts[init] / checkpoint.MODEL).is_file():
-                starts[init] = (self.folder / "starts" / Path(init).name).absolute()
+                starts[init] = (self.folder / "starts" / hash_of(init)[:16]).absolute()
                 if not starts[init].exists():
                     from_hf.convert_folder(init, starts[init])
         return starts
@@ -156,7 +160,7 @@ class Place:
             likeness = {**asdict(self.study.likeness), "pairs": [], "texts": hash_of([*self.texts])}
             seeds = [unit.seed, control_seed(self.study, unit.seed)]
             return hash_of([self._of_run(unit.arm), self._of_run(unit.against), seeds, likeness])
-        if unit.evaluation == HELD_OUT:
+        if unit.evaluation in (HELD_OUT, DRIFT):
             return hash_of([self._of_run(unit.arm), unit.seed])
         on = self.tasks[unit.evaluation]
         return hash_of(
@@ -243,6 +247,8 @@ def _evaluated(place: Place, unit: Unit) -> tuple[float, list[Number]]:
         control = control_seed(place.study, unit.seed)
         others = [_trained(place, unit.against, seed) for seed in (unit.seed, control) if seed is not None]
         work = partial(_alike, place, [folder, *others])
+    elif unit.evaluation == DRIFT:
+        work = partial(_moved, folder)
     else:
         work = partial(_scored, place, unit, folder)
     began = time.monotonic()
@@ -262,9 +268,12 @@ def _trained(place: Place, arm: str, seed: int) -> Path:
 
 
 def _held_out(planned: Planned, folder: Path) -> Iterator[Number]:
-    """Loss and accuracy under each objective, at each step of the whole run that its own part evaluated."""
-    first = planned.whole.stretches[planned.shared].first
-    for event in read_events(folder / "events.jsonl"):
+    """Loss and accuracy under each objective, at each step of the whole run that its own part evaluated; and its last
+    loss in training."""
+    first, events = planned.whole.stretches[planned.shared].first, read_events(folder / "events.jsonl")
+    *_, trained = (event for event in events if "loss" in event)
+    yield Number(str(first + trained["step"]), "training loss", trained["loss"])
+    for event in events:
         for objective, results in event.get("held_out", {}).items():
             for what, value in results.items():
                 yield Number(str(first + event["step"]), f"{objective} {what}", value)
@@ -287,6 +296,13 @@ def _scored(place: Place, unit: Unit, folder: Path) -> Iterator[Number]:
             and row.seed in job.seeds
         ):
             yield Number(str(row.seed), row.metric, row.value)
+
+
+def _moved(folder: Path) -> Iterator[Number]:
+    """The relative change of each layer, its attention and its feed-forward, in each phase that the run has itself."""
+    for each in drift(folder):
+        if each.measure == CHANGE and each.component in MOVING and each.phase != WHOLE:
+            yield Number(f"{each.phase}/{each.layer}", each.component, each.value)
 
 
 def _alike(place: Place, folders: Sequence[Path]) -> Iterator[Number]:

@@ -10,7 +10,7 @@ import pytest
 from cptjax.config import Branch, Run, mlm_twin
 from eval.__main__ import main
 from eval.render import NOTHING
-from eval.study.figures import CKA, HELD_OUT, Figure, check_settings
+from eval.study.figures import CKA, DRIFT, HELD_OUT, Figure, check_settings
 from eval.study.page import differences, scores, tables, write_page
 from eval.study.study import Arm, Comparison, Likeness, Study, Tasks, load_study, plan
 from eval.study.work import Unit, control_seed, units
@@ -102,7 +102,7 @@ def test_each_seed_is_whole_before_the_next_and_likeness_waits_for_its_control()
     # Broken by: `ordered += waiting` before there is a second seed.
     asked = study(tasks=Tasks(names=("anatem",)), likeness=Likeness(pairs=(("detour", "twin"),)))
     ordered = units(asked)
-    assert len({*ordered}) == len(ordered) == 3 * (3 * 2 + 1)
+    assert len({*ordered}) == len(ordered) == 3 * (3 * 3 + 1)
     assert [each.seed for each in ordered if each.evaluation == HELD_OUT] == [1] * 3 + [2] * 3 + [3] * 3
     assert ordered.index(Unit("detour", 1, CKA, "twin")) > ordered.index(Unit("twin", 2, HELD_OUT))
     assert [control_seed(asked, seed) for seed in (1, 2, 3)] == [2, 1, 2]
@@ -199,6 +199,19 @@ def test_differences_are_paired_by_seed_with_students_interval_and_a_share_of_th
     assert mean(differences(scores(asked, figures)["anatem"], "low", "twin")) == pytest.approx(0.01)
     alone = [each for each in figures if each.seed == 1]
     assert tables(asked, alone)[0].rows[0][1] == "+2.00 [1]"
+
+
+def test_layers_are_told_of_by_phase_for_the_arms_that_trained_it():
+    # Broken by: rsplit as split in _drift, for a layer is the last word.
+    figures = [
+        figure(arm, seed, value, DRIFT, part=f"{phase}/{layer}", metric="all")
+        for arm, phase, value in (("detour", "clm", 0.1), ("detour", "decay", 0.2), ("low", "decay", 0.4))
+        for layer in ("embeddings", "0")
+        for seed in (1, 2)
+    ]
+    clm, decay = (table for table in tables(study(), figures) if "moved" in table.title)
+    assert (clm.header, clm.rows[1]) == (("layer", "detour"), ["0", "0.1000"])
+    assert (decay.header, decay.rows[0]) == (("layer", "detour", "low"), ["embeddings", "0.2000", "0.4000"])
 
 
 def test_the_page_is_the_same_to_the_byte_whatever_the_order_of_its_making(tmp_path):

@@ -15,7 +15,7 @@ from cptjax.files import read_json
 from cptjax.run.events import read_events
 from cptjax.sharding import Mesh
 from eval.__main__ import main
-from eval.study.figures import CKA, HELD_OUT, read_figures
+from eval.study.figures import CKA, DRIFT, HELD_OUT, read_figures
 from eval.study.study import Arm, Comparison, Likeness, Study
 from eval.study.work import Place, work
 from tests.fixtures_run import ROOT, small_run
@@ -91,14 +91,16 @@ def test_a_study_trains_what_is_shared_once_and_tells_of_each_unit(done):
     assert [phase["name"] for phase in detour["phases"]] == ["clm", "decay"]
     figures = read_figures(done / "figures.jsonl")
     assert {each.unit for each in figures} == {
-        *(("detour", seed, HELD_OUT, "") for seed in (1, 2)),
-        *(("low", seed, HELD_OUT, "") for seed in (1, 2)),
+        *((arm, seed, what, "") for arm in ("detour", "low") for seed in (1, 2) for what in (HELD_OUT, DRIFT)),
         *(("low", seed, CKA, "detour") for seed in (1, 2)),
     }
     events = read_events(done / "runs" / "low_1" / "events.jsonl")
     last = [event["held_out"] for event in events if "held_out" in event][-1]["decay"]["accuracy"]
     wanted = ("low", 1, HELD_OUT, "", "8", "decay accuracy")  # of the whole run: four steps of each phase
     assert [each.value for each in figures if each.of == wanted] == [last]
+    moved = {each.part: each.value for each in figures if each.of[:4] == ("low", 1, DRIFT, "") and each.metric == "all"}
+    assert {part.split("/")[0] for part in moved} == {"decay"}  # the phase that it trained itself
+    assert (moved["decay/0"], moved["decay/1"] > 0) == (0, True)
     assert "Frozen" in (done / "page.md").read_text()
 
 
@@ -129,7 +131,7 @@ def test_more_seeds_go_on_from_what_is_there_but_none_that_would_not_end_in_time
     study = replace(small_study(str(store), (1, 2, 3)), likeness=None)
     before = (done / "figures.jsonl").read_bytes()
     work(Place(study, done), minutes=1e-6)
-    assert "2 of 6 are left; the same command goes on" in capsys.readouterr().out
+    assert "4 of 12 are left; the same command goes on" in capsys.readouterr().out
     assert (done / "figures.jsonl").read_bytes() == before
 
 
