@@ -1,6 +1,5 @@
 """`python -m eval study`: what it takes."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,7 +42,6 @@ class StudyCommand(Options):
         from cptjax.config import override
         from cptjax.corpus.sources import read_all
         from cptjax.machine import host
-        from eval.analysis.cka import LEAST_TEXTS
         from eval.analysis.collect import draw
         from eval.study.figures import read_figures
         from eval.study.page import write_page
@@ -52,17 +50,11 @@ class StudyCommand(Options):
 
         study = load_study(self.study)
         study = replace(study, run=override(study.run, rest))
-        if study.likeness and not self.texts:
-            say("no --texts are given: nothing is said of how alike layers are", stream=sys.stderr)
-            study = replace(study, likeness=None)
-        texts = []
-        if study.likeness and self.minutes != 0:
-            texts = draw(read_all(self.texts, self.reading), study.likeness.samples)
-            if len(texts) < LEAST_TEXTS:
-                raise ValueError(f"{','.join(self.texts)} has {len(texts)} texts: CKA takes at least {LEAST_TEXTS}")
-        place = Place(study, self.workdir, self.data, texts)
         with locked(self.workdir):
+            place = Place(study, self.workdir, self.data)
             if self.minutes != 0:
+                if study.likeness:
+                    place = replace(place, texts=draw(read_all(self.texts, self.reading), study.likeness.samples))
                 if jax.default_backend() == "cpu":
                     host.keep_freed_memory()
                 if jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from cptjax.rows import read_rows
 
-HELD_OUT, CKA, DRIFT = "held_out", "cka", "drift"  # evaluations beside tasks
-
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
@@ -15,7 +13,7 @@ class Figure:
 
     arm: str
     seed: int
-    evaluation: str  # HELD_OUT, CKA, DRIFT or a task
+    evaluation: str  # one of study.EVALUATIONS, or a task
     against: str = ""  # the other arm of a likeness
     part: str = ""  # step, layer, phase, seed of fine-tuning
     metric: str

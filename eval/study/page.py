@@ -18,8 +18,8 @@ from eval.analysis.drift import EVERY as EVERY_COMPONENT
 from eval.page import escape
 from eval.render import NOTHING, Table, as_html, as_markdown, percent
 from eval.statistics import over_seeds
-from eval.study.figures import CKA, DRIFT, HELD_OUT, Figure
-from eval.study.study import Comparison, Study
+from eval.study.figures import Figure
+from eval.study.study import CKA, DRIFT, HELD_OUT, Comparison, Study
 from eval.tables import points
 
 HELD_OUT_NAME, AVERAGE = "held-out accuracy", "average of tasks"
@@ -71,11 +71,11 @@ def scores(study: Study, figures: Sequence[Figure]) -> Scores:
             if (value := by_step[max(by_step)] if by_step else None) is not None:
                 by_score.setdefault(HELD_OUT_NAME, {}).setdefault(arm.name, {})[seed] = value
             means = []
-            for task in study.tasks.names if study.tasks else ():
+            for task in study.task_names:
                 if values := [each.value for each in _of(mine, task) if each.value is not None]:
                     means.append(mean(values))
                     by_score.setdefault(task, {}).setdefault(arm.name, {})[seed] = means[-1]
-            if study.tasks and len(means) == len(study.tasks.names) > 1:
+            if len(means) == len(study.task_names) > 1:
                 by_score.setdefault(AVERAGE, {}).setdefault(arm.name, {})[seed] = mean(means)
     return by_score
 

@@ -12,6 +12,8 @@ import typeguard
 
 from cptjax.config import Branch, Run, called
 
+HELD_OUT, CKA, DRIFT = EVALUATIONS = "held_out", "cka", "drift"  # beside tasks
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -25,7 +27,8 @@ class Arm:
 class Tasks:
     """Tasks that models are fine-tuned on and scored, as `eval run` does it."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # or NAME=FOLDER of your own
+    language: str = "en"  # of your own
     protocol: str | None = None  # the task's own without it
     change: Mapping[str, Any] = field(default_factory=dict)  # fields of the protocol
     examples: Mapping[str, int] = field(default_factory=dict)  # how many of a split are drawn
@@ -73,6 +76,8 @@ class Study:
         for what, items in (("arms", names), ("seeds", self.seeds)):
             if not items or len({*items}) < len(items):
                 raise ValueError(f"{self.name}: the {what} of a study must be some, and differ, not {[*items]}")
+        if reserved := {*self.task_names} & {*EVALUATIONS}:
+            raise ValueError(f"{self.name}: a task cannot be called {reserved.pop()}, which a study measures besides")
         for name in names:
             if not name.replace("_", "").isalnum():
                 raise ValueError(f"{self.name}: the arm {name!r} names folders: letters, digits and _ only")
@@ -80,6 +85,11 @@ class Study:
         used += [name for pair in (self.likeness.pairs if self.likeness else ()) for name in pair]
         if unknown := [name for name in used if name not in names]:
             raise ValueError(f"{self.name}: no arm is called {unknown[0]!r}: there are {', '.join(names)}")
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks, without their folders."""
+        return tuple(name.partition("=")[0] for name in self.tasks.names) if self.tasks else ()
 
 
 def load_study(path: Path) -> Study:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from convert import from_hf, library
+from convert import from_hf
 from convert.to_hf import convert_checkpoint
 from cptjax.command.escape import say
 from cptjax.config import ELASTIC, Run, to_dict
@@ -32,11 +32,11 @@ from cptjax.run.events import read_events
 from cptjax.train import train
 from eval import sweep
 from eval.analysis import alike, cka
-from eval.analysis.collect import collect, open_model, weights_hash
+from eval.analysis.collect import collect, open_model
 from eval.analysis.drift import CHANGE, EVERY, WHOLE, drift
 from eval.protocols import protocol_of
-from eval.study.figures import CKA, DRIFT, HELD_OUT, Figure, check_settings, read_figures
-from eval.study.study import Planned, Study, Tasks, plan
+from eval.study.figures import Figure, check_settings, read_figures
+from eval.study.study import CKA, DRIFT, HELD_OUT, Planned, Study, Tasks, plan
 from eval.tasks.registry import chosen
 
 MOVING = (EVERY, "attn", "mlp")  # components of a layer
@@ -66,7 +66,7 @@ def units(study: Study) -> list[Unit]:
     for number, seed in enumerate(study.seeds):
         for arm in study.arms:
             ordered.append(Unit(arm.name, seed, HELD_OUT))
-            ordered += [Unit(arm.name, seed, task) for task in (study.tasks.names if study.tasks else ())]
+            ordered += [Unit(arm.name, seed, task) for task in study.task_names]
             ordered += [Unit(arm.name, seed, DRIFT)] * study.drift
         waiting += [
             Unit(first, seed, CKA, second) for first, second in (study.likeness.pairs if study.likeness else ())
@@ -142,7 +142,7 @@ class Place:
                 (),
                 asked.examples,
             )
-            for task in chosen(asked.names)
+            for task in chosen(asked.names, asked.language)
         }
 
     @cached_property
@@ -151,7 +151,8 @@ class Place:
         runs = [planned.whole for planned in next(iter(self.plans.values())).values()]
         stores = {path for run in runs for path in (*run.data.shares, *filter(None, [run.held_out]))}
         hashes = {path: Store(path).manifest.fingerprint for path in stores}
-        return hashes | {str(path): weights_hash(library.load(path).params) for path in self.starts.values()}
+        sums = {str(path): checkpoint.find(path, None)[2]["checksums"]["params"] for path in self.starts.values()}
+        return hashes | {path: hash_of(of_weights) for path, of_weights in sums.items()}
 
     def settings(self, unit: Unit) -> str:
         """The hash of all that the figures of a unit depend on."""
@@ -191,6 +192,11 @@ def work(place: Place, minutes: float | None = None) -> None:
     Raises ValueError for figures of other settings, and as training and evaluations do.
     """
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    if place.study.likeness and not place.texts:
+        say("no --texts are given: how alike layers are is not measured", stream=sys.stderr)
+        place = replace(place, study=replace(place.study, likeness=None))
+    elif place.study.likeness and len(place.texts) < cka.LEAST_TEXTS:
+        raise ValueError(f"--texts has {len(place.texts)} texts: CKA takes at least {cka.LEAST_TEXTS}")
     every = units(place.study)
     drop_cut_line(place.figures)
     figures = read_figures(place.figures)

@@ -190,4 +190,4 @@ def test_a_run_says_before_its_first_step_how_long_it_takes(store, two_devices, 
     with pytest.raises(Told, match="takes less than a minute, beside compiling and evaluations, at a pace"):
         train(small_run(store), tmp_path / "run")
     with pytest.raises(Told, match="phase decay has 5 steps: too few"):
-        train(sized(small_run(store), None, 10 * 128), tmp_path / "run")
+        train(sized(small_run(store), None, 10 * 128), tmp_path / "short")

@@ -10,9 +10,9 @@ import pytest
 from cptjax.config import Branch, Run, mlm_twin
 from eval.__main__ import main
 from eval.render import NOTHING
-from eval.study.figures import CKA, DRIFT, HELD_OUT, Figure, check_settings
+from eval.study.figures import Figure, check_settings
 from eval.study.page import differences, scores, tables, write_page
-from eval.study.study import Arm, Comparison, Likeness, Study, Tasks, load_study, plan
+from eval.study.study import CKA, DRIFT, HELD_OUT, Arm, Comparison, Likeness, Study, Tasks, load_study, plan
 from eval.study.work import Unit, control_seed, units
 from tests.fixtures_run import small_run
 
@@ -125,6 +125,7 @@ def test_a_study_that_does_not_hold_together_is_refused_by_name():
     assert "no arm is called 'twn': there are detour, twin, low" in refused(comparisons=unknown)
     assert "no arm is called 'high'" in refused(likeness=Likeness(pairs=(("detour", "high"),)))
     assert "the seeds of a study must be some, and differ" in refused(seeds=(1, 1))
+    assert "a task cannot be called cka" in refused(tasks=Tasks(names=("anatem", "cka=notes")))
     assert "'a b' names folders" in refused(arms=(Arm("a b"),), comparisons=())
 
 

@@ -15,8 +15,8 @@ from cptjax.files import read_json
 from cptjax.run.events import read_events
 from cptjax.sharding import Mesh
 from eval.__main__ import main
-from eval.study.figures import CKA, DRIFT, HELD_OUT, read_figures
-from eval.study.study import Arm, Comparison, Likeness, Study
+from eval.study.figures import read_figures
+from eval.study.study import CKA, DRIFT, HELD_OUT, Arm, Comparison, Likeness, Study
 from eval.study.work import Place, work
 from tests.fixtures_run import ROOT, small_run
 from tests.fixtures_text import WORDS
