@@ -1,7 +1,7 @@
 """The rows of a study: one number each, of one arm and seed, all that its page is made of."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cptjax.rows import read_rows
@@ -20,9 +20,8 @@ class Figure:
     value: float | None  # None: it diverged, or has no meaning
     settings: str  # hash of all that it depends on
     seconds: float  # of the unit; of held-out text those of the run
-    devices: str
+    devices: str  # with the version of jax
     commit: str | None = None
-    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def unit(self) -> tuple[str, int, str, str]:

@@ -24,7 +24,7 @@ from cptjax.command.escape import say
 from cptjax.config import ELASTIC, Run, to_dict
 from cptjax.data.store import Store
 from cptjax.files import hash_of, read_json
-from cptjax.machine.provenance import git_commit, versions
+from cptjax.machine.provenance import git_commit
 from cptjax.rows import append_rows, drop_cut_line, read_rows
 from cptjax.run import checkpoint
 from cptjax.run.clock import KINDS
@@ -224,8 +224,8 @@ def _took(figures: Sequence[Figure]) -> dict[str, list[float]]:
 
 
 def _figures(place: Place, unit: Unit, seconds: float, numbers: Sequence[Number]) -> list[Figure]:
-    used = {name: version for name, version in versions().items() if version is not None}
-    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {len(os.sched_getaffinity(0))} cores"
+    cores = len(os.sched_getaffinity(0))
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {cores} cores, jax {jax.__version__}"
     settings, commit = place.settings(unit), git_commit()
     return [
         Figure(
@@ -235,7 +235,6 @@ def _figures(place: Place, unit: Unit, seconds: float, numbers: Sequence[Number]
             seconds=round(seconds, 1),
             devices=devices,
             commit=commit,
-            versions=used,
         )
         for number in numbers
     ]

@@ -179,6 +179,7 @@ def test_a_training_that_is_interrupted_saves_before_the_demo_ends(store, tmp_pa
         story._run("cptjax", *words, makes=folder / "run.json")
 
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in what it has in background
     with pytest.raises(KeyboardInterrupt):
         run()
     for number, handler in kept.items():
