@@ -24,7 +24,11 @@ from tests.test_house import nested_dataclasses
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.rglob("*.ipynb"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted([*DOCS.glob("*.md"), *DOCS.glob("replication/*/page.md")]),
+    *sorted(DOCS.rglob("*.ipynb")),
+]
 COMMAND = re.compile(r"\bpython3? -m (cptjax|convert|eval)\b(.*)")
 PACKAGES = {"cptjax": cptjax.__main__, "convert": convert.__main__, "eval": eval.__main__}
 

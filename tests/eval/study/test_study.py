@@ -10,13 +10,13 @@ import pytest
 from cptjax.config import Branch, Run, mlm_twin
 from eval.__main__ import main
 from eval.render import NOTHING
-from eval.study.figures import Figure, check_settings
+from eval.study.figures import Figure, check_settings, read_figures
 from eval.study.page import differences, scores, tables, write_page
 from eval.study.study import CKA, DRIFT, HELD_OUT, Arm, Comparison, Likeness, Study, Tasks, load_study, plan
 from eval.study.work import Unit, control_seed, units
-from tests.fixtures_run import small_run
+from tests.fixtures_run import ROOT, small_run
 
-STUDIES = sorted((Path(__file__).parents[3] / "configs" / "studies").glob("[a-z]*.py"))
+STUDIES = sorted((ROOT / "configs" / "studies").glob("[a-z]*.py"))
 RUN = small_run(Path("store"))
 
 
@@ -200,6 +200,15 @@ def test_differences_are_paired_by_seed_with_students_interval_and_a_share_of_th
     assert mean(differences(scores(asked, figures)["anatem"], "low", "twin")) == pytest.approx(0.01)
     alone = [each for each in figures if each.seed == 1]
     assert tables(asked, alone)[0].rows[0][1] == "+2.00 [1]"
+
+
+@pytest.mark.parametrize("language", ["english", "french"])
+def test_the_pages_of_the_replication_are_those_of_its_figures(language, tmp_path):
+    # Broken by: a digit changed in docs/replication/french/page.md.
+    folder = ROOT / "docs" / "replication" / language
+    asked = load_study(ROOT / "configs" / "studies" / f"replication_{language}.py")
+    write_page(asked, read_figures(folder / "figures.jsonl"), tmp_path)
+    assert (tmp_path / "page.md").read_bytes() == (folder / "page.md").read_bytes()
 
 
 def test_layers_are_told_of_by_phase_for_the_arms_that_trained_it():
