@@ -195,7 +195,7 @@ def load_config(path: Path) -> Run:
 def _checked(get_config: Callable[[], Any]) -> Any:
     run = get_config()
     if isinstance(run, Run):
-        _check_types(run, "")
+        check_types(run, "")
     return run
 
 
@@ -215,14 +215,14 @@ def called(path: Path, name: str, call: Callable[[Callable], Any]) -> Any:
         raise ValueError(f"{path}: {type(error).__name__}: {reason(error)}") from error
 
 
-def _check_types(value: Any, path: str) -> None:
+def check_types(value: Any, path: str) -> None:
     """Raise TypeError for the first field whose value is not of its declared type, ValueError for a number that is
     infinite, none, or beyond 64 bits."""
     if isinstance(value, int | float) and not abs(value) < MOST:
         raise ValueError(f"{path} is {reprlib.repr(value)}: it must be a number between {-MOST:.1e} and {MOST:.1e}")
     if isinstance(value, tuple):
         for i, item in enumerate(value):
-            _check_types(item, f"{path}.{i}")
+            check_types(item, f"{path}.{i}")
     if not is_dataclass(value):
         return
     hints = get_type_hints(type(value))
@@ -232,7 +232,7 @@ def _check_types(value: Any, path: str) -> None:
             typeguard.check_type(item, hints[declared.name], collection_check_strategy=EVERY_ITEM)
         except typeguard.TypeCheckError:
             raise TypeError(f"{dotted} is {item!r}, it must be {hints[declared.name]}") from None
-        _check_types(item, dotted)
+        check_types(item, dotted)
 
 
 def override(run: Run, arguments: Sequence[str]) -> Run:
@@ -243,7 +243,7 @@ def override(run: Run, arguments: Sequence[str]) -> Run:
     program = "python -m cptjax train CONFIG --workdir DIR"
     config = (tyro.conf.FlagConversionOff,)
     changed = fill(tyro.conf.AvoidSubcommands[Run], arguments, default=run, prog=program, config=config)
-    _check_types(changed, "")
+    check_types(changed, "")
     return changed
 
 

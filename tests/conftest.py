@@ -46,7 +46,7 @@ from cptjax.objectives import Vocabulary  # noqa: E402
 from cptjax.rows import Row  # noqa: E402
 from cptjax.shape import ModelConfig, ModernBertConfig, Precision  # noqa: E402
 from cptjax.train import train  # noqa: E402
-from tests.fixtures_run import small_run  # noqa: E402
+from tests.fixtures_run import seeing, small_run  # noqa: E402
 from tests.fixtures_text import make_tokenizer  # noqa: E402
 
 # What takes longest begins first, so that all workers end together.
@@ -176,16 +176,14 @@ def store(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def two_devices(monkeypatch):
+def two_devices():
     """A run sees two devices."""
-    devices = jax.devices()[:2]
-    monkeypatch.setattr(jax, "devices", lambda *_: devices)
+    with seeing(2):
+        yield
 
 
 @pytest.fixture(scope="session")
 def finished(store, tmp_path_factory) -> Path:
     """The folder of a small run that went to its end. What changes it takes a copy."""
-    devices = jax.devices()[:2]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda *_: devices)
+    with seeing(2):
         return train(small_run(store), tmp_path_factory.mktemp("runs") / "finished")

@@ -1,10 +1,13 @@
 """A run small enough to make in every test, here or in a process of its own."""
 
+import contextlib
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
+import pytest
 
 from cptjax.config import Phase, Run
 from cptjax.data.batches import Batches, Data
@@ -49,6 +52,15 @@ def small_run(store: Path, **changes) -> Run:
         mesh=Mesh(2, 1, 1),
     )
     return replace(run, **changes)
+
+
+@contextlib.contextmanager
+def seeing(count: int):
+    """Runs see so many devices."""
+    devices = jax.devices()[:count]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: devices)
+        yield
 
 
 def sick_row(monkeypatch, run, step: int, row: int) -> None:

@@ -507,7 +507,7 @@ def test_a_twin_needs_a_causal_phase(store):
     ],
 )
 def test_a_config_file_with_a_wrong_field_is_one_line(tmp_path, change, words, capsys):
-    # Broken by: _check_types left out of load_config.
+    # Broken by: check_types left out of load_config.
     config = tmp_path / "wrong.py"
     header = CONFIG.format(store="store").split("def get_config")[0]
     header += "from dataclasses import replace\nfrom cptjax.shape import Precision\n"

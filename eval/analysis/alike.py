@@ -4,19 +4,19 @@ N layers, T texts, D width, R draws of texts, S estimators.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cptjax.command.escape import say
 from cptjax.corpus.sources import read_all
-from cptjax.files import naming, write_json, written
+from cptjax.files import naming, written
 from eval.analysis import cka
 from eval.analysis.collect import Opened, States, collect, draw, open_model
 from eval.analysis.command import CkaCommand
 from eval.plots import plain
-from eval.render import NOTHING, RENDERED, Table, csv_lines, put
+from eval.render import NOTHING, Table
 
 EVERY, FEW_LESS = "all dimensions", "without massive dimensions"
 MEAN = "mean"  # of the layers: the embeddings are none
@@ -47,26 +47,15 @@ def measure(asked: CkaCommand) -> None:
             "the models read other tokens, so none of one is one of the other: compare texts, with --pooling mean"
         )
     notes = _notes(models, states, len(texts))
-    layers = min(len(each.state_NTD) for each in states)
-    figures = compared([each.state_NTD for each in states], layers, EVERY)
-    massive = [[cka.massive(state_TD) for state_TD in each.state_NTD[:layers]] for each in states]
-    if any(of_layer for of_model in massive for of_layer in of_model):
-        figures += compared([cka.without_massive(each.state_NTD) for each in states], layers, FEW_LESS)
+    figures, massive = both([each.state_NTD for each in states])
+    if any(each.of == FEW_LESS for each in figures):
         notes += _massive_notes(models, massive)
     else:
         notes.append("No dimension of the models is massive.")
     pair_SNN = cka.every_pair(states[0].state_NTD, states[1].state_NTD)
-    if asked.json:
-        write_json(asked.json, _as_json(asked, models, states, figures, massive, pair_SNN, notes))
-        say(f"wrote {asked.json}")
-    if asked.plot:
-        plot(figures, pair_SNN[0], [model.name for model in models], asked.plot)
-        say(f"wrote {asked.plot}")
-    if asked.format == "csv":
-        made = csv_lines(Figure._fields, (each._asdict() for each in figures))
-    else:
-        made = RENDERED[asked.format](tables(figures, asked.models, notes))
-    put(made, asked.out)
+    told = _told(asked, models, states, massive, pair_SNN, notes)
+    drawn = partial(plot, figures, pair_SNN[0], [model.name for model in models])
+    asked.tell(figures, told, tables(figures, asked.models, notes), drawn)
 
 
 def _check_control(models: Sequence[Opened]) -> None:
@@ -112,6 +101,17 @@ def _massive_notes(models: Sequence[Opened], massive: Sequence[Sequence[dict[int
             told.append(f"{dimension} (in {len(shares)} layers, up to {max(shares):.1%} of the variance)")
         notes.append(f"Massive dimensions of {model.name}: {', '.join(told) or 'none'}.")
     return notes
+
+
+def both(states: Sequence[np.ndarray]) -> tuple[list[Figure], list[list[dict[int, float]]]]:
+    """The figures of `compared`, of all layers that the models have, and where any dimension is massive those without
+    such; and the massive ones of each model and layer, with their share."""
+    layers = min(map(len, states))
+    figures = compared(states, layers, EVERY)
+    massive = [[cka.massive(state_TD) for state_TD in state_NTD[:layers]] for state_NTD in states]
+    if any(of_layer for of_model in massive for of_layer in of_model):
+        figures += compared([cka.without_massive(state_NTD) for state_NTD in states], layers, FEW_LESS)
+    return figures, massive
 
 
 def compared(states: Sequence[np.ndarray], layers: int, of: str) -> list[Figure]:
@@ -173,11 +173,10 @@ def _interval(figure: Figure) -> str:
     return NOTHING if figure.low is None else f"{_cell(figure.low)} to {_cell(figure.high)}"
 
 
-def _as_json(
+def _told(
     asked: CkaCommand,
     models: Sequence[Opened],
     states: Sequence[States],
-    figures: Sequence[Figure],
     massive: Sequence[Sequence[dict[int, float]]],
     pair_SNN: np.ndarray,
     notes: Sequence[str],
@@ -197,7 +196,6 @@ def _as_json(
         "models": told,
         "texts": {"source": ",".join(asked.texts), "number": states[0].state_NTD.shape[1], "length": asked.length},
         "pooling": asked.pooling,
-        "figures": [each._asdict() for each in figures],
         "every_pair": {
             name: [[float(x) if np.isfinite(x) else None for x in row] for row in pair_NN]
             for name, pair_NN in zip(cka.ESTIMATORS, pair_SNN, strict=True)

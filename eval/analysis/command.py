@@ -1,24 +1,62 @@
 """`python -m eval cka`, `drift`, `transplant` and `needle`: what they take."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from cptjax.command.escape import say
 from cptjax.command.line import Options
 from cptjax.corpus.command import TextReading, written_values
-from cptjax.files import check_out
+from cptjax.files import check_out, write_json
 from eval.plots import FORMATS
-from eval.render import Format
+from eval.render import RENDERED, Format, Table, csv_lines, put
 
 Pooling = Literal["mean", "cls", "token"]
 Component = Literal["attn", "mlp", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CkaCommand(Options):
+class Report(Options):
+    """How an analysis is told."""
+
+    format: Format = "text"
+    out: Annotated[Path | None, arg(metavar="FILE")] = None  # of the tables; without it on the terminal
+    json: Annotated[Path | None, arg(metavar="FILE")] = None  # every number
+    plot: Annotated[Path | None, arg(metavar="FILE.png|svg|pdf")] = None
+
+    def check(self) -> None:
+        """Raise ValueError or OSError for what could not be written once all is measured."""
+        if self.plot and self.plot.suffix not in FORMATS:
+            raise ValueError(f"{self.plot} ends in none of {', '.join(FORMATS)}")
+        for path in (self.out, self.json, self.plot):
+            check_out(path)
+
+    def tell(
+        self, figures: Sequence[Any], told: Mapping[str, Any], tables: Sequence[Table], draw: Callable[[Path], None]
+    ) -> None:
+        """Write what is asked for: figures, which are named tuples, with what else is `told` of them; the plot that
+        `draw` makes; tables, or the figures as lines."""
+        lines = [each._asdict() for each in figures]
+        if self.json:
+            write_json(self.json, {**told, "figures": lines})
+            say(f"wrote {self.json}")
+        if self.plot:
+            draw(self.plot)
+            say(f"wrote {self.plot}")
+        csv = self.format == "csv"
+        put(csv_lines(figures[0]._fields, lines) if csv else RENDERED[self.format](tables), self.out)
+
+
+def _check_states(folder: Path | None) -> None:
+    if folder and folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file: name a folder for --states")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CkaCommand(Report):
     """How alike two models are, layer by layer, on texts. A model is a folder, a Hub id or a run folder; RUN@STEP is a
     step of a run."""
 
@@ -30,10 +68,6 @@ class CkaCommand(Options):
     length: int = 512  # tokens of a text; what is longer is cut
     pooling: Pooling = "mean"  # of a text: all tokens, the first, one that is drawn
     states: Annotated[Path | None, arg(metavar="DIR")] = None  # where states are kept, and read again
-    format: Format = "text"
-    out: Annotated[Path | None, arg(metavar="FILE")] = None  # of the tables; without it on the terminal
-    json: Annotated[Path | None, arg(metavar="FILE")] = None  # every number
-    plot: Annotated[Path | None, arg(metavar="FILE.png|svg|pdf")] = None
 
     rules: ClassVar[tuple[Any, ...]] = (written_values,)
 
@@ -42,27 +76,24 @@ class CkaCommand(Options):
         for name, least in (("samples", 4), ("length", 8)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} is {getattr(self, name)}: at least {least}")
-        _check_files(self.out, self.json, self.plot, self.states)
+        self.check()
+        _check_states(self.states)
         from eval.analysis.alike import measure  # late: help is there at once
 
         measure(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DriftCommand(Options):
+class DriftCommand(Report):
     """How far each layer of a model moved in each phase of a run, from its checkpoints. With --from any model may stand
     in the place of the run: a folder, a Hub id or a run folder; RUN@STEP is a step of a run."""
 
     run: Annotated[Positional[str], arg(metavar="RUN")]
     start: Annotated[str | None, arg(name="from", metavar="MODEL")] = None  # without it what the run began with
-    format: Format = "text"
-    out: Annotated[Path | None, arg(metavar="FILE")] = None  # of the tables; without it on the terminal
-    json: Annotated[Path | None, arg(metavar="FILE")] = None  # every number
-    plot: Annotated[Path | None, arg(metavar="FILE.png|svg|pdf")] = None
 
     def __call__(self, rest: Sequence[str]) -> None:
         """Measure."""
-        _check_files(self.out, self.json, self.plot)
+        self.check()
         from eval.analysis.drift import measure  # late: help is there at once
 
         measure(self)
@@ -86,7 +117,7 @@ class TransplantCommand(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeedleCommand(Options):
+class NeedleCommand(Report):
     """Whether a sentence is in a long text, read from the state of a frozen model by a probe of two layers. A model is
     named as for cka."""
 
@@ -99,10 +130,6 @@ class NeedleCommand(Options):
     seeds: int = 5  # trainings of the probe
     seed: int = 0  # of the pairs
     states: Annotated[Path | None, arg(metavar="DIR")] = None  # where states are kept, and read again
-    format: Format = "text"
-    out: Annotated[Path | None, arg(metavar="FILE")] = None  # of the tables; without it on the terminal
-    json: Annotated[Path | None, arg(metavar="FILE")] = None  # every number
-    plot: Annotated[Path | None, arg(metavar="FILE.png|svg|pdf")] = None
 
     rules: ClassVar[tuple[Any, ...]] = (written_values,)
 
@@ -111,17 +138,8 @@ class NeedleCommand(Options):
         for name, least in (("pairs", 40), ("seeds", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} is {getattr(self, name)}: at least {least}")
-        _check_files(self.out, self.json, self.plot, self.states)
+        self.check()
+        _check_states(self.states)
         from eval.analysis.needle import measure  # late: help is there at once
 
         measure(self)
-
-
-def _check_files(out: Path | None, json: Path | None, plot: Path | None, states: Path | None = None) -> None:
-    """Raise ValueError or OSError for what could not be written once all is measured."""
-    if plot and plot.suffix not in FORMATS:
-        raise ValueError(f"{plot} ends in none of {', '.join(FORMATS)}")
-    if states and states.is_file():
-        raise NotADirectoryError(f"{states} is a file: name a folder for --states")
-    for path in (out, json, plot):
-        check_out(path)

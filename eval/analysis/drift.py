@@ -8,7 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import groupby
 from operator import getitem
 from pathlib import Path
@@ -19,9 +19,9 @@ import numpy as np
 from scipy.special import entr
 
 from cptjax.command.bar import bar
-from cptjax.command.escape import listed, say
+from cptjax.command.escape import listed
 from cptjax.families import encoder
-from cptjax.files import hash_of, naming, write_json, written
+from cptjax.files import hash_of, naming, written
 from cptjax.model import init_params
 from cptjax.run import checkpoint
 from cptjax.run.checkpoint import ReadParameter, path_keys
@@ -32,7 +32,7 @@ from cptjax.sharding import is_stacked
 from eval.analysis.collect import open_model
 from eval.analysis.command import DriftCommand
 from eval.plots import plain
-from eval.render import NOTHING, RENDERED, Table, csv_lines, put
+from eval.render import NOTHING, Table
 from eval.update import ON_THE_ENCODER
 
 WHOLE = "whole run"  # all phases, in the place of one's name
@@ -80,21 +80,11 @@ def measure(asked: DriftCommand) -> None:
     """Read, measure, write. Raises as `drift`."""
     course = _course(Path(asked.run), asked.start)
     moved, notes = _moved(course), _notes(course)
-    if asked.json:
-        spans = [
-            {"phase": span.phase, "from": course.states[span.before].name, "to": course.states[span.after].name}
-            for span in course.spans
-        ]
-        write_json(asked.json, {"spans": spans, "figures": [each._asdict() for each in moved], "notes": notes})
-        say(f"wrote {asked.json}")
-    if asked.plot:
-        plot(moved, asked.plot)
-        say(f"wrote {asked.plot}")
-    if asked.format == "csv":
-        made = csv_lines(Moved._fields, (each._asdict() for each in moved))
-    else:
-        made = RENDERED[asked.format](tables(moved, course, notes))
-    put(made, asked.out)
+    spans = [
+        {"phase": span.phase, "from": course.states[span.before].name, "to": course.states[span.after].name}
+        for span in course.spans
+    ]
+    asked.tell(moved, {"spans": spans, "notes": notes}, tables(moved, course, notes), partial(plot, moved))
 
 
 def drift(folder: Path, start: str | None = None) -> list[Moved]:

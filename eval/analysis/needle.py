@@ -6,6 +6,7 @@ answers, pairs.
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +15,14 @@ import numpy as np
 from cptjax.command.escape import listed, say
 from cptjax.corpus.sources import read_all
 from cptjax.data.tokenizer import Encoder
-from cptjax.files import naming, write_json, written
+from cptjax.files import naming, written
 from eval.analysis.collect import Opened, collect, open_model
 from eval.analysis.command import NeedleCommand
 from eval.analysis.haystack import FOUR, Four, make_fours, sizes
 from eval.analysis.two_layers import Answered, Asked, answer
 from eval.plots import plain
 from eval.protocols import Protocol
-from eval.render import NOTHING, RENDERED, Table, csv_lines, percent, put
+from eval.render import NOTHING, Table, percent
 from eval.statistics import Difference, difference
 from eval.tasks.task import Answer, Example
 from eval.texts import tokenise
@@ -63,17 +64,8 @@ def measure(asked: NeedleCommand) -> None:
     say(f"{pairs:,} pairs of each length: {pairs * sum(lengths):,} tokens for each model to read", stream=sys.stderr)
     answered = [_answered(asked, model, read, fours) for model, read in zip(models, reads, strict=True)]
     figures = list(compared([model.name for model in models], [_counts(each, fours) for each in answered]))
-    if asked.json:
-        write_json(asked.json, _as_json(asked, models, answered, figures, notes))
-        say(f"wrote {asked.json}")
-    if asked.plot:
-        plot(figures, asked.plot)
-        say(f"wrote {asked.plot}")
-    if asked.format == "csv":
-        made = csv_lines(Figure._fields, (each._asdict() for each in figures))
-    else:
-        made = RENDERED[asked.format](tables(figures, notes))
-    put(made, asked.out)
+    told = _told(asked, models, answered, notes)
+    asked.tell(figures, told, tables(figures, notes), partial(plot, figures))
 
 
 # ---- what is asked
@@ -226,12 +218,8 @@ def _cells(figure: Figure) -> tuple[str, str]:
     return percent(figure.value), NOTHING if figure.low is None else f"{percent(figure.low)} to {percent(figure.high)}"
 
 
-def _as_json(
-    asked: NeedleCommand,
-    models: Sequence[Opened],
-    answered: Sequence[Answered],
-    figures: Sequence[Figure],
-    notes: Sequence[str],
+def _told(
+    asked: NeedleCommand, models: Sequence[Opened], answered: Sequence[Answered], notes: Sequence[str]
 ) -> dict[str, Any]:
     probes = [
         [
@@ -249,7 +237,6 @@ def _as_json(
         "pairs": asked.pairs,
         "pooling": asked.pooling,
         "seed": asked.seed,
-        "figures": [each._asdict() for each in figures],
         "notes": [*notes],
     }
 

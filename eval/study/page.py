@@ -104,8 +104,9 @@ def _compared(asked: Comparison, by_score: Scores) -> Table:
     ]
     if asked.gain:
         notes.append(
-            f"The share is that of the mean gain of {asked.gain} in the last column of scores: none where the interval "
-            "of that gain holds 0. Tables are not corrected for how many differences they hold."
+            f"The share is that of the mean gain of {asked.gain} in the last column of scores, over the seeds that all "
+            "three have: none where the interval of that gain does not lie above 0. Tables are not corrected for how "
+            "many differences they hold."
         )
     return Table(asked.title, header, rows, notes)
 
@@ -120,11 +121,11 @@ def _difference(values: Sequence[float]) -> str:
 
 def _share(asked: Comparison, arm: str, by_score: Scores) -> str:
     by_arm = [*by_score.values()][-1]
-    own, whole = (differences(by_arm, name, asked.against) for name in (arm, asked.gain or ""))
+    arms = [by_arm.get(name, {}) for name in (arm, asked.gain or "", asked.against)]
+    seeds = [seed for seed in arms[0] if all(seed in of_arm for of_arm in arms)]
+    own, whole = ([of_arm[seed] - arms[2][seed] for seed in seeds] for of_arm in arms[:2])
     interval = over_seeds(whole)
-    if not own or interval is None or interval[0] <= 0 <= interval[1]:
-        return NOTHING
-    return f"{mean(own) / mean(whole):.0%}"
+    return NOTHING if interval is None or interval[0] <= 0 else f"{mean(own) / mean(whole):.0%}"
 
 
 def _scores(study: Study, by_score: Scores) -> Table:

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import typeguard
-
-from cptjax.config import Branch, Run, called
+from cptjax.config import Branch, Run, called, check_types
 
 HELD_OUT, CKA, DRIFT = EVALUATIONS = "held_out", "cka", "drift"  # beside tasks
 
@@ -105,7 +103,7 @@ def load_study(path: Path) -> Study:
 def _checked(get_study: Callable[[], Any]) -> Any:
     study = get_study()
     if isinstance(study, Study):
-        typeguard.check_type(study.seeds, tuple[int, ...])
+        check_types(study, "")
     return study
 
 

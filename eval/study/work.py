@@ -311,15 +311,11 @@ def _moved(folder: Path) -> Iterator[Number]:
 
 
 def _alike(place: Place, folders: Sequence[Path]) -> Iterator[Number]:
-    """Divergence by layer of the first two models, the control's, which is the third's and the second's, and their
-    ratio; of the debiased estimator and the plain one, with and without massive dimensions."""
+    """Divergence by layer of the first two models, and the control's, which is the third's and the second's; of both
+    estimators, with and without massive dimensions."""
     asked, kept = place.study.likeness, place.folder / "states"
     assert asked
     each = [collect(open_model(str(path)), place.texts, "mean", asked.length, kept).state_NTD for path in folders]
-    layers = min(map(len, each))
-    figures = alike.compared(each, layers, alike.EVERY)
-    if any(cka.massive(state_TD) for state_NTD in each for state_TD in state_NTD[:layers]):
-        figures += alike.compared([cka.without_massive(state_NTD) for state_NTD in each], layers, alike.FEW_LESS)
-    for figure in figures:
-        if figure.measure != "cka":
+    for figure in alike.both(each)[0]:
+        if figure.measure in ("divergence", "control"):
             yield Number(figure.layer, f"{figure.estimator} {figure.measure}, {figure.of}", figure.value)

@@ -20,7 +20,7 @@ from cptjax.run.set_up import open_inputs, set_up
 from cptjax.run.start import start
 from cptjax.schedules import Schedule
 from cptjax.train import train
-from tests.fixtures_run import small_run
+from tests.fixtures_run import seeing, small_run
 
 STEP = 4 * 32  # tokens
 
@@ -28,9 +28,7 @@ STEP = 4 * 32  # tokens
 @pytest.fixture(scope="module", autouse=True)
 def two_devices():
     """Runs of this file see two devices."""
-    devices = jax.devices()[:2]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda *_: devices)
+    with seeing(2):
         yield
 
 

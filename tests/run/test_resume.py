@@ -24,6 +24,7 @@ from cptjax.schedules import Schedule
 from cptjax.shape import ModernBertConfig, Precision
 from cptjax.sharding import Mesh
 from cptjax.train import train
+from tests.fixtures_run import seeing
 from tests.fixtures_text import WORDS, make_store, make_tokenizer
 
 # A run is silent unless something is damaged, and --strict makes an error of that.
@@ -33,9 +34,7 @@ pytestmark = pytest.mark.filterwarnings("error::cptjax.command.errors.DamageWarn
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
     """Runs of this file see one device."""
-    devices = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda *_: devices)
+    with seeing(1):
         yield
 
 

@@ -28,7 +28,7 @@ from eval.__main__ import main
 from eval.analysis import drift as analysis
 from eval.analysis.drift import CHANGE, GRADIENT, LARGEST, RANK, Course, Moved, Span, State, drift, effective_rank
 from tests.conftest import moved
-from tests.fixtures_run import small_run
+from tests.fixtures_run import seeing, small_run
 
 STEP = 4 * 32  # tokens
 SIZES = {"vocab_size": 128, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
@@ -131,9 +131,7 @@ def test_a_weight_that_is_no_number_is_named():
 @pytest.fixture(scope="module", autouse=True)
 def two_devices():
     """Runs of this file see two devices."""
-    devices = jax.devices()[:2]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda *_: devices)
+    with seeing(2):
         yield
 
 

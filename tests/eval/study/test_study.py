@@ -12,7 +12,7 @@ from eval.__main__ import main
 from eval.render import NOTHING
 from eval.study.figures import Figure, check_settings, read_figures
 from eval.study.page import differences, scores, tables, write_page
-from eval.study.study import CKA, DRIFT, HELD_OUT, Arm, Comparison, Likeness, Study, Tasks, load_study, plan
+from eval.study.study import CKA, DRIFT, HELD_OUT, Arm, Comparison, Likeness, Study, Tasks, _checked, load_study, plan
 from eval.study.work import Unit, control_seed, units
 from tests.fixtures_run import ROOT, small_run
 
@@ -126,6 +126,8 @@ def test_a_study_that_does_not_hold_together_is_refused_by_name():
     assert "no arm is called 'high'" in refused(likeness=Likeness(pairs=(("detour", "high"),)))
     assert "the seeds of a study must be some, and differ" in refused(seeds=(1, 1))
     assert "a task cannot be called cka" in refused(tasks=Tasks(names=("anatem", "cka=notes")))
+    with pytest.raises(TypeError, match=r"likeness.samples is 'many'"):
+        _checked(lambda: study(likeness=Likeness(pairs=(("detour", "twin"),), samples="many")))  # type: ignore[arg-type]
     assert "'a b' names folders" in refused(arms=(Arm("a b"),), comparisons=())
 
 
@@ -198,6 +200,13 @@ def test_differences_are_paired_by_seed_with_students_interval_and_a_share_of_th
     sure = [replace(each, value=each.value + 0.2) if each.arm == "detour" else each for each in figures]
     assert [row[-1] for row in tables(asked, sure)[0].rows] == ["100%", f"{0.01 / 0.24:.0%}"]
     assert mean(differences(scores(asked, figures)["anatem"], "low", "twin")) == pytest.approx(0.01)
+    fewer = [each for each in sure if (each.arm, each.seed) != ("low", 3)]  # the share is of the two seeds with all
+    assert tables(asked, fewer)[0].rows[1][-1] == f"{0.0075 / 0.23:.0%}"
+    lost = [replace(each, value=each.value - 0.2) if each.arm == "detour" else each for each in figures]
+    assert [row[-1] for row in tables(asked, lost)[0].rows] == [
+        NOTHING,
+        NOTHING,
+    ]  # a loss is no gain to have a share of
     alone = [each for each in figures if each.seed == 1]
     assert tables(asked, alone)[0].rows[0][1] == "+2.00 [1]"
 

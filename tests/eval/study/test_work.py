@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import pytest
 
 from cptjax.files import read_json
@@ -18,7 +17,7 @@ from eval.__main__ import main
 from eval.study.figures import read_figures
 from eval.study.study import CKA, DRIFT, HELD_OUT, Arm, Comparison, Likeness, Study
 from eval.study.work import Place, work
-from tests.fixtures_run import ROOT, small_run
+from tests.fixtures_run import ROOT, seeing, small_run
 from tests.fixtures_text import WORDS
 
 STUDY = f"""
@@ -57,9 +56,7 @@ def words(folder: Path, study: Path, store: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module", autouse=True)
 def a_device():
     """Studies of this file see one device, as their command does in a process of its own."""
-    devices = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda *_: devices)
+    with seeing(1):
         yield
 
 
