@@ -32,7 +32,7 @@ def get_study() -> Study:
             *decay.comparisons((SHORT_DECAY,)),
         ),
         tasks=Tasks(
-            names=("e3c_fr",),
+            names=("e3c_fr", "quaero_emea"),
             protocol="cpu",
             change={"learning_rate": 5e-4, "steps": 100, "evaluate_every": 100, "texts_per_step": 8},
         ),
