@@ -50,15 +50,15 @@ class StudyCommand(Options):
 
         study = load_study(self.study)
         study = replace(study, run=override(study.run, rest))
-        with locked(self.workdir):
-            place = Place(study, self.workdir, self.data)
-            if self.minutes != 0:
-                if study.likeness:
-                    place = replace(place, texts=draw(read_all(self.texts, self.reading), study.likeness.samples))
-                if jax.default_backend() == "cpu":
-                    host.keep_freed_memory()
-                if jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours
-                    jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
-                work(place, self.minutes)
+        place = Place(study, self.workdir, self.data)
+        if self.minutes != 0:
+            if study.likeness:
+                place = replace(place, texts=draw(read_all(self.texts, self.reading), study.likeness.samples))
+            if jax.default_backend() == "cpu":
+                host.keep_freed_memory()
+            if jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours
+                jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
+            work(place, self.minutes)
+        with locked(self.workdir, wait=True):
             for path in write_page(study, read_figures(place.figures), self.workdir):
                 say(f"wrote {path}")

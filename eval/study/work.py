@@ -1,11 +1,14 @@
 """Doing a study: runs are trained and measured, what is not done yet, in an order that gives the most early.
 
 A unit is one evaluation of one arm and seed. It needs runs, which are trained when they are first needed; its figures
-are added to the file all at once, so that a study that was killed goes on with the next.
+are added to the file all at once, so that a study that was killed goes on with the next. Processes, on machines that
+share the folder, may work on it together: each takes the first unit whose runs no other holds. What holds a run ends
+with its process.
 
 N layers, the embeddings the first; T texts, D width.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -23,7 +26,7 @@ from convert.to_hf import convert_checkpoint
 from cptjax.command.escape import say
 from cptjax.config import ELASTIC, Run, to_dict
 from cptjax.data.store import Store
-from cptjax.files import hash_of, read_json
+from cptjax.files import hash_of, locked, read_json
 from cptjax.machine.provenance import git_commit
 from cptjax.rows import append_rows, drop_cut_line, read_rows
 from cptjax.run import checkpoint
@@ -40,6 +43,7 @@ from eval.study.study import CKA, DRIFT, HELD_OUT, Planned, Study, Tasks, plan
 from eval.tasks.registry import chosen
 
 MOVING = (EVERY, "attn", "mlp")  # components of a layer
+PAUSE = 1.0  # seconds until a process looks again whether others have left it something
 
 
 class Unit(NamedTuple):
@@ -100,6 +104,10 @@ class Place:
         """Of an arm and seed."""
         return self.folder / "runs" / f"{arm}_{seed}"
 
+    def is_trained(self, arm: str, seed: int) -> bool:
+        """Whether a run has come to its end."""
+        return (self.run_folder(arm, seed) / "run.json").is_file()
+
     @cached_property
     def starts(self) -> dict[str, Path]:
         """The run folder that each `init` of the arms is, or was converted to."""
@@ -110,8 +118,9 @@ class Place:
             starts[init] = Path(init).absolute()
             if not (starts[init] / checkpoint.MODEL).is_file():
                 starts[init] = (self.folder / "starts" / hash_of(init)[:16]).absolute()
-                if not starts[init].exists():
-                    from_hf.convert_folder(init, starts[init])
+                with locked(starts[init].parent, wait=True):
+                    if not starts[init].exists():
+                        from_hf.convert_folder(init, starts[init])
         return starts
 
     @cached_property
@@ -198,20 +207,62 @@ def work(place: Place, minutes: float | None = None) -> None:
     elif place.study.likeness and len(place.texts) < cka.LEAST_TEXTS:
         raise ValueError(f"--texts has {len(place.texts)} texts: CKA takes at least {cka.LEAST_TEXTS}")
     every = units(place.study)
-    drop_cut_line(place.figures)
-    figures = read_figures(place.figures)
-    check_settings(place.figures, figures, {unit: place.settings(unit) for unit in every})
-    done, took = {figure.unit for figure in figures}, _took(figures)
-    for number, unit in enumerate(every):
-        if unit in done:
-            continue
-        if deadline is not None and time.monotonic() + mean(took.get(unit.evaluation, [0.0])) > deadline:
-            say(f"{minutes:g} minutes: {len(every) - number} of {len(every)} are left; the same command goes on")
+    settings = {unit: place.settings(unit) for unit in every}
+    with locked(place.folder, wait=True):
+        drop_cut_line(place.figures)
+    while True:
+        check_settings(place.figures, figures := _known(place), settings)
+        done, took = {figure.unit for figure in figures}, _took(figures)
+        if not (left := [unit for unit in every if unit not in done]):
             return
-        say(f"{unit.evaluation} of {unit.arm}, seed {unit.seed} ({number + 1} of {len(every)})", stream=sys.stderr)
-        seconds, numbers = _evaluated(place, unit)
-        took.setdefault(unit.evaluation, []).append(seconds)
-        append_rows(place.figures, _figures(place, unit, seconds, numbers))
+        with first_free(place, left) as unit:
+            usual = mean(took.get((unit or left[0]).evaluation, [0.0]))
+            if deadline is not None and time.monotonic() + usual > deadline:
+                say(f"{minutes:g} minutes: {len(left)} of {len(every)} are left; the same command goes on")
+                return
+            if unit is None:
+                time.sleep(PAUSE)
+                continue
+            number = every.index(unit) + 1
+            say(f"{unit.evaluation} of {unit.arm}, seed {unit.seed} ({number} of {len(every)})", stream=sys.stderr)
+            made = _figures(settings[unit], unit, *_evaluated(place, unit))
+            with locked(place.folder, wait=True):
+                append_rows(place.figures, made)
+
+
+@contextlib.contextmanager
+def first_free(place: Place, left: Sequence[Unit]) -> Iterator[Unit | None]:
+    """The first of some units whose runs no other process holds, which holds them; none where others hold all."""
+    for unit in left:
+        with contextlib.ExitStack() as held:
+            try:
+                for arm, seed in _runs_of(place, unit):
+                    held.enter_context(locked(place.folder / "held" / f"{arm}_{seed}"))
+            except ValueError:  # another does
+                continue
+            if unit not in {figure.unit for figure in _known(place)}:  # another may just have done it
+                yield unit
+                return
+    yield None
+
+
+def _known(place: Place) -> list[Figure]:
+    with locked(place.folder, wait=True):
+        return read_figures(place.figures)
+
+
+def _runs_of(place: Place, unit: Unit) -> list[tuple[str, int]]:
+    """The runs that a unit is of, and those that are trained for it."""
+    beside = []
+    if unit.evaluation == CKA:
+        control = control_seed(place.study, unit.seed)
+        beside = [(unit.against, seed) for seed in (unit.seed, control) if seed is not None]
+    runs = [(unit.arm, unit.seed), *(run for run in beside if not place.is_trained(*run))]
+    for arm, seed in runs:  # which grows
+        parent = place.plans[seed][arm].of
+        if parent and not place.is_trained(arm, seed) and not place.is_trained(parent, seed):
+            runs.append((parent, seed))
+    return [*dict.fromkeys(runs)]
 
 
 def _took(figures: Sequence[Figure]) -> dict[str, list[float]]:
@@ -223,10 +274,10 @@ def _took(figures: Sequence[Figure]) -> dict[str, list[float]]:
     return took
 
 
-def _figures(place: Place, unit: Unit, seconds: float, numbers: Sequence[Number]) -> list[Figure]:
+def _figures(settings: str, unit: Unit, seconds: float, numbers: Sequence[Number]) -> list[Figure]:
     cores = len(os.sched_getaffinity(0))
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {cores} cores, jax {jax.__version__}"
-    settings, commit = place.settings(unit), git_commit()
+    commit = git_commit()
     return [
         Figure(
             **unit._asdict(),
@@ -264,7 +315,7 @@ def _evaluated(place: Place, unit: Unit) -> tuple[float, list[Number]]:
 def _trained(place: Place, arm: str, seed: int) -> Path:
     """The folder of a run, trained to its end if it is not yet."""
     planned, folder = place.plans[seed][arm], place.run_folder(arm, seed)
-    if not (folder / "run.json").is_file():
+    if not place.is_trained(arm, seed):
         if planned.of:
             _trained(place, planned.of, seed)
         train(planned.own, folder)
@@ -286,7 +337,8 @@ def _held_out(planned: Planned, folder: Path) -> Iterator[Number]:
 
 def _scored(place: Place, unit: Unit, folder: Path) -> Iterator[Number]:
     """The task's first metric on test, of each fine-tuning."""
-    model, rows = place.folder / "models" / folder.name, place.folder / "rows.jsonl"
+    model, rows = place.folder / "models" / folder.name, place.folder / "rows" / f"{folder.name}.jsonl"
+    rows.parent.mkdir(exist_ok=True)  # a file for each run, which one process holds
     if not model.exists():
         convert_checkpoint(folder, model)
     candidate, on = sweep.candidate(str(model)), place.tasks[unit.evaluation]

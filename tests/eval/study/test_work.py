@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from cptjax.files import read_json
+from cptjax.files import locked, read_json
 from cptjax.run.events import read_events
 from cptjax.sharding import Mesh
 from eval.__main__ import main
 from eval.study.figures import read_figures
 from eval.study.study import CKA, DRIFT, HELD_OUT, Arm, Comparison, Likeness, Study
-from eval.study.work import Place, work
+from eval.study.work import Place, Unit, first_free, units, work
 from tests.fixtures_run import ROOT, seeing, small_run
 from tests.fixtures_text import WORDS
 
@@ -132,27 +132,56 @@ def test_more_seeds_go_on_from_what_is_there_but_none_that_would_not_end_in_time
     assert (done / "figures.jsonl").read_bytes() == before
 
 
-def test_a_study_that_is_killed_three_times_ends_the_same(done, inputs, store):
+def begin(folder: Path, inputs: Path, store: Path) -> subprocess.Popen[str]:
+    """The study in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "eval", *words(folder, inputs / "small.py", store)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+    )
+
+
+def test_a_study_that_is_killed_three_times_and_ended_by_two_processes_ends_the_same(done, inputs, store):
     """Killed as the first unit of an attempt has begun, the second, and the third."""
     # Broken by: figures appended one by one, each in a write of its own, before the unit has ended.
-    folder, command = inputs / "killed", [sys.executable, "-m", "eval"]
-    for units in (0, 1, 2):  # after those that the kills before have left undone
-        process = subprocess.Popen(
-            [*command, *words(folder, inputs / "small.py", store)],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
-        )
+    folder = inputs / "killed"
+    for count in (0, 1, 2):  # after those that the kills before have left undone
+        process = begin(folder, inputs, store)
         assert process.stderr
         began = -1
         for line in process.stderr:
             began += ", seed " in line
-            if began == units:
+            if began == count:
                 break
         time.sleep(0.5)
         process.send_signal(signal.SIGKILL)
         process.wait()
+    other = begin(folder, inputs, store)
     assert main(words(folder, inputs / "small.py", store)) == 0
-    assert told(folder) == told(done)
+    assert (other.communicate()[1].count("Error"), other.returncode) == (0, 0)
+    ours, whole = told(folder), told(done)
+    assert [(*of, settings) for *of, _, settings in ours] == [(*of, settings) for *of, _, settings in whole]
+    # The other process has its devices to itself, which orders sums otherwise.
+    assert [value for *_, value, _ in ours] == pytest.approx([value for *_, value, _ in whole], abs=1e-7)
+
+
+def test_processes_take_units_of_other_runs_than_those_that_are_held(done, store, tmp_path):
+    # Broken by: `parent and not place.is_trained(parent, seed)` left out of _runs_of; `continue` as `return`.
+    study = small_study(str(store))
+    new, old = Place(study, tmp_path), Place(study, done)
+    with first_free(new, units(study)) as first, first_free(new, units(study)) as second:
+        assert first and (first.arm, first.seed) == ("detour", 1)
+        assert second and (second.arm, second.seed) == ("detour", 2)  # low would train what detour's 1 trains
+        with first_free(new, units(study)) as third:
+            assert third is None
+    with first_free(new, units(study)) as again:
+        assert again == first
+    with locked(done / "held" / "detour_1"), first_free(old, [Unit("low", 1, CKA, "detour")]) as free:
+        assert free is None  # it is done
+    (none := tmp_path / "trained").mkdir()
+    (none / "runs").symlink_to(done / "runs")
+    with locked(none / "held" / "detour_1"), first_free(Place(study, none), units(study)) as free:
+        assert free and free.arm == "low"  # what it needs is trained
