@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from convert import from_hf
 from cptjax.corpus.sources import read_all
 from cptjax.data.tokenizer import Encoder
+from cptjax.machine import host
 from cptjax.shape import ModelConfig
 from eval.fill_mask import Word, count_words, draw, fill
 from eval.linear_probe import probe
@@ -51,6 +52,7 @@ Notes = dict[str, list[str]]  # what to read figures with, by what they are of
 def measure(asked: ProbeCommand) -> None:
     """Read all, measure each model, write. Raises ValueError for what cannot be asked of these models."""
     _check(asked)
+    host.ready_to_compute()
     notes: Notes = defaultdict(list)
     models = [_opened(candidate, notes[MASKED]) for candidate in candidates(asked.model.split(","))]
     tasks = [_prepared(asked, task) for task in chosen(asked.task.split(","), asked.language)] if asked.task else []

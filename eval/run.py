@@ -43,6 +43,7 @@ class Evaluation(Options):
     def __call__(self, rest: Sequence[str]) -> None:
         """Do what is not done yet."""
         check_out(self.out)
+        from cptjax.machine import host
         from eval import sweep  # late: help is there at once
         from eval.protocols import protocol_of
         from eval.tasks.registry import chosen
@@ -66,6 +67,7 @@ class Evaluation(Options):
         spans = [on.task.name for on in tasks if on.task.kind == "nested_entities"]
         if self.keep_model and spans:
             raise ValueError(f"transformers has no class for the span scorer of {spans[0]}: leave --keep-model out")
+        host.ready_to_compute()
         with locked(sweep.predictions_folder(self.out)):
             if cut := drop_cut_line(self.out):
                 say(

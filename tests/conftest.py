@@ -41,6 +41,7 @@ from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from cptjax.corpus.prepare import prepare  # noqa: E402
+from cptjax.machine import host  # noqa: E402
 from cptjax.model import Encoder, ModernBert, init_params  # noqa: E402
 from cptjax.objectives import Vocabulary  # noqa: E402
 from cptjax.rows import Row  # noqa: E402
@@ -83,6 +84,14 @@ def compiled_once(tmp_path_factory, worker_id):
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def freed_memory_is_given_back():
+    """Or this process would keep it from the first command on that computes in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "keep_freed_memory", lambda: None)
+        yield
 
 
 @contextmanager

@@ -51,7 +51,6 @@ def test_killed_runs_go_on_bit_for_bit(store, finished, tmp_path, two_devices, m
         process.send_signal(signal.SIGKILL)
         process.wait()
     monkeypatch.setattr(sys, "argv", words[words.index("cptjax") :])
-    monkeypatch.setattr(host, "keep_freed_memory", lambda: None)  # or this process would, from here on
     for says in ("the run did not end", "a finished run changed"):
         assert command_line() == 0, says
         assert events(killed) == events(finished), says

@@ -15,6 +15,15 @@ XLA_OPTIONS: dict[str, dict[str, bool | int]] = {
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8  # malloc.h of glibc
 
 
+def ready_to_compute() -> bool:
+    """On a CPU keep freed memory, which every command that computes asks for. Whether it is one."""
+    import jax  # here, for the processes that write stores need none of it
+
+    if is_cpu := jax.default_backend() == "cpu":
+        keep_freed_memory()
+    return is_cpu
+
+
 def keep_freed_memory() -> None:
     """Have freed memory reused by this process instead of given back to the system.
 

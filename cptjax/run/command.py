@@ -75,9 +75,8 @@ class Train(OfConfig):
         from cptjax.machine import host, processes
 
         processes.start(self.distributed, self.stuck_after, self.join_within)
-        if jax.default_backend() == "cpu":
-            host.keep_freed_memory()
-        elif jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours
+        is_cpu = host.ready_to_compute()
+        if not is_cpu and jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours
             jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
 
         from cptjax.config import mlm_twin

@@ -12,6 +12,7 @@ import numpy as np
 
 from cptjax.corpus.sources import read_all
 from cptjax.files import naming, written
+from cptjax.machine import host
 from eval.analysis import cka
 from eval.analysis.collect import Opened, States, collect, draw, open_model
 from eval.analysis.command import CkaCommand
@@ -36,6 +37,7 @@ class Figure(NamedTuple):
 
 def measure(asked: CkaCommand) -> None:
     """Read all, compare, write. Raises ValueError for what cannot be compared."""
+    host.ready_to_compute()
     models = [open_model(name) for name in (*asked.models, *([asked.control] if asked.control else []))]
     _check_control(models)
     texts = draw(read_all(asked.texts, asked.reading), asked.samples)

@@ -16,6 +16,7 @@ from cptjax.command.escape import listed, say
 from cptjax.corpus.sources import read_all
 from cptjax.data.tokenizer import Encoder
 from cptjax.files import naming, written
+from cptjax.machine import host
 from eval.analysis.collect import Opened, collect, open_model
 from eval.analysis.command import NeedleCommand
 from eval.analysis.haystack import FOUR, Four, make_fours, sizes
@@ -51,6 +52,7 @@ class Figure(NamedTuple):
 def measure(asked: NeedleCommand) -> None:
     """Read all, make pairs, probe each model, write. Raises ValueError for what cannot be asked of these models or
     texts."""
+    host.ready_to_compute()
     lengths = lengths_of(asked.lengths)
     models = [open_model(name) for name in dict.fromkeys(asked.models.split(","))]
     _check_reach(models, lengths)

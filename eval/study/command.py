@@ -54,8 +54,7 @@ class StudyCommand(Options):
         if self.minutes != 0:
             if study.likeness:
                 place = replace(place, texts=draw(read_all(self.texts, self.reading), study.likeness.samples))
-            if jax.default_backend() == "cpu":
-                host.keep_freed_memory()
+            host.ready_to_compute()
             if jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours
                 jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
             work(place, self.minutes)

@@ -39,6 +39,15 @@ def test_freed_memory_is_used_again():
     assert faults("keep_freed_memory", 2**25) < 100 < faults("none", 2**25)  # 256 MiB
 
 
+def test_a_process_that_computes_on_a_cpu_keeps_freed_memory(monkeypatch):
+    # Broken by: keep_freed_memory left out of ready_to_compute; `==` as `!=`.
+    kept = []
+    monkeypatch.setattr(host, "keep_freed_memory", lambda: kept.append(True))
+    assert (host.ready_to_compute(), kept) == (True, [True])
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert (host.ready_to_compute(), kept) == (False, [True])
+
+
 def test_freed_memory_is_given_back():
     # Broken by: M_MMAP_THRESHOLD left alone.
     # Once 16 MiB were freed, glibc keeps blocks of up to that size. 4 MiB are 1024 pages.
