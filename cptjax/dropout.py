@@ -1,4 +1,4 @@
-"""Dropout: what a training step sets to 0, drawn from (key, step, row, layer), so that devices, micro-batches and
+"""Dropout: what a training step sets to 0, drawn from (seed, batch, row, layer), so that devices, micro-batches and
 resumes change nothing (arXiv:1207.0580). The places are those of transformers' BERT and ModernBERT.
 
 B rows, N layers.

@@ -130,13 +130,27 @@ def summed_gradients(loss_fn: Callable, params, batch: dict, key, micro_batches:
     return jax.lax.scan(added, zeros, micros)[0]
 
 
+def batch_key(seed: int, batch: jax.Array) -> jax.Array:
+    """What is drawn in a batch follows from this key: from the run's seed and the batch's number in its text, so that a
+    run branched off another one masks each batch as that one would have."""
+    return jax.random.fold_in(jax.random.key(seed), batch)
+
+
 def mean_gradients(
-    state: TrainState, batch: dict, *, loss_fn: Callable, trains: Any, seed: int, micro_batches: int
+    state: TrainState,
+    batch: dict,
+    *,
+    loss_fn: Callable,
+    trains: Any,
+    seed: int,
+    micro_batches: int,
+    first_batch: int = 0,
 ) -> tuple[Any, dict[str, jax.Array], jax.Array]:
     """The gradient of the mean loss over the global batch's targets, 0 for what is frozen; sums over that batch; how
-    many targets it has, at least 1. `trains` is the freeze mask of `optim.freeze_mask`."""
+    many targets it has, at least 1. `trains` is the freeze mask of `optim.freeze_mask`, `first_batch` the number of the
+    batch that step 0 reads."""
     with jax.named_scope("draw"):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = batch_key(seed, first_batch + state.step)
     with jax.named_scope("gather"):
         params = gather_tables(state.params)
     grads, sums = summed_gradients(loss_fn, params, batch, key, micro_batches)
@@ -149,24 +163,20 @@ def train_step(
     state: TrainState,
     batch: dict,
     *,
-    loss_fn,
     tx,
     rate_fn,
     decay: float,
-    trains: Any,
-    seed: int,
-    micro_batches: int,
     skip_steps: tuple[int, ...] = (),
+    trains: Any,
+    **of_loss: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update: mean loss over the global batch's targets, whatever devices and micro-batches hold them.
 
-    `rate_fn` gives the learning rate of a step, `decay` what `optim.add_decay` takes; `trains` is the freeze mask of
-    `optim.freeze_mask`. A step whose loss or gradient is not finite, and each of `skip_steps`, is counted and changes
-    nothing else: its metric `skipped` is 1.
+    `rate_fn` gives the learning rate of a step, `decay` what `optim.add_decay` takes; `trains` and `of_loss` are what
+    `mean_gradients` takes. A step whose loss or gradient is not finite, and each of `skip_steps`, is counted and
+    changes nothing else: its metric `skipped` is 1.
     """
-    grads, sums, targets = mean_gradients(
-        state, batch, loss_fn=loss_fn, trains=trains, seed=seed, micro_batches=micro_batches
-    )
+    grads, sums, targets = mean_gradients(state, batch, trains=trains, **of_loss)
     with jax.named_scope("optimiser"):
         rate = rate_fn(state.step)
         directions, opt_state = tx.update(grads, state.opt_state, state.params, trains=trains)

@@ -23,6 +23,7 @@ from cptjax.run.resume import Resumption
 from cptjax.run.set_up import open_inputs, set_up
 from cptjax.run.start import start
 from cptjax.run.update import compile_update, fresh_optimizer, loss_of, state_shapes
+from cptjax.step import batch_key
 
 SHOWN = 12  # rows of the table, and documents of a row
 
@@ -83,7 +84,8 @@ def replay(run: Run, folder: Path, step: int, *, float32: bool = False) -> dict[
     stretch = next(stretch for stretch in run.stretches if step < stretch.last)
     batch = batches.batch_of_step(step)
     with jax.set_mesh(setting.mesh), run.precision.products():
-        measure = jax.jit(partial(_measure, loss_of(setting, stretch.phase.objective), run.seed))
+        key = batch_key(run.seed, jnp.int32(run.data.first_batch + step))
+        measure = jax.jit(partial(_measure, loss_of(setting, stretch.phase.objective), key))
         rows = [
             Row(number, store, documents, *map(float, measure(state, _alone(batch, number, setting.mesh), number)))
             for number, (store, documents) in enumerate(batches.contents(step))
@@ -106,9 +108,8 @@ def _alone(batch: dict[str, np.ndarray], row: int, mesh: jax.sharding.Mesh) -> d
     return sharding.put({name: np.repeat(x[row : row + 1], copies, 0) for name, x in batch.items()}, mesh, copies)
 
 
-def _measure(loss_fn: Any, seed: int, state: Any, copies: dict[str, jax.Array], row: Any) -> tuple[Any, Any, Any]:
+def _measure(loss_fn: Any, key: Any, state: Any, copies: dict[str, jax.Array], row: Any) -> tuple[Any, Any, Any]:
     """Targets, mean loss and gradient norm of a row that `_alone` gave: as it is drawn in its batch."""
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
     token_BL, segment_BL = copies["token_BL"], copies["segment_BL"]
     row_B = jnp.full(len(token_BL), row, jnp.int32)
     (loss, counts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, token_BL, segment_BL, row_B, key)

@@ -60,6 +60,7 @@ def _of_loss(setting: Setting, phase: Phase) -> dict[str, Any]:
         "loss_fn": loss_of(setting, phase.objective),
         "trains": trains(setting.model.config, phase),
         "seed": setting.run.seed,
+        "first_batch": setting.run.data.first_batch,
         "micro_batches": setting.micro_batches,
     }
 

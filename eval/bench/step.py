@@ -26,7 +26,7 @@ from cptjax.run.set_up import without_text
 from cptjax.run.update import compile_update, loss_of, state_shardings
 from cptjax.schedules import Schedule
 from cptjax.shape import ModelConfig, Precision
-from cptjax.step import TrainState, init_state
+from cptjax.step import TrainState, batch_key, init_state
 from eval.bench.command import ModelBench, StepBench
 from eval.bench.measure import SIZES, check_names, compute_dtype, fitted, in_turns, record
 
@@ -102,7 +102,7 @@ class Step:
 
 def _forward(loss_fn: Callable, state: TrainState, batch: dict) -> tuple[TrainState, dict[str, jax.Array]]:
     """The loss that `train_step` would begin with."""
-    key = jax.random.fold_in(jax.random.key(SEED), state.step)
+    key = batch_key(SEED, state.step)
     row_B = jnp.arange(batch["token_BL"].shape[0], dtype=jnp.int32)
     loss, counts = loss_fn(state.params, batch["token_BL"], batch["segment_BL"], row_B, key)
     return state, {"loss": loss / counts["targets"]}

@@ -10,6 +10,7 @@ import pytest
 from convert import card
 from cptjax.config import Branch, Phase, Run
 from cptjax.data.batches import Batches
+from cptjax.dropout import Dropout
 from cptjax.files import read_json, write_json
 from cptjax.objectives import CLM, mlm
 from cptjax.optim import AdamW
@@ -34,10 +35,10 @@ def two_devices():
 
 @pytest.fixture(scope="module")
 def parent(store, tmp_path_factory) -> tuple[Run, Path]:
-    """Eight steps of CLM at a constant rate, of which every third is a milestone."""
+    """Eight steps of CLM at a constant rate with dropout, of which every third is a milestone."""
     clm = Phase("clm", CLM, 8 * STEP, Schedule(1e-2))
     kept = {"checkpoint_every": 100, "keep_checkpoints": 1, "milestone_every": 3}
-    run = small_run(store, name="detour", phases=(clm,), held_out=None, **kept)
+    run = small_run(store, name="detour", phases=(clm,), held_out=None, dropout=Dropout(embeddings=0.1), **kept)
     return run, train(run, tmp_path_factory.mktemp("branches") / "parent")
 
 
@@ -65,7 +66,7 @@ def test_milestones_are_made_and_kept(parent):
 
 def test_a_branch_that_does_the_same_is_the_same(parent, tmp_path):
     """The parent's last two steps again, by another clock: its weights, its moments and its next rows, to the bit."""
-    # Broken by: fresh moments; first_batch left out of Batches._from.
+    # Broken by: fresh moments; first_batch left out of Batches._from, or of _of_loss.
     run, folder = parent
     again = replace(run.phases[0], tokens=2 * STEP)
     same = train(off(parent, 6, again, data=replace(run.data, first_batch=6)), tmp_path / "same")
