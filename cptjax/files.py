@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -136,15 +137,21 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 
 @contextmanager
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold `folder` for this process. When another process that lives holds it this raises ValueError, or waits."""
+    """Hold `folder` for this process. When another process that lives holds it this raises ValueError, which names that
+    one and its host, or waits."""
     import fcntl
 
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+    with open(folder / ".lock", "a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise ValueError(f"another process is at work in {folder}: wait for it, or stop it") from None
+            lock.seek(0)
+            holder = lock.read() or "another process"  # which has only just begun
+            raise ValueError(f"{holder} is at work in {folder}: wait for it, or stop it") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} of {socket.gethostname()}")
+        lock.flush()
         yield
 
 

@@ -177,6 +177,16 @@ def test_bars_are_made_in_one_place(path):
     assert short(path) in makers or "tqdm" not in {name.split(".")[0] for name in imports_of(tree_of(path))}
 
 
+@pytest.mark.parametrize("path", ALL, ids=short)
+def test_no_time_of_day_decides_anything(path):
+    """Hosts' clocks differ, and are set: what waits or measures asks time.monotonic or time.perf_counter."""
+    # Broken by: time.monotonic() as time.time() in wire.py.
+    told = {"cptjax/run/boards.py", "cptjax/run/resume.py"}  # when an event was written, and a departure
+    asked = {"time.time", "time.time_ns", "datetime.datetime.now", "datetime.datetime.utcnow", "datetime.now"}
+    calls = {ast.unparse(node.func) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)}
+    assert short(path) in told or not calls & asked
+
+
 def test_no_file_is_a_drawer_for_everything():
     # Broken by: touch cptjax/utils.py.
     drawers = {"util", "utils", "helpers", "misc", "common"}

@@ -178,7 +178,7 @@ def refused(folder: Path) -> dict[str, str]:
         locked(folder) if not second else contextlib.nullcontext(),
         mock.patch.object(train_module, "locked", lambda _: locked(folder)),
     ):
-        attempt("^process 0: another process is at work", run)
+        attempt(r"^process 0: process \d+ of .+ is at work", run)
     return said
 
 
