@@ -4,6 +4,7 @@ A config is a Python file with `get_config() -> Run`; every component's own data
 component's file. Anything can be overridden on the command line by its dotted name.
 """
 
+import copy
 import fnmatch
 import importlib.util
 import json
@@ -25,7 +26,7 @@ from cptjax.dropout import Dropout
 from cptjax.objectives import Objective, mlm
 from cptjax.optim import AdamW
 from cptjax.schedules import Schedule, phase_bounds
-from cptjax.shape import ModelConfig, Precision, Remat
+from cptjax.shape import ModelConfig, ModernBertConfig, Precision, Remat
 from cptjax.sharding import Mesh
 
 MOST = 2**63
@@ -236,10 +237,15 @@ def check_types(value: Any, path: str) -> None:
 
 
 def override(run: Run, arguments: Sequence[str]) -> Run:
-    """The run with `--field.sub value` arguments applied.
+    """The run with `--field.sub value` arguments applied; another number of layers has the usual kinds of layers if the
+    run's model has them.
 
     Raises ValueError for a field that does not exist or a value of another type.
     """
+    if isinstance(run.model, ModernBertConfig) and replace(run.model, layer_types=()) == run.model:
+        model = copy.copy(run.model)
+        object.__setattr__(model, "layer_types", ())  # as whoever wrote the config left it
+        run = replace(run, model=model)
     program = "python -m cptjax train CONFIG --workdir DIR"
     config = (tyro.conf.FlagConversionOff,)
     changed = fill(tyro.conf.AvoidSubcommands[Run], arguments, default=run, prog=program, config=config)

@@ -256,6 +256,19 @@ def test_overrides_apply():
     assert changed.phases[0] == run.phases[0]
 
 
+def test_another_number_of_layers_has_the_usual_kinds_unless_the_config_chose_its_own():
+    # Broken by: `== run.model` left out, so that chosen kinds are dropped; the setting of () left out.
+    run = load_config(ROOT / "configs" / "tiny_base.py")
+    assert isinstance(run.model, ModernBertConfig)
+    words = ["--model.num-hidden-layers", "6"]
+    assert override(run, words).model == replace(run.model, num_hidden_layers=6, layer_types=())
+    assert override(run, []) == run
+    chosen = replace(run, model=replace(run.model, layer_types=("full_attention",) * 4))
+    assert override(chosen, []) == chosen
+    with pytest.raises(ValueError, match="must name each of 6 layers"):
+        override(chosen, words)
+
+
 def test_command_line_mistakes_are_one_line_and_exit_code_two(tmp_path):
     done = subprocess.run(command(tmp_path / "no.py", tmp_path / "w"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: no config file")
