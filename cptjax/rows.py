@@ -88,13 +88,18 @@ def read_rows(path: Path, refusal: Callable[[L], str | None] = lambda _: None, k
 
 
 def append_rows(path: Path, rows: Iterable[Line]) -> None:
-    """Add rows to a file, all on the disk once this returns; a process that is killed leaves all or none of them, a
-    machine at most one line cut. OSError with the path where it cannot."""
+    """Add rows to a file, all on the disk once this returns; a process that is killed leaves all or none of them, as
+    does a disk that takes no more, for which this raises OSError with the path."""
     lines = b"".join(written(row) for row in rows)
     with naming(path), open(path, "ab", buffering=0) as stream:  # one write, which no signal cuts
-        while lines := lines[stream.write(lines) :]:
-            pass
-        os.fsync(stream.fileno())
+        before = stream.tell()
+        try:
+            while lines := lines[stream.write(lines) :]:
+                pass
+            os.fsync(stream.fileno())
+        except OSError:
+            stream.truncate(before)
+            raise
 
 
 def written(row: Line) -> bytes:

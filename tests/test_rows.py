@@ -1,5 +1,7 @@
 """Rows of an evaluation: written whole, read strictly, and only compared where they may be."""
 
+import errno
+import os
 from dataclasses import replace
 
 import pytest
@@ -28,6 +30,20 @@ def test_a_cut_line_is_named_and_can_be_taken_away(tmp_path):
         read_rows(path)
     assert drop_cut_line(path) and read_rows(path) == [row(seed=1)]
     assert drop_cut_line(path) is None
+
+
+def test_a_disk_that_takes_no_more_leaves_none_of_the_rows(tmp_path, monkeypatch):
+    # Broken by: truncate left out of append_rows.
+    path = tmp_path / "rows.jsonl"
+    append_rows(path, [row(seed=1)])
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot write .*rows.jsonl: No space left"):
+        append_rows(path, [row(seed=2), row(seed=3)])
+    assert read_rows(path) == [row(seed=1)]
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,10 @@ def compared(states: Sequence[np.ndarray], layers: int, of: str) -> list[Figure]
         by_measure = {name: _with_mean(drawn_RN) for name, drawn_RN in by_measure.items()}
         if control:
             with np.errstate(invalid="ignore", divide="ignore"):
-                by_measure["ratio"] = by_measure["divergence"] / by_measure["control"]
+                control_RN = by_measure["control"]
+                by_measure["ratio"] = by_measure["divergence"] / np.where(
+                    np.abs(control_RN) > cka.ROUNDING, control_RN, np.nan
+                )
         for layer in range(layers + 1):
             for name, drawn_RN in by_measure.items():
                 drawn_R = drawn_RN[:, layer]

@@ -21,6 +21,7 @@ from eval.tasks.splits import SEED
 
 ESTIMATORS = ("plain", "debiased")
 DRAWS = 1000
+ROUNDING = 1e-12  # 1 - CKA of equal states, at most: nothing is set in proportion to it
 LEAST_TEXTS, LEAST_FOR_INTERVALS = 4, 20  # a debiased HSIC divides by n - 3, also of half of the texts
 MASSIVE_DEVIATION, MOST_MASSIVE = 10, 8  # times the median of a layer's dimensions; of a layer
 
@@ -38,7 +39,8 @@ def draws(texts: int) -> np.ndarray:
     interval.
 
     Halves without a text twice: such a pair would be alike by itself, which is the bias that is to be left out. What n
-    / 2 of n vary around the estimate has the variance of the estimate (the half-sample bootstrap: McCarthy 1969)."""
+    / 2 of n vary around the estimate has the variance of the estimate (the half-sample bootstrap: McCarthy 1969). Where
+    dimensions of like variance are more than texts, the debiased one varies more than that: intervals are too wide."""
     every_1T = np.ones((1, texts))
     if texts < LEAST_FOR_INTERVALS:
         return every_1T

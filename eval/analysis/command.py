@@ -138,6 +138,8 @@ class NeedleCommand(Report):
         for name, least in (("pairs", 40), ("seeds", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} is {getattr(self, name)}: at least {least}")
+        if self.pairs % 4:
+            raise ValueError(f"--pairs is {self.pairs}: a multiple of 4, for two needles and two haystacks make four")
         self.check()
         _check_states(self.states)
         from eval.analysis.needle import measure  # late: help is there at once

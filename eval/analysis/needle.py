@@ -24,7 +24,7 @@ from eval.analysis.two_layers import Answered, Asked, answer
 from eval.plots import plain
 from eval.protocols import Protocol
 from eval.render import NOTHING, Table, percent
-from eval.statistics import Difference, difference
+from eval.statistics import CONFIDENCE, Difference, difference
 from eval.tasks.task import Answer, Example
 from eval.texts import tokenise
 
@@ -144,6 +144,8 @@ def _notes(models: Sequence[Opened], reads: Sequence[dict[int, int]], fours: Fou
         if list(read) != list(read.values()):
             told = ", ".join(f"{most} of {length}" for length, most in read.items())
             notes.append(f"Rows are measured in tokens of {models[0].name}; {model.name} makes up to {told}.")
+    if len(fours["test"]) > 1:
+        notes.append("All lengths together have no interval, for they are made of the same texts.")
     if test < 4 * LEAST_FOR_INTERVALS:
         notes.append(f"An interval takes at least {4 * LEAST_FOR_INTERVALS} pairs that are asked.")
     return notes
@@ -194,8 +196,12 @@ def _share(sums: np.ndarray) -> np.ndarray:
 
 
 def _figure(model: str, length: str, measure: str, above: Difference, base: float, fours: int) -> Figure:
-    ends = np.clip(base + np.array(above.interval), 2 * base - 1, 1).tolist()  # what seeds add may lead beyond a share
-    low, high = ends if fours >= LEAST_FOR_INTERVALS else (None, None)
+    ends = base + np.array(above.interval)
+    if ends[0] == ends[1]:  # all right, or all as the other model: draws again are the same, other texts need not be
+        ends += np.array([-1, 1]) * (1 - ((1 - CONFIDENCE) / 2) ** (1 / fours))  # Clopper and Pearson 1934, of fours
+    ends = np.clip(ends, 2 * base - 1, 1).tolist()  # what seeds add may lead beyond a share
+    # Lengths are made of the same texts, so draws of their fours are not draws of texts.
+    low, high = ends if fours >= LEAST_FOR_INTERVALS and length != ALL else (None, None)
     return Figure(model, length, measure, base + above.measured, low, high)
 
 

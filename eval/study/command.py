@@ -1,5 +1,6 @@
 """`python -m eval study`: what it takes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ class StudyCommand(Options):
 
     def __call__(self, rest: Sequence[str]) -> None:
         """Do what is left, then write what all figures say."""
-        if self.minutes is not None and self.minutes < 0:
+        if self.minutes is not None and not 0 <= self.minutes < math.inf:
             raise ValueError(f"--minutes is {self.minutes:g}: at least 0, which writes the page alone")
         import jax
 

@@ -1,10 +1,13 @@
 """The rows of a study: one number each, of one arm and seed, all that its page is made of."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cptjax.rows import read_rows
+from eval.study.study import Study, Unit, asked_of, units
+
+FIGURES = "figures.jsonl"  # in the work folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +22,15 @@ class Figure:
     metric: str
     value: float | None  # None: it diverged, or has no meaning
     settings: str  # hash of all that it depends on
+    asked: str = ""  # hash of what the study asked for, wherever texts, weights and tasks lay
     seconds: float  # of the unit; of held-out text those of the run
     devices: str  # with the version of jax
     commit: str | None = None
 
     @property
-    def unit(self) -> tuple[str, int, str, str]:
+    def unit(self) -> Unit:
         """What it was computed with, all at once."""
-        return (self.arm, self.seed, self.evaluation, self.against)
+        return Unit(self.arm, self.seed, self.evaluation, self.against)
 
     @property
     def of(self) -> tuple[str | int, ...]:
@@ -39,11 +43,27 @@ def read_figures(path: Path) -> list[Figure]:
     return read_rows(path, kind=Figure) if path.exists() else []
 
 
-def check_settings(path: Path, figures: Iterable[Figure], wanted: Mapping[tuple[str, int, str, str], str]) -> None:
+def check_settings(path: Path, figures: Iterable[Figure], wanted: Mapping[Unit, str]) -> None:
     """Raise ValueError for a unit whose figures come from other settings than it has now."""
     for figure in figures:
         if wanted.get(figure.unit, figure.settings) != figure.settings:
-            raise ValueError(
-                f"{path} has {figure.evaluation} of {figure.arm} with seed {figure.seed} from other settings: give "
-                "those again, or another --workdir"
-            )
+            raise _of_other_settings(path, figure)
+
+
+def of_study(path: Path, study: Study, figures: Sequence[Figure]) -> list[Figure]:
+    """The figures of a file that are of a study's arms and seeds, in its order. Raises ValueError for those that were
+    made as it does not ask."""
+    place = {unit: number for number, unit in enumerate(units(study))}
+    own = [figure for figure in figures if figure.unit in place]
+    wanted = {unit: asked_of(study, unit) for unit in {figure.unit for figure in own if figure.asked}}
+    for figure in own:
+        if figure.asked and wanted[figure.unit] != figure.asked:
+            raise _of_other_settings(path, figure)
+    return sorted(own, key=lambda figure: place[figure.unit])
+
+
+def _of_other_settings(path: Path, figure: Figure) -> ValueError:
+    return ValueError(
+        f"{path} has {figure.evaluation} of {figure.arm} with seed {figure.seed} from other settings: give "
+        "those again, or another --workdir"
+    )

@@ -13,13 +13,13 @@ from cptjax.command.escape import markdown
 from cptjax.config import Phase
 from cptjax.files import write_text
 from eval.analysis.alike import EVERY, MEAN
-from eval.analysis.cka import ESTIMATORS
+from eval.analysis.cka import ESTIMATORS, ROUNDING
 from eval.analysis.drift import EVERY as EVERY_COMPONENT
 from eval.page import escape
 from eval.render import NOTHING, Table, as_html, as_markdown, percent
 from eval.statistics import over_seeds
-from eval.study.figures import Figure
-from eval.study.study import CKA, DRIFT, HELD_OUT, Comparison, Study
+from eval.study.figures import FIGURES, Figure, of_study
+from eval.study.study import CKA, DRIFT, HELD_OUT, Comparison, Study, control_seed
 from eval.tables import points
 
 HELD_OUT_NAME, AVERAGE = "held-out accuracy", "average of tasks"
@@ -29,7 +29,9 @@ Scores = Mapping[str, Mapping[str, Mapping[int, float]]]  # by name of the score
 
 
 def write_page(study: Study, figures: Sequence[Figure], folder: Path) -> list[Path]:
-    """page.md, with its pictures beside it, and page.html, with them inside; returns the two."""
+    """page.md, with its pictures beside it, and page.html, with them inside; returns the two. Raises ValueError for
+    figures of other settings."""
+    figures = of_study(folder / FIGURES, study, figures)
     made, drawn = tables(study, figures), pictures(study, figures)
     for name, picture in drawn.items():
         write_text(folder / f"{name}.svg", picture)
@@ -147,36 +149,45 @@ def _likeness(study: Study, figures: Sequence[Figure]) -> list[Table]:
     made = []
     for pair in study.likeness.pairs if study.likeness else ():
         mine = [each for each in figures if each.evaluation == CKA and (each.arm, each.against) == pair]
-        for of in dict.fromkeys(each.metric.split(", ")[1] for each in mine):
+        for of in dict.fromkeys(each.metric.split(", ")[1] for each in mine if each.value is not None):
             rows = []
-            for layer in dict.fromkeys(each.part for each in mine):
-                cells = []
-                for estimator in ESTIMATORS:
-                    apart, control = (
-                        [
-                            each.value
-                            for each in mine
-                            if (each.part, each.metric) == (layer, f"{estimator} {what}, {of}")
-                        ]
-                        for what in ("divergence", "control")
-                    )
-                    cells += _beside(apart, control)
-                rows.append(["embeddings" if layer == "0" else layer, *cells])
-            header = [
-                "layer",
-                *(f"{estimator}{what}" for estimator in ESTIMATORS for what in ("", ", control", ", ratio")),
-            ]
+            for layer in dict.fromkeys(each.part for each in mine if each.value is not None):
+                beside = [_beside(study, mine, layer, estimator, of) for estimator in ESTIMATORS]
+                name = "embeddings" if layer == "0" else layer
+                rows.append([name, *(cell for each in beside for cell in _cells(*each)), str(len(beside[1][0]))])
+            columns = [f"{estimator}{what}" for estimator in ESTIMATORS for what in ("", ", control", ", ratio")]
             notes = [
-                "1 - CKA, mean over seeds; the control is the second arm with another seed; the ratio is of the means."
+                "1 - CKA, mean over seeds; the control is the second arm with another seed, each two seeds once; the "
+                "ratio is of the means."
             ]
-            made.append(Table(f"{pair[0]} and {pair[1]}: how far their layers are apart, {of}", header, rows, notes))
+            title = f"{pair[0]} and {pair[1]}: how far their layers are apart, {of}"
+            made.append(Table(title, ["layer", *columns, "seeds"], rows, notes))
     return made
 
 
-def _beside(apart: Sequence[float | None], control: Sequence[float | None]) -> list[str]:
-    means = [mean(kept) if (kept := [x for x in each if x is not None]) else None for each in (apart, control)]
-    ratio = means[0] / means[1] if means[0] is not None and means[1] else None
-    return [*(NOTHING if x is None else f"{x:z.4f}" for x in means), NOTHING if ratio is None else f"{ratio:.2f}"]
+def _beside(
+    study: Study, figures: Sequence[Figure], layer: str, estimator: str, of: str
+) -> tuple[list[float], list[float]]:
+    """How far a layer is apart, of the seeds that have a control too, and the controls, each two seeds once."""
+    by_seed = [
+        {
+            each.seed: each.value
+            for each in figures
+            if (each.part, each.metric) == (layer, f"{estimator} {what}, {of}") and each.value is not None
+        }
+        for what in ("divergence", "control")
+    ]
+    both = [seed for seed in by_seed[0] if seed in by_seed[1]]
+    controls = {frozenset((seed, control_seed(study, seed))): by_seed[1][seed] for seed in both}
+    return [by_seed[0][seed] for seed in both], [*controls.values()]
+
+
+def _cells(apart: Sequence[float], control: Sequence[float]) -> list[str]:
+    if not apart:
+        return [NOTHING] * 3
+    means = mean(apart), mean(control)
+    ratio = means[0] / means[1] if abs(means[1]) > ROUNDING else None
+    return [*(f"{x:z.4f}" for x in means), NOTHING if ratio is None else f"{ratio:.2f}"]
 
 
 def _drift(study: Study, figures: Sequence[Figure]) -> list[Table]:
@@ -190,10 +201,10 @@ def _drift(study: Study, figures: Sequence[Figure]) -> list[Table]:
     for phase, by_layer in by_place.items():
         arms = [arm.name for arm in study.arms if any(arm.name in by_arm for by_arm in by_layer.values())]
         rows = [
-            [layer, *(f"{mean(by_arm[arm]):.4f}" if arm in by_arm else NOTHING for arm in arms)]
+            [layer, *(f"{mean(by_arm[arm]):.4f} ({len(by_arm[arm])})" if arm in by_arm else NOTHING for arm in arms)]
             for layer, by_arm in by_layer.items()
         ]
-        notes = ["The norm of the change of weights over that of the weights before, mean over seeds."]
+        notes = ["The norm of the change of weights over that of the weights before, mean over seeds (seeds)."]
         made.append(Table(f"How far each layer moved in the phase {phase}", ("layer", *arms), rows, notes))
     return made
 
@@ -265,15 +276,14 @@ def _draw_held_out(axes: Any, study: Study, figures: Sequence[Figure]) -> bool:
 
 def _draw_likeness(axes: Any, study: Study, figures: Sequence[Figure]) -> bool:
     drawn = False
-    for first, second in study.likeness.pairs if study.likeness else ():
-        for what, look in (("divergence", "-"), ("control", ":")):
-            metric, by_layer = f"{DEBIASED} {what}, {EVERY}", {}
-            for each in figures:
-                if (each.arm, each.against, each.metric) == (first, second, metric) and each.part != MEAN:
-                    by_layer.setdefault(int(each.part), []).append(each.value)
-            if by_layer := {layer: values for layer, values in by_layer.items() if None not in values}:
-                label = f"{first} and {second}" if what == "divergence" else f"{second}, two seeds"
-                axes.plot([*by_layer], [mean(values) for values in by_layer.values()], look, marker=".", label=label)
+    for pair in study.likeness.pairs if study.likeness else ():
+        mine = [each for each in figures if each.evaluation == CKA and (each.arm, each.against) == pair]
+        layers = sorted({int(each.part) for each in mine if each.value is not None and each.part != MEAN})
+        beside = {layer: _beside(study, mine, str(layer), DEBIASED, EVERY) for layer in layers}
+        beside = {layer: each for layer, each in beside.items() if each[0]}
+        for number, look, label in ((0, "-", " and ".join(pair)), (1, ":", f"{pair[1]}, two seeds")):
+            if beside:
+                axes.plot([*beside], [mean(each[number]) for each in beside.values()], look, marker=".", label=label)
                 drawn = True
     axes.set(xlabel="layer, 0 the embeddings", ylabel=f"1 - {DEBIASED} CKA", title="How far layers are apart")
     return drawn

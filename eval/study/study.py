@@ -1,4 +1,4 @@
-"""What a study is: runs as changes of one run, what is measured of them, and what is set beside what.
+"""What a study is: runs as changes of one run, what is measured of them, in which order, and set beside what.
 
 A study is a Python file with `get_study() -> Study`, as a config is one with `get_config() -> Run`.
 """
@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cptjax.config import Branch, Run, called, check_types
+from cptjax.config import ELASTIC, Branch, Run, called, check_types, to_dict
+from cptjax.files import hash_of
 
 HELD_OUT, CKA, DRIFT = EVALUATIONS = "held_out", "cka", "drift"  # beside tasks
 
@@ -70,12 +71,20 @@ class Study:
     drift: bool = True  # how far each layer moved, as `eval drift` has it
 
     def __post_init__(self):
+        check_types(self, "")
         names = [arm.name for arm in self.arms]
         for what, items in (("arms", names), ("seeds", self.seeds)):
             if not items or len({*items}) < len(items):
                 raise ValueError(f"{self.name}: the {what} of a study must be some, and differ, not {[*items]}")
         if reserved := {*self.task_names} & {*EVALUATIONS}:
             raise ValueError(f"{self.name}: a task cannot be called {reserved.pop()}, which a study measures besides")
+        if not self.task_names and self.tasks or self.tasks and self.tasks.fine_tunings < 1:
+            raise ValueError(f"{self.name}: tasks must be some, each with at least one fine-tuning")
+        if self.likeness and self.likeness.samples < 1:
+            raise ValueError(f"{self.name}: likeness.samples is {self.likeness.samples}: at least 1")
+        for arm in self.arms:
+            if not isinstance(arm.change(self.run), Run):
+                raise ValueError(f"{self.name}: the change of {arm.name} gives no Run: does it end with `return`?")
         for name in names:
             if not name.replace("_", "").isalnum():
                 raise ValueError(f"{self.name}: the arm {name!r} names folders: letters, digits and _ only")
@@ -94,16 +103,9 @@ def load_study(path: Path) -> Study:
     """The Study of a file. Raises FileNotFoundError or ValueError when it is not one."""
     if not path.is_file():
         raise FileNotFoundError(f"no study {path}: see configs/studies for examples")
-    study = called(path, "get_study", _checked)
+    study = called(path, "get_study", lambda get_study: get_study())
     if not isinstance(study, Study):
         raise ValueError(f"{path} must define get_study() -> eval.study.study.Study")
-    return study
-
-
-def _checked(get_study: Callable[[], Any]) -> Any:
-    study = get_study()
-    if isinstance(study, Study):
-        check_types(study, "")
     return study
 
 
@@ -148,3 +150,61 @@ def _branched(whole: Run, parent: Planned, folder: Path, shared: int) -> Run:
     step = parent.own.stretches[shared - 1 - parent.shared].last
     data = replace(whole.data, first_batch=whole.data.first_batch + first)
     return replace(whole, phases=whole.phases[shared:], data=data, branch=Branch(str(folder), step))
+
+
+class Unit(NamedTuple):
+    """What is computed at once: `Figure.unit`."""
+
+    arm: str
+    seed: int
+    evaluation: str
+    against: str = ""
+
+
+def units(study: Study) -> list[Unit]:
+    """All of a study, each seed whole before the next: what one seed says, the second makes less uncertain. Likeness
+    waits for its control, which is another seed: of one seed there is none."""
+    ordered, waiting = [], []
+    for number, seed in enumerate(study.seeds):
+        for arm in study.arms:
+            ordered.append(Unit(arm.name, seed, HELD_OUT))
+            ordered += [Unit(arm.name, seed, task) for task in study.task_names]
+            ordered += [Unit(arm.name, seed, DRIFT)] * study.drift
+        waiting += [
+            Unit(first, seed, CKA, second) for first, second in (study.likeness.pairs if study.likeness else ())
+        ]
+        if number:
+            ordered, waiting = ordered + waiting, []
+    return ordered
+
+
+def control_seed(study: Study, seed: int) -> int:
+    """The seed that a likeness is set beside: the one before, of the first the second."""
+    at = study.seeds.index(seed)
+    return study.seeds[at - 1 if at else 1]
+
+
+def fine_tuning_seeds(study: Study, seed: int) -> tuple[int, ...]:
+    """Of the fine-tunings of a seed's runs: the same for all arms, others for another seed."""
+    times = study.tasks.fine_tunings if study.tasks else 0
+    return tuple(seed * times + number for number in range(times))
+
+
+def of_run(run: Run) -> dict[str, Any]:
+    """What decides the numbers of a run, beside its seed, its text and its first weights."""
+    told = {name: value for name, value in to_dict(replace(run, seed=0)).items() if name not in ELASTIC}
+    return told | {"name": "", "init": None, "held_out": None, "data": {**told["data"], "seed": 0, "stores": None}}
+
+
+def asked_of(study: Study, unit: Unit) -> str:
+    """The hash of what a study asks of a unit, wherever it finds texts, weights and tasks."""
+    changes = {arm.name: arm.change for arm in study.arms}
+    told: list[Any] = [of_run(changes[arm](study.run)) for arm in (unit.arm, unit.against) if arm]
+    if unit.evaluation == CKA:
+        assert study.likeness
+        told += [study.likeness.samples, study.likeness.length, control_seed(study, unit.seed)]
+    elif unit.evaluation in study.task_names:
+        assert study.tasks
+        own = study.tasks.protocol, dict(study.tasks.change), dict(study.tasks.examples), study.tasks.fine_tunings
+        told += [*own, study.tasks.language]
+    return hash_of([unit, *told])

@@ -14,45 +14,52 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from convert import from_hf
 from convert.to_hf import convert_checkpoint
 from cptjax.command.escape import say
-from cptjax.config import ELASTIC, Run, to_dict
+from cptjax.config import Run
 from cptjax.data.store import Store
-from cptjax.files import hash_of, locked, read_json
+from cptjax.files import hash_of, locked, read_json, sha256, write_json
 from cptjax.machine.provenance import git_commit
-from cptjax.rows import append_rows, drop_cut_line, read_rows
+from cptjax.rows import Row, append_rows, drop_cut_line, read_rows
 from cptjax.run import checkpoint
 from cptjax.run.clock import KINDS
 from cptjax.run.events import read_events
+from cptjax.run.set_up import trains
 from cptjax.train import train
 from eval import sweep
 from eval.analysis import alike, cka
 from eval.analysis.collect import collect, open_model
 from eval.analysis.drift import CHANGE, EVERY, WHOLE, drift
 from eval.protocols import protocol_of
-from eval.study.figures import Figure, check_settings, read_figures
-from eval.study.study import CKA, DRIFT, HELD_OUT, Planned, Study, Tasks, plan
+from eval.study.figures import FIGURES, Figure, check_settings, read_figures
+from eval.study.study import (
+    CKA,
+    DRIFT,
+    HELD_OUT,
+    Planned,
+    Study,
+    Tasks,
+    Unit,
+    asked_of,
+    control_seed,
+    fine_tuning_seeds,
+    of_run,
+    plan,
+    units,
+)
 from eval.tasks.registry import chosen
 
 MOVING = (EVERY, "attn", "mlp")  # components of a layer
 PAUSE = 1.0  # seconds until a process looks again whether others have left it something
-
-
-class Unit(NamedTuple):
-    """What is computed at once: `Figure.unit`."""
-
-    arm: str
-    seed: int
-    evaluation: str
-    against: str = ""
+OWN = "study.json"  # of a run folder: what the study trained it with, and whether it diverged
 
 
 class Number(NamedTuple):
@@ -61,29 +68,6 @@ class Number(NamedTuple):
     part: str
     metric: str
     value: float | None
-
-
-def units(study: Study) -> list[Unit]:
-    """All of a study, each seed whole before the next: what one seed says, the second makes less uncertain. Likeness
-    waits for its control, which is another seed."""
-    ordered, waiting = [], []
-    for number, seed in enumerate(study.seeds):
-        for arm in study.arms:
-            ordered.append(Unit(arm.name, seed, HELD_OUT))
-            ordered += [Unit(arm.name, seed, task) for task in study.task_names]
-            ordered += [Unit(arm.name, seed, DRIFT)] * study.drift
-        waiting += [
-            Unit(first, seed, CKA, second) for first, second in (study.likeness.pairs if study.likeness else ())
-        ]
-        if number or len(study.seeds) == 1:
-            ordered, waiting = ordered + waiting, []
-    return ordered
-
-
-def control_seed(study: Study, seed: int) -> int | None:
-    """The seed that a likeness is set beside, none where there is one seed alone."""
-    at = study.seeds.index(seed)
-    return None if len(study.seeds) == 1 else study.seeds[at - 1 if at else 1]
 
 
 @dataclass(frozen=True)
@@ -98,7 +82,7 @@ class Place:
     @property
     def figures(self) -> Path:
         """The file of figures."""
-        return self.folder / "figures.jsonl"
+        return self.folder / FIGURES
 
     def run_folder(self, arm: str, seed: int) -> Path:
         """Of an arm and seed."""
@@ -117,7 +101,8 @@ class Place:
                 continue
             starts[init] = Path(init).absolute()
             if not (starts[init] / checkpoint.MODEL).is_file():
-                starts[init] = (self.folder / "starts" / hash_of(init)[:16]).absolute()
+                files = {path.name: sha256(path) for path in from_hf.weight_files(from_hf.find(init))}
+                starts[init] = (self.folder / "starts" / hash_of(files)[:16]).absolute()
                 with locked(starts[init].parent, wait=True):
                     if not starts[init].exists():
                         from_hf.convert_folder(init, starts[init])
@@ -169,43 +154,39 @@ class Place:
             assert self.study.likeness
             likeness = {**asdict(self.study.likeness), "pairs": [], "texts": hash_of([*self.texts])}
             seeds = [unit.seed, control_seed(self.study, unit.seed)]
-            return hash_of([self._of_run(unit.arm), self._of_run(unit.against), seeds, likeness])
+            return hash_of([*(self.of_run(arm, seed) for arm in (unit.arm, unit.against) for seed in seeds), likeness])
+        own = self.of_run(unit.arm, unit.seed)
         if unit.evaluation in (HELD_OUT, DRIFT):
-            return hash_of([self._of_run(unit.arm), unit.seed])
+            return own
         on = self.tasks[unit.evaluation]
-        return hash_of(
-            [self._of_run(unit.arm), unit.seed, on.data, on.protocol_hash, fine_tuning_seeds(self.study, unit.seed)]
-        )
+        return hash_of([own, on.data, on.protocol_hash, fine_tuning_seeds(self.study, unit.seed)])
 
-    def _of_run(self, arm: str) -> dict[str, Any]:
-        """What decides the numbers of an arm's run beside its seed, whatever lies where."""
-        run = self.plans[self.study.seeds[0]][arm].whole
-        told = {name: value for name, value in to_dict(replace(run, seed=0)).items() if name not in ELASTIC}
+    def of_run(self, arm: str, seed: int) -> str:
+        """The hash of all that decides the numbers of a run, wherever it lies."""
+        run = self.plans[seed][arm].whole
         stores = [[self.contents[path], share] for path, share in run.data.stores]
-        return told | {
-            "init": run.init and self.contents[run.init],
-            "data": {**told["data"], "seed": 0, "stores": stores},
-            "held_out": run.held_out and self.contents[run.held_out],
-        }
-
-
-def fine_tuning_seeds(study: Study, seed: int) -> tuple[int, ...]:
-    """Of the fine-tunings of a seed's runs: the same for all arms, others for another seed."""
-    times = study.tasks.fine_tunings if study.tasks else 0
-    return tuple(seed * times + number for number in range(times))
+        first, held_out = (path and self.contents[path] for path in (run.init, run.held_out))
+        return hash_of([of_run(run), seed, stores, first, held_out])
 
 
 def work(place: Place, minutes: float | None = None) -> None:
     """Do what is not done yet; with `minutes` begin nothing that would not end in them, by how long the like took.
 
-    Raises ValueError for figures of other settings, and as training and evaluations do.
+    Raises ValueError for figures of other settings, and as training and evaluations do, but goes on after a training
+    that diverged.
     """
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     if place.study.likeness and not place.texts:
         say("no --texts are given: how alike layers are is not measured", stream=sys.stderr)
         place = replace(place, study=replace(place.study, likeness=None))
+    elif place.study.likeness and len(place.study.seeds) == 1:
+        say(
+            "one seed has no other to set beside it: how alike layers are is measured once there are two",
+            stream=sys.stderr,
+        )
     elif place.study.likeness and len(place.texts) < cka.LEAST_TEXTS:
         raise ValueError(f"--texts has {len(place.texts)} texts: CKA takes at least {cka.LEAST_TEXTS}")
+    _check_frozen(place)
     every = units(place.study)
     settings = {unit: place.settings(unit) for unit in every}
     with locked(place.folder, wait=True):
@@ -225,7 +206,8 @@ def work(place: Place, minutes: float | None = None) -> None:
                 continue
             number = every.index(unit) + 1
             say(f"{unit.evaluation} of {unit.arm}, seed {unit.seed} ({number} of {len(every)})", stream=sys.stderr)
-            made = _figures(settings[unit], unit, *_evaluated(place, unit))
+            seconds, numbers = _evaluated(place, unit)
+            made = _figures(place.study, unit, settings[unit], seconds, numbers)
             with locked(place.folder, wait=True):
                 append_rows(place.figures, made)
 
@@ -255,8 +237,7 @@ def _runs_of(place: Place, unit: Unit) -> list[tuple[str, int]]:
     """The runs that a unit is of, and those that are trained for it."""
     beside = []
     if unit.evaluation == CKA:
-        control = control_seed(place.study, unit.seed)
-        beside = [(unit.against, seed) for seed in (unit.seed, control) if seed is not None]
+        beside = [(unit.against, seed) for seed in (unit.seed, control_seed(place.study, unit.seed))]
     runs = [(unit.arm, unit.seed), *(run for run in beside if not place.is_trained(*run))]
     for arm, seed in runs:  # which grows
         parent = place.plans[seed][arm].of
@@ -274,15 +255,16 @@ def _took(figures: Sequence[Figure]) -> dict[str, list[float]]:
     return took
 
 
-def _figures(settings: str, unit: Unit, seconds: float, numbers: Sequence[Number]) -> list[Figure]:
+def _figures(study: Study, unit: Unit, settings: str, seconds: float, numbers: Sequence[Number]) -> list[Figure]:
     cores = len(os.sched_getaffinity(0))
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}, {cores} cores, jax {jax.__version__}"
-    commit = git_commit()
+    asked, commit = asked_of(study, unit), git_commit()
     return [
         Figure(
             **unit._asdict(),
             **number._asdict(),
             settings=settings,
+            asked=asked,
             seconds=round(seconds, 1),
             devices=devices,
             commit=commit,
@@ -294,33 +276,68 @@ def _figures(settings: str, unit: Unit, seconds: float, numbers: Sequence[Number
 def _evaluated(place: Place, unit: Unit) -> tuple[float, list[Number]]:
     """Seconds and numbers of a unit, once the runs that it needs are trained. The seconds of training are those of a
     run's first evaluation."""
+    try:
+        return _measured(place, unit)
+    except FloatingPointError as error:
+        say(f"{error}: {unit.evaluation} of {unit.arm}, seed {unit.seed} has no numbers", stream=sys.stderr)
+        return 0.0, [Number("", "diverged", None)]
+
+
+def _measured(place: Place, unit: Unit) -> tuple[float, list[Number]]:
     folder = _trained(place, unit.arm, unit.seed)
     if unit.evaluation == HELD_OUT:
         cost = read_json(folder / "run.json")["cost"]
         hours = sum(cost[kind.replace("seconds", "hours")] for kind in KINDS)
         return 3600 * hours, [*_held_out(place.plans[unit.seed][unit.arm], folder)]
-    if unit.evaluation == CKA:
-        control = control_seed(place.study, unit.seed)
-        others = [_trained(place, unit.against, seed) for seed in (unit.seed, control) if seed is not None]
-        work = partial(_alike, place, [folder, *others])
-    elif unit.evaluation == DRIFT:
-        work = partial(_moved, folder)
-    else:
-        work = partial(_scored, place, unit, folder)
     began = time.monotonic()
-    numbers = [*work()]
+    if unit.evaluation == CKA:
+        seeds = unit.seed, control_seed(place.study, unit.seed)
+        others = [_trained(place, unit.against, seed) for seed in seeds]
+        began, numbers = time.monotonic(), [*_alike(place, [folder, *others])]
+    elif unit.evaluation == DRIFT:
+        numbers = [*_moved(folder)]
+    else:
+        rows, before = _scored(place, unit, folder)
+        numbers = [Number(str(row.seed), row.metric, row.value) for row in rows]
+        began -= before
     return time.monotonic() - began, numbers
 
 
 def _trained(place: Place, arm: str, seed: int) -> Path:
-    """The folder of a run, trained to its end if it is not yet."""
-    planned, folder = place.plans[seed][arm], place.run_folder(arm, seed)
+    """The folder of a run, trained to its end if it is not yet. Raises ValueError for a folder of other settings,
+    FloatingPointError where its training diverged, now or before."""
+    planned, folder, own = place.plans[seed][arm], place.run_folder(arm, seed), {"settings": place.of_run(arm, seed)}
+    if (folder / "checkpoints").exists() or (folder / OWN).exists():
+        told = read_json(folder / OWN) if (folder / OWN).exists() else {}
+        if told.get("settings") != own["settings"]:
+            raise ValueError(f"{folder} was trained with other settings: give those again, or another --workdir")
+        if why := told.get("diverged"):
+            raise FloatingPointError(why)
     if not place.is_trained(arm, seed):
         if planned.of:
             _trained(place, planned.of, seed)
-        train(planned.own, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / OWN, own)
+        try:
+            train(planned.own, folder)
+        except FloatingPointError as error:
+            write_json(folder / OWN, {**own, "diverged": str(error)})
+            raise
         jax.clear_caches()  # no other run has these programs
     return folder
+
+
+def _check_frozen(place: Place) -> None:
+    """Raise ValueError where an arm freezes what its model has not: before another is trained."""
+    for name, planned in next(iter(place.plans.values())).items():
+        run = planned.whole
+        config = checkpoint.read_model(Path(run.init)) if run.init else run.model
+        assert config  # a run has the one or the other
+        for phase in run.phases:
+            try:
+                trains(replace(config, head="lm"), phase)
+            except ValueError as error:
+                raise ValueError(f"{place.study.name}: {name}: {error}") from error
 
 
 def _held_out(planned: Planned, folder: Path) -> Iterator[Number]:
@@ -328,31 +345,34 @@ def _held_out(planned: Planned, folder: Path) -> Iterator[Number]:
     loss in training."""
     first, events = planned.whole.stretches[planned.shared].first, read_events(folder / "events.jsonl")
     *_, trained = (event for event in events if "loss" in event)
-    yield Number(str(first + trained["step"]), "training loss", trained["loss"])
+    yield Number(str(first + trained["step"] + 1), "training loss", trained["loss"])
     for event in events:
         for objective, results in event.get("held_out", {}).items():
             for what, value in results.items():
                 yield Number(str(first + event["step"]), f"{objective} {what}", value)
 
 
-def _scored(place: Place, unit: Unit, folder: Path) -> Iterator[Number]:
-    """The task's first metric on test, of each fine-tuning."""
-    model, rows = place.folder / "models" / folder.name, place.folder / "rows" / f"{folder.name}.jsonl"
-    rows.parent.mkdir(exist_ok=True)  # a file for each run, which one process holds
+def _scored(place: Place, unit: Unit, folder: Path) -> tuple[list[Row], float]:
+    """The rows of the task's first metric on test, one of each fine-tuning, and seconds that those took which were made
+    before: a kill came between them and the figures."""
+    model, path = folder / "model" / folder.name, place.folder / "rows" / f"{folder.name}.jsonl"
+    path.parent.mkdir(exist_ok=True)  # a file for each run, which one process holds
     if not model.exists():
+        model.parent.mkdir(exist_ok=True)
         convert_checkpoint(folder, model)
     candidate, on = sweep.candidate(str(model)), place.tasks[unit.evaluation]
-    drop_cut_line(rows)
+    drop_cut_line(path)
     job = sweep.Job(candidate, on, fine_tuning_seeds(place.study, unit.seed))
-    if (left := sweep.left(job, known := read_rows(rows) if rows.exists() else [])).seeds:
-        sweep.do(left, known, rows, together=None, keep=None)
-    for row in read_rows(rows):
-        of = (row.weights, row.task, row.protocol_hash, row.split, row.metric)
-        if (
-            of == (candidate.weights, on.task.name, on.protocol_hash, "test", on.task.metrics[0])
-            and row.seed in job.seeds
-        ):
-            yield Number(str(row.seed), row.metric, row.value)
+    known = read_rows(path) if path.exists() else []
+    if (left := sweep.left(job, known)).seeds:
+        sweep.do(left, known, path, together=None, keep=None)
+    of = (candidate.weights, on.task.name, on.data, on.protocol_hash, "test", on.task.metrics[0])
+    rows = [
+        row
+        for row in read_rows(path)
+        if (row.weights, row.task, row.data, row.protocol_hash, row.split, row.metric) == of and row.seed in job.seeds
+    ]
+    return rows, sum(row.seconds for row in rows if row.seed not in left.seeds)
 
 
 def _moved(folder: Path) -> Iterator[Number]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from eval.analysis import cka
+from eval.analysis.alike import compared
 
 
 def of(state_TD: np.ndarray, other_TD: np.ndarray) -> np.ndarray:
@@ -182,3 +183,13 @@ def test_layers_and_pairs_are_the_same_numbers():
         np.testing.assert_allclose(first_RSN[0, :, layer], pair_SNN[:, layer, layer], rtol=1e-9)
         np.testing.assert_allclose(second_RSN[0, :, layer], of(control_NTD[layer], b_NTD[layer]), rtol=1e-9)
     np.testing.assert_allclose(pair_SNN[:, 0, 2], of(a_NTD[0], b_NTD[2]), rtol=1e-9)
+
+
+def test_no_ratio_is_given_to_rounding():
+    """A layer that is the same in both models and in the control is apart from itself by rounding alone."""
+    # Broken by: the bound of ROUNDING left out of compared.
+    equal_NTD, other_NTD = states(2, 30, 5), states(2, 30, 5, seed=1)
+    figures = compared([equal_NTD, equal_NTD, equal_NTD], 2, "all")
+    assert {each.value for each in figures if each.measure == "ratio"} == {None}
+    figures = compared([other_NTD, equal_NTD, other_NTD], 2, "all")
+    assert {each.value for each in figures if each.measure == "ratio"} == {1.0}

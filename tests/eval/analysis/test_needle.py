@@ -211,18 +211,36 @@ def test_the_probe_reads_what_a_line_cannot_divide(fours):
 
 
 def test_accuracy_and_differences_are_of_the_same_pairs(fours):
-    # Broken by: lengths in the place of fours; a difference the other way round.
-    right_M = np.concatenate([needle.HOLDS_4] * 18)  # nine fours of each length
-    half_M = right_M ^ (np.arange(72) >= 36) & (np.arange(72) % 2 == 0)
-    counts = [needle._counts(Answered(np.stack([yes_M] * 2), [], [], []), fours) for yes_M in (right_M, half_M)]
-    told = {(each.model, each.length, each.measure): each for each in needle.compared(["a", "b"], counts)}
+    # Broken by: lengths in the place of fours; a difference the other way round; an interval for all lengths.
+    def compared(number: int) -> dict:
+        right_M = np.concatenate([needle.HOLDS_4] * 2 * number)  # so many fours of each length
+        four_M = np.arange(len(right_M)) // 4
+        half_M = right_M ^ (four_M >= number) & (four_M % 2 == 0) & (np.arange(len(right_M)) % 2 == 0)
+        counts = [needle._counts(Answered(np.stack([yes_M] * 2), [], [], []), fours) for yes_M in (right_M, half_M)]
+        return {(each.model, each.length, each.measure): each for each in needle.compared(["a", "b"], counts)}
+
+    told = compared(12)
     value = {key: each.value for key, each in told.items()}
     assert [value["a", length, "accuracy"] for length in ("128", "192", "all")] == [1, 1, 1]
-    assert [value["b", length, "accuracy"] for length in ("128", "192", "all")] == [1, 0.5, 0.75]
-    assert [value["b", length, "difference"] for length in ("128", "192", "all")] == [0, -0.5, -0.25]
-    every = told["b", "all", "difference"]
-    assert -0.5 < every.low < -0.25 < every.high < 0
-    assert told["b", "128", "accuracy"].low is None  # of nine fours
+    assert [value["b", length, "accuracy"] for length in ("128", "192", "all")] == [1, 0.75, 0.875]
+    assert [value["b", length, "difference"] for length in ("128", "192", "all")] == [0, -0.25, -0.125]
+    apart = told["b", "192", "difference"]
+    assert -0.5 < apart.low < -0.25 < apart.high < 0
+    assert told["b", "all", "accuracy"].low is None  # lengths are made of the same texts
+    assert compared(9)["b", "192", "accuracy"].low is None
+
+
+def test_what_is_all_right_has_an_interval_that_other_texts_could_give(fours):
+    """Twelve fours of twelve: the exact interval of a share begins at 0.025 ** (1 / 12)."""
+    # Broken by: the interval of draws, from 1 to 1.
+    yes_M = np.concatenate([needle.HOLDS_4] * 24)
+    counts = [needle._counts(Answered(yes_M[None], [], [], []), fours)] * 2
+    told = {(each.model, each.length, each.measure): each for each in needle.compared(["a", "b"], counts)}
+    low = 0.025 ** (1 / 12)
+    assert (told["a", "128", "accuracy"].low, told["a", "128", "accuracy"].high) == pytest.approx((low, 1))
+    assert (told["b", "128", "difference"].low, told["b", "128", "difference"].high) == pytest.approx(
+        (low - 1, 1 - low)
+    )
 
 
 # ---- the command

@@ -15,8 +15,8 @@ from cptjax.run.events import read_events
 from cptjax.sharding import Mesh
 from eval.__main__ import main
 from eval.study.figures import read_figures
-from eval.study.study import CKA, DRIFT, HELD_OUT, Arm, Comparison, Likeness, Study
-from eval.study.work import Place, Unit, first_free, units, work
+from eval.study.study import CKA, DRIFT, HELD_OUT, Arm, Comparison, Likeness, Study, Unit, units
+from eval.study.work import Place, first_free, work
 from tests.fixtures_run import ROOT, seeing, small_run
 from tests.fixtures_text import WORDS
 
@@ -93,7 +93,7 @@ def test_a_study_trains_what_is_shared_once_and_tells_of_each_unit(done):
     }
     events = read_events(done / "runs" / "low_1" / "events.jsonl")
     last = [event["held_out"] for event in events if "held_out" in event][-1]["decay"]["accuracy"]
-    wanted = ("low", 1, HELD_OUT, "", "8", "decay accuracy")  # of the whole run: four steps of each phase
+    wanted = (*Unit("low", 1, HELD_OUT), "8", "decay accuracy")  # of the whole run: four steps of each phase
     assert [each.value for each in figures if each.of == wanted] == [last]
     moved = {each.part: each.value for each in figures if each.of[:4] == ("low", 1, DRIFT, "") and each.metric == "all"}
     assert {part.split("/")[0] for part in moved} == {"decay"}  # the phase that it trained itself
@@ -102,7 +102,7 @@ def test_a_study_trains_what_is_shared_once_and_tells_of_each_unit(done):
 
 
 def test_what_is_done_is_not_done_again_and_the_page_comes_from_figures_alone(done, inputs, store, monkeypatch):
-    # Broken by: `if unit in done` left out of work.
+    # Broken by: `unit not in done` left out of work, which then waits for ever.
     before, page = (done / "figures.jsonl").read_bytes(), (done / "page.html").read_bytes()
     monkeypatch.setattr("eval.study.work._evaluated", lambda *_: pytest.fail("it is done"))
     assert main(words(done, inputs / "small.py", store)) == 0
@@ -145,18 +145,19 @@ def begin(folder: Path, inputs: Path, store: Path) -> subprocess.Popen[str]:
 
 
 def test_a_study_that_is_killed_three_times_and_ended_by_two_processes_ends_the_same(done, inputs, store):
-    """Killed as the first unit of an attempt has begun, the second, and the third."""
-    # Broken by: figures appended one by one, each in a write of its own, before the unit has ended.
+    """Killed in the midst of a training, twice, and as the second unit of an attempt has begun."""
+    # Broken by: `planned.own` as `planned.whole` in _trained; a figure written before its unit has ended.
     folder = inputs / "killed"
-    for count in (0, 1, 2):  # after those that the kills before have left undone
+    for saved in ("detour_1/checkpoints/4", "low_1/checkpoints/4", None):
         process = begin(folder, inputs, store)
         assert process.stderr
-        began = -1
-        for line in process.stderr:
-            began += ", seed " in line
-            if began == count:
-                break
-        time.sleep(0.5)
+        if saved is None:
+            began = 0
+            while began < 2:
+                began += ", seed " in process.stderr.readline()
+        while saved and not (folder / "runs" / saved).exists():
+            assert process.poll() is None
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
     other = begin(folder, inputs, store)
@@ -185,3 +186,44 @@ def test_processes_take_units_of_other_runs_than_those_that_are_held(done, store
     (none / "runs").symlink_to(done / "runs")
     with locked(none / "held" / "detour_1"), first_free(Place(study, none), units(study)) as free:
         assert free and free.arm == "low"  # what it needs is trained
+
+
+def test_a_run_of_other_settings_is_refused_though_no_figure_tells_of_it(done, store, tmp_path, monkeypatch):
+    # Broken by: the comparison with OWN left out of _trained.
+    monkeypatch.setattr("eval.study.work.train", lambda *_: pytest.fail("it is trained"))
+    (tmp_path / "runs").symlink_to(done / "runs")
+    study = replace(small_study(str(store)), likeness=None)
+    faster = [replace(phase, schedule=replace(phase.schedule, peak=0.5)) for phase in study.run.phases]
+    with pytest.raises(ValueError, match="detour_1 was trained with other settings: give those again"):
+        work(Place(replace(study, run=replace(study.run, phases=tuple(faster))), tmp_path))
+    assert not (tmp_path / "figures.jsonl").exists()
+    work(Place(study, tmp_path))  # figures that were lost are made again
+    assert told(tmp_path) == [each for each in told(done) if CKA not in each]
+
+
+def test_a_training_that_diverges_is_told_and_the_study_goes_on(store, tmp_path, monkeypatch):
+    # Broken by: `except FloatingPointError` left out of _evaluated; "diverged" not kept: it is trained again.
+    trained = []
+
+    def diverges(run, folder):
+        trained.append(folder.name)
+        raise FloatingPointError("step 3: the loss is no number")
+
+    monkeypatch.setattr("eval.study.work.train", diverges)
+    study = replace(small_study(str(store)), likeness=None)
+    work(Place(study, tmp_path))
+    figures = read_figures(tmp_path / "figures.jsonl")
+    assert [each.unit for each in figures] == units(study) and {each.value for each in figures} == {None}
+    assert trained == ["detour_1", "detour_2"]  # the others begin with what these have not
+
+
+def test_what_cannot_be_frozen_is_refused_before_anything_is_trained(store, tmp_path, monkeypatch):
+    # Broken by: _check_frozen left out of work.
+    monkeypatch.setattr("eval.study.work.train", lambda *_: pytest.fail("too early"))
+
+    def too_high(run):
+        return replace(run, phases=(replace(run.phases[0], frozen=("layers/9/",)), run.phases[1]))
+
+    study = replace(small_study(str(store)), arms=(Arm("detour"), Arm("high", too_high)), comparisons=(), likeness=None)
+    with pytest.raises(ValueError, match="small: high: .*layers/9/"):
+        work(Place(study, tmp_path))
