@@ -17,7 +17,7 @@ import zstandard
 
 from convert import card, from_hf, release, to_hf, vocab
 from cptjax import config
-from cptjax.corpus import cleaning, formats, prepare, report, sources
+from cptjax.corpus import cleaning, pieces, prepare, report, sources
 from cptjax.data import packing
 from cptjax.data.store import OWN_HASH, Store
 from cptjax.data.tokenizer import Encoder
@@ -134,7 +134,7 @@ def one_by_one(split: Any, work: Any, items: Any) -> None:
 
 def read_prepared(folder: Path, engine: Any = one_by_one) -> None:
     """The same command again."""
-    reading = formats.Reading(id_field=None)
+    reading = pieces.Reading(id_field=None)
     names = [folder / "a.jsonl", folder / "b.txt"]
     prepare.prepare(names, folder / "t", folder / "out", reading=reading, overwrite=True, engine=engine)
 
@@ -173,18 +173,18 @@ def written(name: str, data: bytes, folder: Path) -> None:
 
 def read_text(folder: Path) -> None:
     """Every document with all its fields, as text and as an evaluation file."""
-    reading = formats.Reading(id_field="id", weight_field="n", fields=("n",))
+    reading = pieces.Reading(id_field="id", weight_field="n", fields=("n",))
     for file in sources.find(str(folder))[0]:
         for piece in sources.pieces(file, reading):
-            found = [piece] if isinstance(piece, formats.Bad) else sources.documents(file, piece, reading)
+            found = [piece] if isinstance(piece, pieces.Bad) else sources.documents(file, piece, reading)
             for row in found:
-                if isinstance(row, formats.Bad):
+                if isinstance(row, pieces.Bad):
                     raise ValueError(row.message)
 
 
 def read_plain(folder: Path) -> None:
     """Paragraphs of text."""
-    list(sources.read_documents(folder, formats.Reading(txt_documents="paragraph")))
+    list(sources.read_documents(folder, pieces.Reading(txt_documents="paragraph")))
 
 
 def read_evaluation(folder: Path) -> None:

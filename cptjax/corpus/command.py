@@ -15,7 +15,7 @@ from cptjax.command.escape import say
 from cptjax.command.line import Options
 from cptjax.corpus.cleaning import Cleaning, Condition, parse_condition, parse_steps
 from cptjax.corpus.described import Description
-from cptjax.corpus.formats import Reading
+from cptjax.corpus.pieces import Reading
 
 
 def _names(text: str) -> tuple[str, ...]:

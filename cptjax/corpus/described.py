@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cptjax.command.escape import printable, say
-from cptjax.corpus.formats import File
+from cptjax.corpus.pieces import File
 from cptjax.data.store import HUB_ID, Described
 from cptjax.machine import hub
 from cptjax.machine.licences import licence

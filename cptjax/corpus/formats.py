@@ -9,143 +9,34 @@ import csv
 import io
 import itertools
 import json
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from cptjax.command.errors import reason
-from cptjax.command.escape import printable
-from cptjax.corpus import unpack
-from cptjax.corpus.encodings import instead_of, is_readable, is_utf8
-from cptjax.corpus.unpack import FAILURES, GrowthError, LengthError
+from cptjax.corpus import pieces, unpack
+from cptjax.corpus.columnar import cut_data_set, cut_parquet, read_data_set, read_parquet
+from cptjax.corpus.encodings import is_utf8
+from cptjax.corpus.pieces import (
+    Bad,
+    File,
+    Piece,
+    Reading,
+    Row,
+    RowError,
+    check_columns,
+    decode,
+    failure,
+    wanted_columns,
+)
+from cptjax.corpus.unpack import FAILURES, LengthError
 
 VERSION = 3  # of what is read of a file: with another one all parts are made anew
-PIECE_BYTES = 4 * 2**20
 BYTE_ORDER_MARK = "\ufeff".encode()
 DELIMITERS = (",", ";", "\t", "|")  # that are looked for in a .csv file's first row
 BLANK_LINE = re.compile(rb"\n[ \t\r\v\f]*\n")
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How rows become documents."""
-
-    text_field: str = "text"  # column that holds the text
-    id_field: str | None = None  # column that names a document; a name met again is an error
-    weight_field: str | None = None  # column that says how often a pass shows a document
-    fields: tuple[str, ...] = ()  # further columns that are wanted
-    errors: Literal["strict", "replace"] = "strict"  # bytes not of the encoding, half surrogate pairs, NUL: or U+FFFD
-    encoding: str = "utf-8"  # of text files; cp1252 is that of Windows and of many an Excel export
-    delimiter: str | None = None  # between cells of .csv files; without it the one that the first row has
-    txt_documents: Literal["file", "paragraph"] = "file"  # what a document of a .txt file is
-    tsv_quotes: bool = False  # cells of .tsv files may be quoted, as those of .csv files
-
-    def __post_init__(self):
-        if self.errors not in ("strict", "replace"):
-            raise ValueError(f"errors is {self.errors!r}: it is strict or replace")
-        if not is_readable(self.encoding):
-            raise ValueError(
-                f"encoding is {self.encoding!r}: it is utf-8 or one of a byte a character, such as cp1252 or latin-1; "
-                "convert files of another"
-            )
-        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
-            raise ValueError(f"delimiter is {self.delimiter!r}: it is one character, such as ;")
-        if self.txt_documents not in ("file", "paragraph"):
-            raise ValueError(f"txt_documents is {self.txt_documents!r}: it is file or paragraph")
-
-
-@dataclass(frozen=True)
-class File:
-    """One input. `name` is how messages and origins call it: the path from the source folder's parent on, or the
-    data set's id. `path` opens it, `format` is a key of FORMATS, `size` is in bytes as it lies (perhaps packed),
-    `split` one of a data set's."""
-
-    name: str
-    path: str
-    format: str
-    size: int
-    split: str = ""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Part of a file. `first_row`: number of its first line or row, from 1; `size`: about its bytes."""
-
-    first_row: int
-    payload: Any
-    size: int
-
-
-@dataclass(frozen=True)
-class Bad:
-    """A row, or the rest of a file or piece, that cannot be read; `message` says in one line where, what and why."""
-
-    row: int
-    message: str
-
-
-class RowError(ValueError):
-    """What is wrong with a row or a file, in one line that names it."""
-
-
-Row = tuple[int, Callable[[], dict[str, Any]]]
-
-
-def failure(file: File, error: BaseException, row: int | None = None) -> str:
-    """What is wrong with a file, or with what begins at its `row`, in one line."""
-    if isinstance(error, RowError):
-        return str(error)
-    if isinstance(error, LengthError):
-        place = file.name if row is None else f"{file.name}:{row}"
-        return f"{place} {error}: no document is so long; correct or cut it (what follows is not read)"
-    if isinstance(error, GrowthError):
-        return f"{file.name} {error}"
-    if isinstance(error, MemoryError):
-        return f"{file.name} cannot be read (it takes more memory than there is)"
-    if isinstance(error, OSError) and error.errno:
-        return f"{file.name} cannot be read ({os.strerror(error.errno)})"
-    if isinstance(error, ImportError):
-        return f"{file.name} cannot be read ({error}): install it"
-    return f"{file.name} is cut or damaged ({reason(error)}): get it again"
-
-
-# ---- text and columns
-
-
-def decode(data: bytes, offset: int, where: str, reading: Reading) -> str:
-    """Bytes that begin at `offset` as text. RowError says where they are not of the encoding."""
-    try:
-        return data.decode(reading.encoding, reading.errors)
-    except UnicodeDecodeError as error:
-        name = "UTF-8" if error.encoding == "utf-8" else reading.encoding
-        raise RowError(
-            f"{where} is not {name} at byte {offset + error.start} (0x{data[error.start]:02x}): "
-            f"{instead_of(data, error)}convert it, or give --errors replace"
-        ) from None
-
-
-def wanted_columns(reading: Reading) -> dict[str, str]:
-    """The columns to read, and what to do about one that is not there."""
-    roles = {"--weight-field": reading.weight_field, "--id-field": reading.id_field, "--text-field": reading.text_field}
-    advice = dict.fromkeys(reading.fields, "correct the name")
-    named = {name: f"name yours with {flag}" for flag, name in roles.items() if name is not None}
-    return advice | {name: how for name, how in named.items() if name not in advice}
-
-
-def check_columns(where: str, there: Sequence[str], names: Iterable[str | None], reading: Reading) -> None:
-    """Raise RowError where one of `names` is not there, or more than once."""
-    for name in names:
-        if name is None:
-            continue
-        if name not in there:
-            has = ", ".join(printable(column) if column else "one without a name" for column in there) or "none"
-            raise RowError(f"{where} has no field {name!r}: it has {has}; {wanted_columns(reading)[name]}")
-        if there.count(name) > 1:
-            raise RowError(f"{where} has {there.count(name)} fields {name!r}: give each a name of its own")
 
 
 # ---- pieces
@@ -193,12 +84,12 @@ def _cut_lines(file: File, reading: Reading, end: Callable[[bytearray, int], int
 
     try:
         for chunk in stream:
-            since = max(PIECE_BYTES - 1, len(held))
+            since = max(pieces.PIECE_BYTES - 1, len(held))
             held += chunk
             while size := end(held, since):
                 yield from taken(size)
-                since = PIECE_BYTES - 1
-            if len(held) > unpack.DOCUMENT_BYTES + PIECE_BYTES:
+                since = pieces.PIECE_BYTES - 1
+            if len(held) > unpack.DOCUMENT_BYTES + pieces.PIECE_BYTES:
                 raise LengthError(f"is longer than {unpack.limit()}")
     except FAILURES as error:  # what came whole before the damage is kept
         whole = 0
@@ -219,7 +110,7 @@ def _grouped(file: File, units: Iterator[bytes], row: int) -> Iterator[Piece | B
         for data in units:
             held.append(data)
             size += len(data)
-            if size >= PIECE_BYTES:
+            if size >= pieces.PIECE_BYTES:
                 yield Piece(row, tuple(held), size)
                 row, size = row + len(held), 0
                 held.clear()
@@ -514,140 +405,15 @@ def _csv_record(
     return _record(where, columns, values, "quote cells that hold a delimiter, or name another with --delimiter")
 
 
-# ---- Parquet
-
-
-def _cut_parquet(file: File, reading: Reading) -> Iterator[Piece | Bad]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(file.path) as table:
-        check_columns(file.name, table.schema_arrow.names, wanted_columns(reading), reading)
-        row = 1
-        for group in range(table.num_row_groups):
-            about = table.metadata.row_group(group)
-            unpack.check_size(about.total_byte_size, file.size)
-            yield Piece(row, group, about.total_byte_size)
-            row += about.num_rows
-
-
-def _read_parquet(file: File, piece: Piece, reading: Reading) -> Iterator[Row]:
-    import pyarrow.parquet
-
-    columns = list(wanted_columns(reading))
-    with pyarrow.parquet.ParquetFile(file.path) as table:
-        rows = table.metadata.row_group(piece.payload).num_rows
-        cell = _dictionary_bytes(file, piece.payload, columns)
-        at_once = max(1, min(PIECE_BYTES * rows // max(piece.size, 1), unpack.DOCUMENT_BYTES // max(cell, 1)))
-        batches = table.iter_batches(at_once, row_groups=[piece.payload], columns=columns)
-        records = itertools.chain.from_iterable(map(_arrow_records, batches))
-        yield from ((row, partial(dict, record)) for row, record in enumerate(records, piece.first_row))
-
-
-def _dictionary_bytes(file: File, group: int, columns: list[str]) -> int:
-    """Bytes of the largest dictionary of a row group: of any of its cells, which many rows may repeat."""
-    import pyarrow
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(file.path) as table:
-        text = [name for name in columns if table.schema_arrow.field(name).type in (pyarrow.string(), pyarrow.binary())]
-    with pyarrow.parquet.ParquetFile(file.path, read_dictionary=text) as table:
-        first = next(table.iter_batches(1, row_groups=[group], columns=columns), None)
-        cells = [] if first is None else first.columns
-        return max((c.dictionary.nbytes for c in cells if pyarrow.types.is_dictionary(c.type)), default=0)
-
-
-def _arrow_records(table: Any) -> Iterator[dict[str, Any]]:
-    import pyarrow
-
-    columns = []
-    for column in table.columns:
-        if pyarrow.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if str(column.type) in ("string", "large_string", "string_view"):
-            column = column.cast(pyarrow.large_binary())  # Arrow does not see to it that strings are UTF-8: `_value`
-        columns.append(column.to_pylist())
-    for values in zip(*columns, strict=True):
-        yield dict(zip(table.schema.names, values, strict=True))
-
-
-# ---- data sets
-
-
-@dataclass(frozen=True)
-class _DataSet:
-    """An opened data set: `read(first, last, columns)` gives records, `files` hold them (none: `fingerprint` tells)."""
-
-    rows: int
-    columns: list[str]
-    size: int
-    files: list[str]
-    fingerprint: str
-    read: Callable[[int, int, list[str]], Iterable[dict[str, Any]]]
-
-
-@lru_cache(8)
-def _hf(path: str, split: str) -> _DataSet:
-    """A Hugging Face data set: saved in a folder, a folder of data files, or OWNER/NAME[/CONFIG] of the Hub."""
-    import datasets
-
-    if (Path(path) / "state.json").is_file():
-        dataset: Any = datasets.load_from_disk(path)
-    else:
-        parts = [path] if Path(path).exists() else path.split("/", 2)
-        dataset = datasets.load_dataset("/".join(parts[:2]), *parts[2:], split=split)
-
-    def read(first: int, last: int, columns: list[str]) -> Iterator[dict[str, Any]]:
-        return _arrow_records(dataset.select_columns(columns).with_format("arrow")[first:last])
-
-    size = dataset.data.nbytes * len(dataset) // max(dataset.data.num_rows, 1)
-    files = [cached["filename"] for cached in dataset.cache_files]
-    return _DataSet(len(dataset), dataset.column_names, size, files, dataset._fingerprint, read)
-
-
-@lru_cache(8)
-def _tfds(path: str, split: str) -> _DataSet:
-    """A prepared tensorflow-datasets folder or name, without TensorFlow."""
-    import tensorflow_datasets
-
-    folder = (Path(path) / "features.json").is_file()
-    builder: Any = (tensorflow_datasets.builder_from_directory if folder else tensorflow_datasets.builder)(path)
-    try:
-        source = builder.as_data_source(split=split)
-    except NotImplementedError:  # its files are tfrecord, or would be: it is not prepared
-        raise ValueError('it must be prepared with file_format="array_record"') from None
-
-    def read(first: int, last: int, _: list[str]) -> Iterable[dict[str, Any]]:
-        return source.__getitems__(range(first, last))
-
-    files = [str(file) for file in builder.info.splits[split].filepaths]
-    return _DataSet(len(source), list(builder.info.features), sum(map(os.path.getsize, files)), files, "", read)
-
-
-def _cut_data_set(file: File, reading: Reading) -> Iterator[Piece | Bad]:
-    data_set = DATA_SETS[file.format](file.path, file.split)
-    check_columns(file.name, data_set.columns, wanted_columns(reading), reading)
-    step = max(1, PIECE_BYTES * data_set.rows // max(data_set.size, 1))
-    for first in range(0, data_set.rows, step):
-        last = min(first + step, data_set.rows)
-        yield Piece(first + 1, (first, last), data_set.size * (last - first) // data_set.rows)
-
-
-def _read_data_set(file: File, piece: Piece, reading: Reading) -> Iterator[Row]:
-    first, last = piece.payload
-    records = DATA_SETS[file.format](file.path, file.split).read(first, last, list(wanted_columns(reading)))
-    yield from ((row, partial(dict, record)) for row, record in enumerate(records, piece.first_row))
-
-
-DATA_SETS = {"hf": _hf, "tfds": _tfds}
 FORMATS: dict[str, tuple[Callable[..., Iterator[Piece | Bad]], Callable[..., Iterator[Row]]]] = {
     ".txt": (_cut_txt, _read_txt),
     ".jsonl": (_cut_jsonl, _read_jsonl),
     ".json": (_cut_json, _read_json),
     ".csv": (_cut_csv, _read_csv),
     ".tsv": (_cut_tsv, _read_tsv),
-    ".parquet": (_cut_parquet, _read_parquet),
-    "hf": (_cut_data_set, _read_data_set),
-    "tfds": (_cut_data_set, _read_data_set),
+    ".parquet": (cut_parquet, read_parquet),
+    "hf": (cut_data_set, read_data_set),
+    "tfds": (cut_data_set, read_data_set),
 }
 NAMED = {suffix: suffix for suffix in FORMATS if suffix.startswith(".")} | {".ndjson": ".jsonl"}
 

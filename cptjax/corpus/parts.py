@@ -21,9 +21,9 @@ from typing import Any, Literal
 import numpy as np
 
 from cptjax.command.errors import reading
-from cptjax.corpus import formats, sources
+from cptjax.corpus import pieces, sources
 from cptjax.corpus.cleaning import Cleaning, Evaluation, hash_text, hash_words, signature
-from cptjax.corpus.formats import Bad, File, Piece, Reading
+from cptjax.corpus.pieces import Bad, File, Piece, Reading
 from cptjax.corpus.sources import Document
 from cptjax.data.tokenizer import Encoder
 from cptjax.files import read_json, write_json, written
@@ -122,7 +122,7 @@ def chunks(job: Job, unit: Unit) -> Iterator[Chunk]:
     for index, (_, file) in enumerate(unit.files):
         for piece in sources.pieces(file, job.reading):
             added = 0 if isinstance(piece, Bad) else piece.size
-            if pending and size + added > formats.PIECE_BYTES:
+            if pending and size + added > pieces.PIECE_BYTES:
                 yield from undone()
                 pending.clear()
                 size = 0

@@ -27,10 +27,9 @@ from typing import Any, Literal
 import numpy as np
 
 from cptjax.command.escape import nearest, printable, say
-from cptjax.corpus import formats, pool, sources
+from cptjax.corpus import formats, pieces, pool, sources
 from cptjax.corpus.cleaning import SIGNATURE, Cleaning, Evaluation, exact_duplicates, near_duplicates, read_evaluation
 from cptjax.corpus.described import Description, describe, known_to_hub
-from cptjax.corpus.formats import File, Reading
 from cptjax.corpus.parts import (
     DROPPED,
     EMPTY,
@@ -46,6 +45,7 @@ from cptjax.corpus.parts import (
     make_part,
     read_meta,
 )
+from cptjax.corpus.pieces import File, Reading
 from cptjax.data.store import (
     SHARD_TOKENS,
     STORE_VERSION,
@@ -166,7 +166,7 @@ def _units(
     size = 0
     for entry in files:
         size += entry[1].size
-        if not groups or size > formats.PIECE_BYTES:
+        if not groups or size > pieces.PIECE_BYTES:
             groups.append([])
             size = entry[1].size
         groups[-1].append(entry)
@@ -179,7 +179,7 @@ def _key(job: Job, tokenizer: Path, evaluation: Evaluation | None) -> str:
     if evaluation is not None:
         ngrams = hashlib.sha256(evaluation.ngram_G.tobytes() + evaluation.file_G.tobytes()).hexdigest()
         searched = [ngrams, evaluation.files]
-    decides = [STORE_VERSION, list(FACTS), formats.VERSION, formats.PIECE_BYTES, tokens, searched, job.settings]
+    decides = [STORE_VERSION, list(FACTS), formats.VERSION, pieces.PIECE_BYTES, tokens, searched, job.settings]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
 

@@ -20,11 +20,10 @@ from typing import Any
 from cptjax.command.errors import reason
 from cptjax.command.escape import printable
 from cptjax.corpus import unpack
+from cptjax.corpus.columnar import DATA_SETS
 from cptjax.corpus.folders import is_apple_double, is_aside, walk
-from cptjax.corpus.formats import (
-    DATA_SETS,
-    FORMATS,
-    NAMED,
+from cptjax.corpus.formats import FORMATS, NAMED, format_of
+from cptjax.corpus.pieces import (
     Bad,
     File,
     Piece,
@@ -33,7 +32,6 @@ from cptjax.corpus.formats import (
     check_columns,
     decode,
     failure,
-    format_of,
     wanted_columns,
 )
 from cptjax.corpus.unpack import FAILURES

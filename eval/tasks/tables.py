@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cptjax.corpus.formats import FORMATS, Bad, File, Reading, format_of
+from cptjax.corpus.formats import FORMATS, format_of
+from cptjax.corpus.pieces import Bad, File, Reading
 from cptjax.corpus.sources import pieces
 from cptjax.corpus.unpack import FAILURES
 from cptjax.files import check_regular

@@ -6,7 +6,7 @@ import pytest
 
 from cptjax.__main__ import main
 from cptjax.corpus.described import Description, describe, known_to_hub
-from cptjax.corpus.formats import File
+from cptjax.corpus.pieces import File
 from cptjax.data.store import OWN_HASH, Described, Manifest
 from cptjax.files import hash_of
 from cptjax.machine import hub

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from cptjax.corpus import formats, unpack
+from cptjax.corpus import columnar, pieces, unpack
 from cptjax.corpus.cleaning import parse_condition, read_evaluation
 from cptjax.corpus.folders import is_aside
-from cptjax.corpus.formats import Bad, Reading
+from cptjax.corpus.pieces import Bad, Reading
 from cptjax.corpus.sources import find
 from cptjax.data.store import LeftOut, sentences
 from tests.corpus.test_sources import PLAIN, bad, jsonl, read, texts, write_parquet
@@ -70,7 +70,7 @@ def test_a_quote_in_tsv_is_a_character(tmp_path):
     ],
 )
 def test_a_row_that_would_merge_or_vanish_is_named(tmp_path, monkeypatch, piece_bytes, name, content, says):
-    monkeypatch.setattr(formats, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", piece_bytes)
     assert says in bad(put(tmp_path / name, content))
 
 
@@ -153,7 +153,7 @@ def test_files_are_read_by_what_they_hold(tmp_path, name, content, rows, monkeyp
     put(tmp_path / name, content)
     assert [(found.row, found.text) for found in read(tmp_path)] == [(row, "a") for row in rows]
     assert [(found.row, found.text) for found in read(tmp_path / name)] == [(row, "a") for row in rows]
-    monkeypatch.setattr(formats, "PIECE_BYTES", 1)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 1)
     monkeypatch.setattr(unpack, "CHUNK_BYTES", 7)
     assert [(found.row, found.text) for found in read(tmp_path)] == [(row, "a") for row in rows]
 
@@ -271,11 +271,11 @@ def test_a_pipe_a_device_or_a_socket_is_refused(tmp_path):
 
 LIMITED = """
 import resource, sys
-from cptjax.corpus import formats, unpack
-from cptjax.corpus.formats import Bad, Reading
+from cptjax.corpus import columnar, formats, pieces, unpack
+from cptjax.corpus.pieces import Bad, Reading
 from cptjax.corpus.sources import documents, find, pieces
 import pyarrow.parquet, zstandard, csv
-unpack.DOCUMENT_BYTES, unpack.UNPACKED_BYTES, unpack.CHUNK_BYTES, formats.PIECE_BYTES = 2**22, 2**23, 2**16, 2**18
+unpack.DOCUMENT_BYTES, unpack.UNPACKED_BYTES, unpack.CHUNK_BYTES, pieces.PIECE_BYTES = 2**22, 2**23, 2**16, 2**18
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 reading = Reading(txt_documents="paragraph")
 for source in sys.argv[1:]:
@@ -333,9 +333,9 @@ def test_a_cell_that_many_rows_repeat_takes_bounded_memory(tmp_path, monkeypatch
     monkeypatch.setattr(unpack, "DOCUMENT_BYTES", 2**22)
     before = pa.total_allocated_bytes()
     most = []
-    convert = formats._arrow_records
+    convert = columnar._arrow_records
     monkeypatch.setattr(
-        formats, "_arrow_records", lambda table: most.append(pa.total_allocated_bytes() - before) or convert(table)
+        columnar, "_arrow_records", lambda table: most.append(pa.total_allocated_bytes() - before) or convert(table)
     )
     *found, last = read(tmp_path / "a.parquet")
     assert isinstance(last, Bad) and "unpacks to more than 500 times its size" in last.message and len(found) < 30
@@ -395,7 +395,7 @@ def test_evaluation_files_are_read_by_the_same_rules(tmp_path, monkeypatch):
 def test_an_export_of_any_delimiter_and_encoding_is_read(tmp_path, monkeypatch, encoding, delimiter, piece_bytes):
     """Delimiters, quotes and line ends in its cells; further columns with names that hold the other delimiters."""
     # Broken by: cells decoded as UTF-8; the first delimiter that makes two columns.
-    monkeypatch.setattr(formats, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", piece_bytes)
     word = b"\xe4\xe9".decode(encoding)
     rows = [[f"{word}{delimiter}, b", "1"], [f'say "{word}"\n; c', "2"]]
     path = tmp_path / "a.csv"

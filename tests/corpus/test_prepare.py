@@ -18,7 +18,7 @@ import zstandard
 from tokenizers import Tokenizer, models, normalizers
 
 from cptjax.__main__ import main
-from cptjax.corpus import beam, formats, parts, pool, sources
+from cptjax.corpus import beam, formats, parts, pieces, pool, sources
 from cptjax.corpus.cleaning import Cleaning, parse_condition, parse_steps
 from cptjax.corpus.prepare import ShardTask, prepare
 from cptjax.corpus.sources import Reading
@@ -400,9 +400,9 @@ def test_a_document_of_ten_megabytes_on_one_line(tmp_path, folder, monkeypatch):
 
 PREPARE = """
 import sys
-from cptjax.corpus import beam, formats, pool, prepare
+from cptjax.corpus import beam, pieces, pool, prepare
 from cptjax.corpus.cleaning import Cleaning
-formats.PIECE_BYTES = 20_000  # many chunks of little text
+pieces.PIECE_BYTES = 20_000  # many chunks of little text
 prepare.SHARD_TOKENS = 40_000
 out, tokenizer, workers = sys.argv[1:]
 if workers == "beam":
@@ -633,7 +633,7 @@ def test_an_option_that_nobody_knows_is_refused():
 
 def test_rows_without_an_id_are_no_repetitions(tmp_path, folder):
     # Broken by: rows without an id compared with each other.
-    rows = [{"id": None, "text": "heart"}, {"text": "x" * formats.PIECE_BYTES}, {"id": 1, "text": "mind"}]
+    rows = [{"id": None, "text": "heart"}, {"text": "x" * pieces.PIECE_BYTES}, {"id": 1, "text": "mind"}]
     for name, some in (("a", rows), ("b", rows[:2])):
         (tmp_path / f"{name}.jsonl").write_bytes(jsonl(some))
     both = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]

@@ -17,8 +17,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cptjax.corpus import formats, unpack
-from cptjax.corpus.formats import Bad, File, Piece, Reading
+from cptjax.corpus import columnar, unpack
+from cptjax.corpus.pieces import Bad, File, Piece, Reading
 from cptjax.corpus.sources import Document, digest, documents, find, pieces, read_documents
 from cptjax.data.store import LeftOut
 
@@ -170,7 +170,7 @@ def test_small_pieces_give_the_same_rows_and_can_be_sent_away(tmp_path, suffix, 
     whole = read(path, READING)
     file = only(path)
     assert pickle.loads(pickle.dumps(file)) == file
-    monkeypatch.setattr(formats, "PIECE_BYTES", 40)
+    monkeypatch.setattr("cptjax.corpus.pieces.PIECE_BYTES", 40)
     assert len(list(pieces(file, READING))) > 5
     assert list(pieces(file, READING)) == list(pieces(file, READING))
     assert read(path, READING) == whole and len(whole) == 50
@@ -185,7 +185,7 @@ def same_in_any_pieces(suffix, data, piece_bytes, reading):
         path = Path(folder, f"a{suffix}")
         path.write_bytes(data)
         whole = read(path, reading)
-        patch.setattr(formats, "PIECE_BYTES", piece_bytes)
+        patch.setattr("cptjax.corpus.pieces.PIECE_BYTES", piece_bytes)
         assert read(path, reading) == whole
 
 
@@ -394,7 +394,7 @@ def test_a_bad_row_is_named(tmp_path, name, content, says):
 )
 @pytest.mark.parametrize("piece_bytes", [1, 2**22])
 def test_the_rows_after_a_bad_one_are_read(tmp_path, name, content, piece_bytes, monkeypatch):
-    monkeypatch.setattr(formats, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr("cptjax.corpus.pieces.PIECE_BYTES", piece_bytes)
     (tmp_path / name).write_bytes(content)
     found = read(tmp_path / name, Reading(txt_documents="paragraph"))
     assert isinstance(found[1], Bad)
@@ -405,7 +405,7 @@ def test_the_rows_after_a_bad_one_are_read(tmp_path, name, content, piece_bytes,
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
 @pytest.mark.parametrize("piece_bytes", [1, 2**22])
 def test_what_came_whole_before_the_damage_is_kept(tmp_path, suffix, piece_bytes, monkeypatch):
-    monkeypatch.setattr(formats, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr("cptjax.corpus.pieces.PIECE_BYTES", piece_bytes)
     path = tmp_path / f"a{suffix}"
     write(path, suffix, [{"text": os.urandom(200).hex()} for _ in range(2000)])
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -582,15 +582,15 @@ def test_a_data_set_of_the_hub_is_asked_for_once(tmp_path, monkeypatch, source, 
         asked.append((names, split))
         return datasets.Dataset.from_dict({"text": [f"{names} {i}" for i in range(100)]})
 
-    formats._hf.cache_clear()
+    columnar._hf.cache_clear()
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(formats, "PIECE_BYTES", 100)
+    monkeypatch.setattr("cptjax.corpus.pieces.PIECE_BYTES", 100)
     assert texts(source) == [f"{asks[0]} {i}" for i in range(100)]
     file = only(source)
     assert file.name == source and len(digest(file)) == 64 and len(list(pieces(file, Reading()))) > 10
     assert asked == [asks]
     assert digest(file) != digest(only("hf:another"))  # it has no files, but a fingerprint
-    formats._hf.cache_clear()
+    columnar._hf.cache_clear()
 
 
 def test_a_folder_of_data_files_is_read_by_the_library(tmp_path, monkeypatch):
