@@ -1,5 +1,4 @@
-"""The commands: python -m cptjax demo | prepare | data-report | plan | doctor | train |
-compare | verify."""
+"""The commands: python -m cptjax demo | prepare | data-report | plan | doctor | train | replay | compare | verify."""
 
 import sys
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """What a fine-tuned model answers: scores per text, per token, or of where a span begins and ends.
 
-All three are the same two layers (the head's features, then a linear classifier) and differ in what they read.
+All three are the family's features, then a linear classifier, and differ in what they read.
 
 B rows, L tokens, T texts of all rows, D width, N labels.
 """

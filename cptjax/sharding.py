@@ -101,8 +101,8 @@ def spec_for(path: str, shape: Sequence[int], mesh: AnyMesh) -> P:
         return _table_spec(shape, mesh)
     stacked = (None,) if is_stacked(path) else ()
     spec = P(*stacked, *rule, *(None,) * (len(shape) - len(stacked) - len(rule)))
-    if undivided := _undivided(spec, shape, mesh):
-        raise ValueError(f"{path}: dimension {{}} is not a multiple of the {{}} devices of {{}}".format(*undivided[0]))
+    for size, devices, axes in _undivided(spec, shape, mesh):
+        raise ValueError(f"{path}: dimension {size} is not a multiple of the {devices} devices of {axes}")
     return spec
 
 

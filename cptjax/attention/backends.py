@@ -137,5 +137,3 @@ PREFERRED = {  # what is taken before blockwise where it works, and why
     "cudnn": "whole documents without scores in memory, and none between documents; windows go block by block",
 }
 
-
-# One tile: some queries [..., L, K] against some keys [..., M, K] under a mask [..., L, M]. The gradients

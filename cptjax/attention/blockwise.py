@@ -51,6 +51,7 @@ def query_block(rows: int, heads: int, num_tokens: int) -> int:
     return min(QUERY_BLOCK, num_tokens, max(LANES, most // LANES * LANES))
 
 
+# One tile: some queries [..., L, K] against some keys [..., M, K] under a mask [..., L, M]. The gradients
 # of keys and values come out as [..., K, M]: XLA's CPU backend takes half as long for that product.
 
 

@@ -295,7 +295,7 @@ def test_nothing_of_the_maker_is_in_any_file(folders):
 
 
 def test_what_is_left_out_is_said_by_name(tmp_path, capsys):
-    # Broken by: no _tell in run_to_hf; the values of fields printed; a field of another type kept.
+    # Broken by: no _tell in convert.command; the values of fields printed; a field of another type kept.
     source = write_source(tmp_path / "hf", byte_level(space=False), {"do_lower_case": True, "model_max_length": SECRET})
     raw = {"model_type": "modernbert", "hub_token": SECRET, "initializer_range": SECRET, "sparse_prediction": True}
     notes = to_hf.save(SHAPE, random_params(SHAPE), tmp_path / "a", hf_config=raw, tokenizer=source)

@@ -90,7 +90,7 @@ def test_only_the_first_process_writes(tmp_path):
 @pytest.mark.parametrize(("which", "file"), [("_file", "events.jsonl"), ("_board", "tensorboard")])
 def test_a_full_disk_ends_a_log_at_once_and_names_the_file(tmp_path, which, file):
     """Many more events than any queue holds, and nothing waits."""
-    # Broken by: tensorboardX's SummaryWriter, whose thread dies and whose queue then blocks add_scalar for ever.
+    # Broken by: tensorboardX's SummaryWriter, whose thread dies and whose queue then blocks for ever.
     board = TensorBoard(tmp_path, 0)
     log = EventLog(tmp_path, 0, True, evaluated=-1, boards=[board])
     full = open("/dev/full", "w", buffering=1)

@@ -169,7 +169,7 @@ def untimed(found: Any) -> Any:
 
 @pytest.mark.parametrize("damage", ["deleted", "mangled"])
 def test_no_log_decides_run_json(store, tmp_path, two_devices, stopped, damage):
-    # Broken by: describe_phase that sums read_events.
+    # Broken by: describe_run that sums read_events.
     folder, calm = stopped
     shutil.copytree(folder, tmp_path / "run")
     log = tmp_path / "run" / "events.jsonl"

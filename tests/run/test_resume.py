@@ -306,7 +306,7 @@ def test_stores_may_lie_elsewhere(copy, tmp_path):
 
 def test_a_model_is_not_exported_as_what_it_was_not(copy, tmp_path):
     """Not by a changed model.json, nor in silence from an earlier step; and a step renamed is no later step."""
-    # Broken by: read_model without _check_own_files; no warning in _find.
+    # Broken by: read_model without _check_own_files; no warning in checkpoint.find.
     _, folder = copy
     for name, says in ((checkpoint.MODEL, "norm_eps is 1.0, it was"), ("tokenizer/tokenizer.json", "not the same")):
         kept = (folder / name).read_bytes()
