@@ -9,9 +9,9 @@ from tyro.conf import Positional, arg
 
 from cptjax.command.escape import say
 from cptjax.command.line import Options
+from cptjax.command.page import escape, page
 from cptjax.files import check_out, write_text
 from eval.metrics import overlap
-from eval.page import escape, page
 from eval.predictions import Head, Prediction, read_predictions
 from eval.tasks.task import Answer, Span
 
@@ -92,7 +92,7 @@ def errors_page(read: Sequence[tuple[Head, Sequence[Prediction]]]) -> str:
     ]
     files = [{"model": h.model, "task": h.task, "seed": h.seed, "kind": h.kind} for h, _ in read]
     data = {"texts": list(texts), "files": files, "items": items}
-    return page("Errors", BODY, SCRIPT, style=STYLE, data=data)
+    return page("Errors", BODY, style=STYLE, script=SCRIPT, data=data)
 
 
 def _item(file: int, text: int, of: Prediction) -> dict[str, Any]:

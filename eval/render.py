@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from cptjax.command.escape import markdown, printable, say
+from cptjax.command.page import escape, page
 from cptjax.files import write_text
-from eval.page import escape, page
 
 Format = Literal["text", "markdown", "latex", "csv", "html"]
 NOTE_WIDTH = 100  # columns of a terminal
@@ -121,7 +121,7 @@ def as_html(made: Sequence[Table], title: str = "Evaluation", above: str = "", b
     """Tables as a page whose rows can be sorted, by a click on a column's name, and filtered; `above` and `below` them
     stand other pieces of HTML."""
     search = "<p><label>Show rows with <input id='filter' type='search'></label></p>"
-    return page(title, above + search + "\n".join([*map(_section, made), below]), SCRIPT)
+    return page(title, above + search + "\n".join([*map(_section, made), below]), script=SCRIPT)
 
 
 def _section(table: Table) -> str:

@@ -52,7 +52,7 @@ def imports_of(tree: ast.AST) -> set[str]:
 
 FLOORS = """
 command.escape command.signals command.bar bounds
-command.errors
+command.errors command.page
 command.line
 machine.cluster
 machine.wire

@@ -136,4 +136,3 @@ PREFERRED = {  # what is taken before blockwise where it works, and why
     "splash": "it skips the blocks that no query reads, backward too",
     "cudnn": "whole documents without scores in memory, and none between documents; windows go block by block",
 }
-

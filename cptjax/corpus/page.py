@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cptjax.command.escape import JOINERS, html, printable
+from cptjax.command.escape import printable
+from cptjax.command.page import escape
+from cptjax.command.page import page as html_page
 
 COUNTED = ("documents", "tokens", "words", "text_bytes", "unknown_tokens")
 SHARES = ("fill", "pairs", "longer_documents_share", "longer_tokens_share", "documents_cut_share")
@@ -184,61 +186,24 @@ def _fit(words: str, width: int) -> str:
     return words.ljust(width)
 
 
-STYLE = """
-:root { color-scheme: light dark; --line: #ddd; --soft: #666; --bar: #4a7ebb; --warn: #fff3d6; --chip: #eef2f7; }
-@media (prefers-color-scheme: dark) {
-  :root { --line: #444; --soft: #aaa; --bar: #6c9bd2; --warn: #4a3a10; --chip: #2a3340; } }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
-h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-p { margin: .5rem 0; }
-.soft { color: var(--soft); }
-.warnings { background: var(--warn); padding: .75rem 1rem .75rem 2rem; border-radius: .4rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; }
-td, th { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-th { font-weight: 600; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.bar { min-width: 4rem; width: 8rem; }
-.bar div { background: var(--bar); height: 1em; margin-top: .25em; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .5rem 0; font-size: .85rem; }
-code { background: var(--chip); border-radius: .2rem; margin: .1rem; white-space: pre; display: inline-block; }
-h3 { border-top: 1px solid var(--line); padding-top: .5rem; font-size: 1rem; font-weight: 400; }
-"""
-
-
 def page(report: dict[str, Any]) -> str:
     """The report as one HTML file that needs no other, runs nothing and fetches nothing."""
-    name = _escape(report["store"])
-    warnings = "".join(f"<li>{_escape(warning)}</li>\n" for warning in report["warnings"])
+    warnings = "".join(f"<li>{escape(warning)}</li>\n" for warning in report["warnings"])
     shown = _shown(report) if report["samples"] else "<p class='soft'>No text of a document is on this page.</p>"
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}: data report</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{name}</h1>
-<h2>What should be looked at twice?</h2>
+    body = f"""<h2>What should be looked at twice?</h2>
 <ul class="warnings">
 {warnings or "<li>Nothing stands out.</li>"}
 </ul>
 {"".join(map(_section, _tables(report)))}
-{shown}
-</body>
-</html>
-"""
+{shown}"""
+    return html_page(f"{report['store']}: data report", body, heading=report["store"])
 
 
 def _shown(report: dict[str, Any]) -> str:
     """Texts, and the tokens of the first."""
     samples = "".join(map(_sample, report["samples"]))
     tokens = "\n".join(
-        f"<code title='{_escape(of['token'])}, {of['id']}'>{_escape(of['text'])}</code>"
-        for of in report["first_tokens"]
+        f"<code title='{escape(of['token'])}, {of['id']}'>{escape(of['text'])}</code>" for of in report["first_tokens"]
     )
     return f"""<h2>What does the model read?</h2>
 <p class="soft">{len(report["samples"])} documents drawn by lot, decoded from their tokens: whoever has this page reads
@@ -248,29 +213,24 @@ them. With --no-samples there are none.</p>
 <p>{tokens}</p>"""
 
 
-def _escape(words: str) -> str:
-    """Text as HTML shows it, lines as they are."""
-    return html(words, keep="\n\t" + JOINERS)
-
-
 def _section(table: _Table) -> str:
     kinds = [" class='number'" if isinstance(cell, _Figure) else "" for cell in table.rows[0]] if table.rows else []
-    head = "".join(f"<th{kind}>{_escape(name)}</th>" for name, kind in zip(table.header, kinds, strict=False))
+    head = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(table.header, kinds, strict=False))
     rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>\n" for row in table.rows)
     filled = f"<div class='wide'><table>\n<tr>{head}</tr>\n{rows}</table></div>\n" if rows else ""
-    notes = "".join(f"<p class='soft'>{_escape(note)}</p>\n" for note in table.notes)
-    return f"<h2>{_escape(table.question)}</h2>\n{filled}{notes}"
+    notes = "".join(f"<p class='soft'>{escape(note)}</p>\n" for note in table.notes)
+    return f"<h2>{escape(table.question)}</h2>\n{filled}{notes}"
 
 
 def _cell(cell: str | _Bar) -> str:
     if isinstance(cell, _Bar):
         return f"<td class='bar'><div style='width: {100 * cell:.1f}%'></div></td>"
-    return f"<td{' class=number' if isinstance(cell, _Figure) else ''}>{_escape(cell)}</td>"
+    return f"<td{' class=number' if isinstance(cell, _Figure) else ''}>{escape(cell)}</td>"
 
 
 def _sample(of: dict[str, Any]) -> str:
-    shown = f"<pre dir='auto'>\n{_escape(of['head'])}</pre>\n"
+    shown = f"<pre dir='auto'>\n{escape(of['head'])}</pre>\n"
     if of["left_out"]:
         shown += f"<p class='soft'>… {of['left_out']:,} tokens not shown …</p>\n"
-        shown += f"<pre dir='auto'>\n{_escape(of['tail'])}</pre>\n"
-    return f"<h3>{_escape(of['origin'])} <span class='soft'>{of['tokens']:,} tokens</span></h3>\n{shown}"
+        shown += f"<pre dir='auto'>\n{escape(of['tail'])}</pre>\n"
+    return f"<h3>{escape(of['origin'])} <span class='soft'>{of['tokens']:,} tokens</span></h3>\n{shown}"

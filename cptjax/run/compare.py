@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cptjax.command.escape import html, printable
+from cptjax.command.page import page as html_page
 from cptjax.config import incompatible_fields
 from cptjax.files import read_json
 from cptjax.run.events import read_events
@@ -14,12 +15,9 @@ from cptjax.run.plots import Events, together
 SHOWN = 24  # columns of a cell on a terminal
 
 STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem; }
-table { border-collapse: collapse; }
-td, th { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #8884; text-align: right; }
+body { max-width: 70rem; }
+td, th { text-align: right; }
 td:first-child, th:first-child { text-align: left; }
-.wide { overflow-x: auto; }
 svg { background: white; max-width: 100%; height: auto; }
 """
 
@@ -112,18 +110,7 @@ def page(runs: Sequence[Side]) -> str:
     body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in cells[1:])
     pictures = "\n".join(_picture(runs, name) for name in dict.fromkeys(n for run in runs for n in run.objectives))
     told = "\n".join(f"<li>{html(line)}</li>" for line in differences(runs))
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html(" and ".join(run.name for run in runs))}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>Runs side by side</h1>
-<div class="wide"><table>
+    compared = f"""<div class="wide"><table>
 <tr>{head}</tr>
 {body}
 </table></div>
@@ -131,10 +118,8 @@ def page(runs: Sequence[Side]) -> str:
 <ul>
 {told}
 </ul>
-{pictures}
-</body>
-</html>
-"""
+{pictures}"""
+    return html_page(" and ".join(run.name for run in runs), compared, heading="Runs side by side", style=STYLE)
 
 
 def _picture(runs: Sequence[Side], objective: str) -> str:

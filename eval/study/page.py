@@ -10,12 +10,12 @@ import matplotlib as mpl
 from matplotlib.figure import Figure as Canvas
 
 from cptjax.command.escape import markdown
+from cptjax.command.page import escape
 from cptjax.config import Phase
 from cptjax.files import write_text
 from eval.analysis.alike import EVERY, MEAN
 from eval.analysis.cka import ESTIMATORS, ROUNDING
 from eval.analysis.drift import EVERY as EVERY_COMPONENT
-from eval.page import escape
 from eval.render import NOTHING, Table, as_html, as_markdown, percent
 from eval.statistics import over_seeds
 from eval.study.figures import FIGURES, Figure, of_study

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from cptjax.command.page import embedded
 from eval import __main__
 from eval.errors import Mistake, errors_page, mistakes
-from eval.page import embedded
 from eval.predictions import read_predictions
 from eval.tasks.task import Answer, Span
 from tests.eval.fixtures_results import EVIL, sweep
