@@ -26,7 +26,7 @@ from convert.to_hf import convert_checkpoint
 from cptjax.command.escape import say
 from cptjax.config import Run
 from cptjax.data.store import Store
-from cptjax.files import hash_of, locked, read_json, sha256, write_json
+from cptjax.files import folder_hashes, hash_of, locked, read_json, write_json
 from cptjax.machine.provenance import git_commit
 from cptjax.rows import Row, append_rows, drop_cut_line, read_rows
 from cptjax.run import checkpoint
@@ -101,8 +101,8 @@ class Place:
                 continue
             starts[init] = Path(init).absolute()
             if not (starts[init] / checkpoint.MODEL).is_file():
-                files = {path.name: sha256(path) for path in from_hf.weight_files(from_hf.find(init))}
-                starts[init] = (self.folder / "starts" / hash_of(files)[:16]).absolute()
+                now = hash_of(folder_hashes(from_hf.find(init)))
+                starts[init] = (self.folder / "starts" / now[:16]).absolute()
                 with locked(starts[init].parent, wait=True):
                     if not starts[init].exists():
                         from_hf.convert_folder(init, starts[init])

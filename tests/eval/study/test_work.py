@@ -8,10 +8,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import pytest
 
+from convert.to_hf import save
 from cptjax.files import locked, read_json
+from cptjax.model import ModernBert, init_params
 from cptjax.run.events import read_events
+from cptjax.shape import ModernBertConfig
 from cptjax.sharding import Mesh
 from eval.__main__ import main
 from eval.study.figures import read_figures
@@ -227,3 +231,18 @@ def test_what_cannot_be_frozen_is_refused_before_anything_is_trained(store, tmp_
     study = replace(small_study(str(store)), arms=(Arm("detour"), Arm("high", too_high)), comparisons=(), likeness=None)
     with pytest.raises(ValueError, match="small: high: .*layers/9/"):
         work(Place(study, tmp_path))
+
+
+def test_a_first_model_that_changes_in_its_place_is_another(store, tmp_path):
+    # Broken by: hash_of(init) in the place of hash_of(folder_hashes(...)).
+    study = small_study(str(store))
+    shape = study.run.model
+    assert isinstance(shape, ModernBertConfig)
+    begun = replace(study, run=replace(study.run, model=None, init=str(tmp_path / "hf")))
+    unit, settings = units(begun)[0], []
+    for seed in (0, 0, 1):
+        params = init_params(ModernBert(shape), jax.random.key(seed))
+        save(shape, params, tmp_path / "hf", tokenizer=store / "tokenizer", overwrite=True)
+        settings.append(Place(begun, tmp_path / "work").settings(unit))
+    assert settings[0] == settings[1] != settings[2]
+    assert len([*(tmp_path / "work" / "starts").glob("[!.]*")]) == 2
