@@ -2,12 +2,13 @@
 
 import ast
 import dataclasses
+import functools
 import itertools
 import re
 import sys
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ CONFIGS = [
 ]
 
 
+@functools.cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
@@ -36,6 +38,12 @@ def short(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def wrong_in(paths: Iterable[Path], wrong_of: Callable[[Path], Iterable[str]]) -> dict[str, list[str]]:
+    """What is wrong in each file where anything is: a test for each file would take pytest longer than the files."""
+    return {short(path): wrong for path in paths if (wrong := sorted(wrong_of(path)))}
+
+
+@functools.cache  # a tree is known by what it is, not by what it holds
 def imports_of(tree: ast.AST) -> set[str]:
     """Dotted names of everything imported anywhere in a tree, late imports included."""
     found = set()
@@ -43,12 +51,21 @@ def imports_of(tree: ast.AST) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"line {node.lineno}: imports are absolute"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
 # ---- imports only go down
+
+
+def test_imports_are_absolute():
+    # Broken by: `from . import masks` in model.py.
+    def relative(path: Path) -> list[str]:
+        imports = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.ImportFrom)]
+        return [ast.unparse(node) for node in imports if node.level]
+
+    assert wrong_in(ALL + TESTS, relative) == {}
+
 
 FLOORS = """
 command.escape command.signals command.bar bounds
@@ -109,18 +126,18 @@ MAY_IMPORT = {
 }
 
 
-@pytest.mark.parametrize("path", FILES["cptjax"], ids=short)
-def test_cptjax_imports_only_lower_floors(path):
+def test_cptjax_imports_only_lower_floors():
     # Broken by: `from cptjax.train import train` inside a function of masks.py.
-    ours = (name for name in imports_of(tree_of(path)) if name.startswith("cptjax."))
-    imported = [name for name in ours if name != "cptjax.__version__"]  # which lies below all floors
-    if path.stem == "__init__":
-        assert not imported, f"{short(path)} imports nothing"
-        return
-    own = ".".join(path.relative_to(ROOT / "cptjax").with_suffix("").parts)
-    for name in imported:
-        module = module_of(name.removeprefix("cptjax."))
-        assert FLOOR[module] < FLOOR[own], f"{short(path)} must not import {module}"
+    def too_high(path: Path) -> list[str]:
+        ours = (name for name in imports_of(tree_of(path)) if name.startswith("cptjax."))
+        imported = [name for name in ours if name != "cptjax.__version__"]  # which lies below all floors
+        if path.stem == "__init__":  # imports nothing
+            return imported
+        own = ".".join(path.relative_to(ROOT / "cptjax").with_suffix("").parts)
+        modules = [module_of(name.removeprefix("cptjax.")) for name in imported]
+        return [module for module in modules if not FLOOR[module] < FLOOR[own]]
+
+    assert wrong_in(FILES["cptjax"], too_high) == {}
 
 
 def module_of(dotted: str) -> str:
@@ -142,12 +159,13 @@ def test_every_file_has_a_floor():
     assert {name for name in files if not name.endswith("__init__")} == set(FLOOR)
 
 
-@pytest.mark.parametrize("path", ALL, ids=short)
-def test_packages_import_only_what_lies_below_them(path):
+def test_packages_import_only_what_lies_below_them():
     # Broken by: `from configs import tiny` in demo.py.
-    package = path.relative_to(ROOT).parts[0]
-    roots = {name.split(".")[0] for name in imports_of(tree_of(path))}
-    assert roots & {*PACKAGES, "tests"} <= MAY_IMPORT[package]
+    def others(path: Path) -> set[str]:
+        roots = {name.split(".")[0] for name in imports_of(tree_of(path))}
+        return roots & {*PACKAGES, "tests"} - MAY_IMPORT[path.relative_to(ROOT).parts[0]]
+
+    assert wrong_in(ALL, others) == {}
 
 
 def test_the_design_names_every_file():
@@ -163,30 +181,33 @@ def test_flax_stays_in_the_files_that_define_networks():
     assert users <= {"cptjax/model.py", "cptjax/bert.py"}
 
 
-@pytest.mark.parametrize("path", FILES["cptjax"] + FILES["convert"], ids=short)
-def test_what_is_printed_goes_through_one_place(path):
+@functools.cache
+def called_in(path: Path) -> set[str]:
+    """What a file calls, as it is written there."""
+    return {ast.unparse(node.func) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)}
+
+
+def test_what_is_printed_goes_through_one_place():
     """`escape.say`, which lets nothing through that steers a terminal; errors.py ends a command by itself."""
     # Broken by: print(run.name) in train.py.
-    calls = [node.func for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
-    printed = [ast.unparse(call) for call in calls if ast.unparse(call) in ("print", "tqdm.write", "sys.stdout.write")]
-    assert path.stem in ("escape", "errors") or not printed
+    others = [path for path in FILES["cptjax"] + FILES["convert"] if path.stem not in ("escape", "errors")]
+    assert wrong_in(others, lambda path: called_in(path) & {"print", "tqdm.write", "sys.stdout.write"}) == {}
 
 
-@pytest.mark.parametrize("path", ALL, ids=short)
-def test_bars_are_made_in_one_place(path):
+def test_bars_are_made_in_one_place():
     # Broken by: `from tqdm import tqdm` in recorder.py.
     makers = {"cptjax/command/bar.py", "cptjax/command/escape.py"}  # the second writes above them
-    assert short(path) in makers or "tqdm" not in {name.split(".")[0] for name in imports_of(tree_of(path))}
+    others = [path for path in ALL if short(path) not in makers]
+    assert wrong_in(others, lambda path: {name.split(".")[0] for name in imports_of(tree_of(path))} & {"tqdm"}) == {}
 
 
-@pytest.mark.parametrize("path", ALL, ids=short)
-def test_no_time_of_day_decides_anything(path):
+def test_no_time_of_day_decides_anything():
     """Hosts' clocks differ, and are set: what waits or measures asks time.monotonic or time.perf_counter."""
     # Broken by: time.monotonic() as time.time() in wire.py.
     told = {"cptjax/run/boards.py", "cptjax/run/resume.py"}  # when an event was written, and a departure
     asked = {"time.time", "time.time_ns", "datetime.datetime.now", "datetime.datetime.utcnow", "datetime.now"}
-    calls = {ast.unparse(node.func) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)}
-    assert short(path) in told or not calls & asked
+    others = [path for path in ALL if short(path) not in told]
+    assert wrong_in(others, lambda path: called_in(path) & asked) == {}
 
 
 def test_no_file_is_a_drawer_for_everything():
@@ -202,10 +223,10 @@ def test_no_file_is_a_drawer_for_everything():
 MOST_LINES = 560
 
 
-@pytest.mark.parametrize("path", FILES["cptjax"], ids=short)
-def test_a_file_is_read_in_one_sitting(path):
+def test_a_file_is_read_in_one_sitting():
     # Broken by: MOST_LINES = 300.
-    assert len(path.read_text().splitlines()) <= MOST_LINES
+    lines = {short(path): len(path.read_text().splitlines()) for path in FILES["cptjax"]}
+    assert {name: number for name, number in lines.items() if number > MOST_LINES} == {}
 
 
 HOOKS = {"setup"}  # names flax gives; what they do is the class's docstring
@@ -225,10 +246,9 @@ def without_docstring(body: ast.Module | ast.ClassDef, prefix: str) -> Iterator[
             yield f"{prefix}{node.name}"
 
 
-@pytest.mark.parametrize("path", ALL, ids=short)
-def test_everything_public_has_a_docstring(path):
+def test_everything_public_has_a_docstring():
     # Broken by: a docstring of masks.py removed.
-    assert not list(without_docstring(tree_of(path), ""))
+    assert wrong_in(ALL, lambda path: without_docstring(tree_of(path), "")) == {}
 
 
 SUFFIX = re.compile(r"[a-z][a-z0-9_]*_([A-Z][A-Z0-9]*)")  # of the name of an array: its shape
@@ -237,28 +257,31 @@ VAGUE = {"found", "one"}
 STORED = {("cptjax/data/store.py", "found")}  # a name in manifest.json
 
 
-def names_of(tree: ast.AST) -> set[str]:
+@functools.cache
+def names_in(path: Path) -> set[str]:
     """What a file names: variables, parameters, fields, functions."""
     kinds = {ast.Name: "id", ast.arg: "arg", ast.Attribute: "attr", ast.FunctionDef: "name", ast.ClassDef: "name"}
-    return {getattr(node, kinds[type(node)]) for node in ast.walk(tree) if type(node) in kinds}
+    return {getattr(node, kinds[type(node)]) for node in ast.walk(tree_of(path)) if type(node) in kinds}
 
 
-@pytest.mark.parametrize("path", ALL, ids=short)
-def test_a_thing_is_called_by_its_name(path):
+def test_a_thing_is_called_by_its_name():
     # Broken by: `found = []` in hlo.collectives; `def one(x)` in sharding.shard_tree.
-    assert {(short(path), name) for name in names_of(tree_of(path)) & VAGUE} <= STORED
+    assert {(short(path), name) for path in ALL for name in names_in(path) & VAGUE} <= STORED
 
 
-@pytest.mark.parametrize("path", ALL, ids=short)
-def test_the_letters_of_a_shape_are_explained(path):
+def test_the_letters_of_a_shape_are_explained():
     """By the glossary, or at the top of the file where they count something else."""
     # Broken by: "E pairs" left out of cleaning.py, "V vocabulary" of the glossary.
-    tree = tree_of(path)
     glossary = (ROOT / "docs" / "contributing.md").read_text().split("## Letters\n")[1].split("\n## ")[0]
-    known = set(LETTER.findall(glossary) + LETTER.findall(ast.get_docstring(tree) or ""))
-    assert known > {*"BLDV"}
-    shapes = {name: SUFFIX.fullmatch(name) for name in names_of(tree)}
-    assert {name for name, shape in shapes.items() if shape and not {*shape[1]} - {*"0123456789"} <= known} == set()
+    everywhere = {*LETTER.findall(glossary)}
+    assert everywhere > {*"BLDV"}
+
+    def unknown(path: Path) -> list[str]:
+        known = everywhere | {*LETTER.findall(ast.get_docstring(tree_of(path)) or ""), *"0123456789"}
+        shapes = {name: SUFFIX.fullmatch(name) for name in names_in(path)}
+        return [name for name, shape in shapes.items() if shape and not {*shape[1]} <= known]
+
+    assert wrong_in(ALL, unknown) == {}
 
 
 # ---- no knob without a reader
@@ -457,8 +480,10 @@ def test_the_lock_is_within_the_ranges():
     assert [name for name, each in ranges.items() if versions.get(name, "0") not in each.specifier] == []
 
 
-@pytest.mark.parametrize("path", ALL, ids=short)
-def test_optional_packages_are_imported_late(path):
+def test_optional_packages_are_imported_late():
     # Broken by: `import torch` at the top of parity.py.
-    tops = [node for node in tree_of(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert not OPTIONAL & set(distributions(imports_of(ast.Module(tops, []))))
+    def early(path: Path) -> set[str]:
+        tops = [node for node in tree_of(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        return OPTIONAL & set(distributions(imports_of(ast.Module(tops, []))))
+
+    assert wrong_in(ALL, early) == {}
