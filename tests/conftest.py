@@ -4,6 +4,7 @@ import gc
 import io
 import json
 import os
+from collections.abc import Callable
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -41,6 +42,7 @@ from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from cptjax.corpus.prepare import prepare  # noqa: E402
+from cptjax.files import locked  # noqa: E402
 from cptjax.machine import host  # noqa: E402
 from cptjax.model import Encoder, ModernBert, init_params  # noqa: E402
 from cptjax.objectives import Vocabulary  # noqa: E402
@@ -79,8 +81,7 @@ def strict_dtypes():
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory, worker_id):
     """A program is compiled once for all workers and the processes that tests start: they share a folder."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "compiled"
+    folder = shared_by_workers(tmp_path_factory, worker_id) / "compiled"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     compilation_cache.reset_cache()
@@ -171,17 +172,34 @@ def evaluation_row(**told: Any) -> Row:
     return Row(**(named | hashes | ran | told))
 
 
-@pytest.fixture(scope="session")
-def store(tmp_path_factory) -> Path:
-    """300 short texts, of which a fifth is held out."""
-    folder = tmp_path_factory.mktemp("text")
+def shared_by_workers(tmp_path_factory, worker_id: str) -> Path:
+    """A folder that all workers of these tests see, and that is empty before them."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+def made_once(folder: Path, make: Callable[[Path], Any]) -> Path:
+    """A folder that is filled by the first worker that asks for it; others wait."""
+    with locked(folder, wait=True):
+        if not (folder / "made").exists():
+            make(folder)
+            (folder / "made").touch()
+    return folder
+
+
+def make_text(folder: Path) -> None:
     rng = np.random.default_rng(0)
     words = "the patient was seen with fever and cough for three days before she left hospital".split()
     texts = [" ".join(rng.choice(words, rng.integers(5, 60))) for _ in range(300)]
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     make_tokenizer(folder / "tokenizer", seed_text=" ".join(texts))
     prepare([folder / "text.jsonl"], folder / "tokenizer", folder / "store", held_out=0.2)
-    return folder / "store"
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory, worker_id) -> Path:
+    """300 short texts, of which a fifth is held out. What changes it takes a copy."""
+    return made_once(shared_by_workers(tmp_path_factory, worker_id) / "text", make_text) / "store"
 
 
 @pytest.fixture
@@ -192,7 +210,11 @@ def two_devices():
 
 
 @pytest.fixture(scope="session")
-def finished(store, tmp_path_factory) -> Path:
+def finished(store, tmp_path_factory, worker_id) -> Path:
     """The folder of a small run that went to its end. What changes it takes a copy."""
-    with seeing(2):
-        return train(small_run(store), tmp_path_factory.mktemp("runs") / "finished")
+
+    def make(folder: Path) -> None:
+        with seeing(2):
+            train(small_run(store), folder / "finished")
+
+    return made_once(shared_by_workers(tmp_path_factory, worker_id) / "runs", make) / "finished"

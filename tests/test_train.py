@@ -62,7 +62,7 @@ def test_killed_runs_go_on_bit_for_bit(store, finished, tmp_path, two_devices, m
         assert sums[0] == sums[1] and len(sums[0]["opt_state"]) > len(sums[0]["params"])
 
 
-def test_a_run_writes_everything_it_promises(store, finished, two_devices):
+def test_a_run_writes_everything_it_promises(store, finished, tmp_path, two_devices):
     folder = finished
     steps = [event for event in events(folder) if "loss" in event]
     assert [event["step"] for event in steps] == list(range(20))
@@ -97,9 +97,10 @@ def test_a_run_writes_everything_it_promises(store, finished, two_devices):
     assert any((folder / "tensorboard").iterdir())
     assert (folder / "tokenizer" / "tokenizer.json").exists()
     assert facts["origin"] is None
-    before = (folder / "run.json").stat().st_mtime_ns
-    train(small_run(store), folder)  # nothing is left to do, so nothing is said anew
-    assert (folder / "run.json").stat().st_mtime_ns == before
+    again = shutil.copytree(folder, tmp_path / "finished")
+    before = (again / "run.json").stat().st_mtime_ns
+    train(small_run(store), again)  # nothing is left to do, so nothing is said anew
+    assert (again / "run.json").stat().st_mtime_ns == before
 
 
 def test_a_run_after_a_run_names_that_run_as_its_start(store, finished, tmp_path, two_devices):
@@ -193,9 +194,10 @@ def test_elastic_fields_may_change(store, finished, tmp_path, two_devices):
     train(small_run(moved, checkpoint_every=7, device_batch_size=1), folder)
 
 
-def test_a_changed_store_is_refused(store, finished, two_devices):
+def test_a_changed_store_is_refused(store, finished, tmp_path, two_devices):
+    folder = shutil.copytree(finished, tmp_path / "run")
     with pytest.raises(ValueError, match="held_out changed since step 20"):
-        train(small_run(store / "held_out", held_out=str(store / "held_out")), finished)
+        train(small_run(store / "held_out", held_out=str(store / "held_out")), folder)
 
 
 @pytest.mark.parametrize(
