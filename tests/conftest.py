@@ -49,7 +49,7 @@ from cptjax.objectives import Vocabulary  # noqa: E402
 from cptjax.rows import Row  # noqa: E402
 from cptjax.shape import ModelConfig, ModernBertConfig, Precision  # noqa: E402
 from cptjax.train import train  # noqa: E402
-from tests.fixtures_run import seeing, small_run  # noqa: E402
+from tests.fixtures_run import seeing, small_run, without_pictures  # noqa: E402
 from tests.fixtures_text import make_tokenizer  # noqa: E402
 
 # What takes longest begins first, so that all workers end together.
@@ -206,6 +206,13 @@ def store(tmp_path_factory, worker_id) -> Path:
 def two_devices():
     """A run sees two devices."""
     with seeing(2):
+        yield
+
+
+@pytest.fixture
+def no_pictures():
+    """Runs of a test draw nothing; `finished`, of all tests, is made before this and does."""
+    with without_pictures():
         yield
 
 

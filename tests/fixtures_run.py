@@ -63,6 +63,14 @@ def seeing(count: int):
         yield
 
 
+@contextlib.contextmanager
+def without_pictures():
+    """Runs draw nothing: a picture at each evaluation takes longer than the steps before it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cptjax.run.plots.plot", lambda *_: None)
+        yield
+
+
 def sick_row(monkeypatch, run, step: int, row: int) -> None:
     """Have the loss of every batch that holds this row be no number."""
     row_L = Batches(run.data).batch_of_step(step)["token_BL"][row]

@@ -37,6 +37,8 @@ from cptjax.train import train
 from tests.fixtures_run import CONFIG, ROOT, command, events, sick_row, small_run
 from tests.fixtures_text import WORDS, make_store, make_tokenizer
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def test_killed_runs_go_on_bit_for_bit(store, finished, tmp_path, two_devices, monkeypatch):
     """Killed in the first phase and again in the second: the same weights, moments and events."""

@@ -23,6 +23,8 @@ from cptjax.train import train
 from tests.fixtures_run import CONFIG, ROOT, command, events, small_run
 from tests.run.test_recorder import untimed
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(autouse=True)
 def none_ignored():

@@ -21,15 +21,15 @@ from cptjax.run.set_up import open_inputs, set_up
 from cptjax.run.start import start
 from cptjax.schedules import Schedule
 from cptjax.train import train
-from tests.fixtures_run import seeing, small_run
+from tests.fixtures_run import seeing, small_run, without_pictures
 
 STEP = 4 * 32  # tokens
 
 
 @pytest.fixture(scope="module", autouse=True)
 def two_devices():
-    """Runs of this file see two devices."""
-    with seeing(2):
+    """Runs of this file see two devices, and draw nothing."""
+    with seeing(2), without_pictures():
         yield
 
 

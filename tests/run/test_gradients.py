@@ -24,7 +24,9 @@ from cptjax.sharding import Mesh, put
 from cptjax.step import gradient_norms, init_state, loss_and_counts, mean_gradients
 from cptjax.train import train
 from tests.conftest import VOCABULARY, moved, random_tokens
-from tests.fixtures_run import events, sick_row, small_run
+from tests.fixtures_run import events, seeing, sick_row, small_run, without_pictures
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 BERT = BertConfig(  # three layers in one stack
     vocab_size=128, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2, pooler=True
@@ -103,9 +105,7 @@ def test_norms_are_those_of_each_layer_of_a_stack(config: ModelConfig):
 @pytest.fixture(scope="module")
 def logged(store, tmp_path_factory) -> Path:
     """The run of `finished`, which logs every fourth step."""
-    devices = jax.devices()[:2]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "devices", lambda *_: devices)
+    with seeing(2), without_pictures():
         return train(small_run(store, gradients_every=4), tmp_path_factory.mktemp("runs") / "logged")
 
 

@@ -24,7 +24,7 @@ from cptjax.schedules import Schedule
 from cptjax.shape import ModernBertConfig, Precision
 from cptjax.sharding import Mesh
 from cptjax.train import train
-from tests.fixtures_run import seeing
+from tests.fixtures_run import seeing, without_pictures
 from tests.fixtures_text import WORDS, make_store, make_tokenizer
 
 # A run is silent unless something is damaged, and --strict makes an error of that.
@@ -33,8 +33,8 @@ pytestmark = pytest.mark.filterwarnings("error::cptjax.command.errors.DamageWarn
 
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
-    """Runs of this file see one device."""
-    with seeing(1):
+    """Runs of this file see one device, and draw nothing."""
+    with seeing(1), without_pictures():
         yield
 
 

@@ -21,7 +21,7 @@ from eval.__main__ import main
 from eval.study.figures import read_figures
 from eval.study.study import CKA, DRIFT, HELD_OUT, Arm, Comparison, Likeness, Study, Unit, units
 from eval.study.work import Place, first_free, work
-from tests.fixtures_run import ROOT, seeing, small_run
+from tests.fixtures_run import ROOT, seeing, small_run, without_pictures
 from tests.fixtures_text import WORDS
 
 STUDY = f"""
@@ -40,7 +40,8 @@ def frozen_in_decay(run):
 
 def small_study(store: str = "store", seeds: tuple[int, ...] = (1, 2)) -> Study:
     """Two arms that share a phase."""
-    run = small_run(Path(store), mesh=Mesh(), device_batch_size=4, eval_every=10, checkpoint_every=4)
+    every = {"eval_every": 10, "checkpoint_every": 4}
+    run = small_run(Path(store), mesh=Mesh(), device_batch_size=4, tensorboard=False, **every)
     return Study(
         name="small",
         question="Does it go on?",
@@ -59,8 +60,8 @@ def words(folder: Path, study: Path, store: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def a_device():
-    """Studies of this file see one device, as their command does in a process of its own."""
-    with seeing(1):
+    """Studies of this file see one device, as their command does in a process of its own; their runs draw nothing."""
+    with seeing(1), without_pictures():
         yield
 
 
