@@ -71,6 +71,13 @@ def without_pictures():
         yield
 
 
+def one_step(run: Run) -> Run:
+    """Only a first step of this run, at a rate that is not 0: where no test looks at more."""
+    phase = run.phases[0]
+    phase = replace(phase, tokens=run.tokens_per_step, schedule=replace(phase.schedule, warmup_tokens=0))
+    return replace(run, phases=(phase,))
+
+
 def sick_row(monkeypatch, run, step: int, row: int) -> None:
     """Have the loss of every batch that holds this row be no number."""
     row_L = Batches(run.data).batch_of_step(step)["token_BL"][row]
