@@ -163,12 +163,14 @@ def test_what_is_damaged_is_named_and_set_aside(copy, damage, name, says):
     # Broken by: each `raise` of _read_facts; checksums left out of _restore; only the last candidate tried.
     run, folder = copy
     damage(folder)
-    with pytest.raises(DamageWarning, match=says) as caught:  # as --strict has it: nothing is touched
-        go_on(run, folder)
+    inputs = open_inputs(run, folder)
+    setting = set_up(inputs)
+    with pytest.raises(DamageWarning, match=says) as caught, jax.set_mesh(setting.mesh):
+        start(inputs, setting)  # as --strict has it: nothing is touched
     assert "\n" not in str(caught.value) and str(at(folder, name)) in str(caught.value)
     assert at(folder, name).exists() and not (folder / checkpoint.ASIDE).exists()
-    with pytest.warns(DamageWarning, match=says) as told:
-        state, spent, departures = go_on(run, folder)
+    with pytest.warns(DamageWarning, match=says) as told, jax.set_mesh(setting.mesh):
+        state, spent, departures = start(inputs, setting)
     expected = 6 if not at(folder, 8).is_dir() else 8
     assert len(told) == 1 and int(state.step) == expected and departures == []
     assert not at(folder, name).exists() and [path.name for path in (folder / checkpoint.ASIDE).iterdir()] == [name]
