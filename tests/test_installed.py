@@ -69,4 +69,4 @@ def test_its_configs_are_found_where_there_are_none(site, tmp_path):
     done = told(site, tmp_path, str(site / "bin" / "cptjax"), "train", "configs/tiny.py", "--workdir", "run")
     assert "must define get_config() -> cptjax.config.Run" in done.stderr
     done = told(site, tmp_path, str(site / "bin" / "cptjax"), "train", "configs/other.py", "--workdir", "run")
-    assert done.returncode == 2 and "no config file" in done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("error: no config file") and done.stderr.count("\n") == 1

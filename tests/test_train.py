@@ -276,12 +276,6 @@ def test_another_number_of_layers_has_the_usual_kinds_unless_the_config_chose_it
         override(chosen, words)
 
 
-def test_command_line_mistakes_are_one_line_and_exit_code_two(tmp_path):
-    done = subprocess.run(command(tmp_path / "no.py", tmp_path / "w"), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("error: no config file")
-    assert done.stderr.count("\n") == 1
-
-
 def test_programs_are_kept_between_runs_on_accelerators(tmp_path, monkeypatch):
     # Broken by: the setting left out, or made on a CPU, or over the user's own.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
