@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from cptjax.__main__ import main
 from cptjax.command.line import parse
 from cptjax.data.store import Manifest
 from cptjax.data.tokenizer import load_tokenizer
@@ -202,7 +203,7 @@ def test_probe_answers_are_words_of_the_text():
         assert text.count("{mask}") == 1 and words[answer] > 20
 
 
-def test_tokenizer_fills_and_prepares(tmp_path):
+def test_tokenizer_fills_and_prepares(tmp_path, capfd):
     texts = texts_of(0, 300)
     story.train_tokenizer(texts, tmp_path / "tokenizer")
     tokenizer = load_tokenizer(tmp_path / "tokenizer")
@@ -217,10 +218,9 @@ def test_tokenizer_fills_and_prepares(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "") and "store: 300 documents, " in done.stdout
     assert Manifest.read(tmp_path / "store").documents == 300
-    again = subprocess.run(
-        [sys.executable, "-m", "cptjax", "prepare", *map(str, words)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert again.returncode == 2 and again.stderr.count("\n") == 1 and "--overwrite" in again.stderr
+    assert main(["prepare", *map(str, words)]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "--overwrite" in said
 
 
 def test_table_counts_phases_and_accuracy():
