@@ -52,6 +52,7 @@ def divides_by_padding(q, k, v, spec, segment_BL):
 )
 def test_a_wrong_backend_is_refused_on_the_device(monkeypatch, spec, broken, says):
     # Broken by: one document in the row, errors of the output alone, no look at padding.
+    monkeypatch.setattr("cptjax.attention.check.TOKENS", 256)
     monkeypatch.setitem(BACKENDS, "broken", broken)
     with pytest.raises(ValueError, match=f"is wrong on a cpu under MaskSpec.*{says}"):
         verify("broken", spec, 2, 8, "float32")
