@@ -218,6 +218,7 @@ def test_tokenizer_fills_and_prepares(tmp_path, capfd):
     )
     assert (done.returncode, done.stderr) == (0, "") and "store: 300 documents, " in done.stdout
     assert Manifest.read(tmp_path / "store").documents == 300
+    capfd.readouterr()
     assert main(["prepare", *map(str, words)]) == 2
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and "--overwrite" in said
