@@ -71,7 +71,7 @@ def refusal(folder, *arguments, **options):
 @pytest.fixture
 def small(monkeypatch):
     """Everything in small: many chunks, batches and shards out of little text."""
-    monkeypatch.setattr(formats, "PIECE_BYTES", 400)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 400)
     monkeypatch.setattr(parts, "BATCH_BYTES", 100)
     monkeypatch.setattr("cptjax.corpus.prepare.SHARD_TOKENS", 250)
 
