@@ -78,7 +78,7 @@ class Study:
                 raise ValueError(f"{self.name}: the {what} of a study must be some, and differ, not {[*items]}")
         if reserved := {*self.task_names} & {*EVALUATIONS}:
             raise ValueError(f"{self.name}: a task cannot be called {reserved.pop()}, which a study measures besides")
-        if not self.task_names and self.tasks or self.tasks and self.tasks.fine_tunings < 1:
+        if self.tasks and (not self.tasks.names or self.tasks.fine_tunings < 1):
             raise ValueError(f"{self.name}: tasks must be some, each with at least one fine-tuning")
         if self.likeness and self.likeness.samples < 1:
             raise ValueError(f"{self.name}: likeness.samples is {self.likeness.samples}: at least 1")
