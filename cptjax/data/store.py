@@ -288,6 +288,12 @@ class Store:
                 f"{self.manifest.tokens}: copy the whole store again"
             )
         self.crc32_N = self._array("crc32_N.npy", np.integer)
+        held = sum(shard.documents for shard in self.manifest.shards)
+        if not self.manifest.shards or held != self.manifest.documents:
+            raise ValueError(
+                f"{self.path / MANIFEST} names shards of {held} documents, the store has {self.manifest.documents}: "
+                "copy the whole store again"
+            )
         self._source = _open_shards(self.path, self.manifest.shards)
 
     def _check_tokenizer(self) -> None:

@@ -6,6 +6,7 @@ L tokens of one document.
 import itertools
 import json
 import re
+import reprlib
 import secrets
 import shlex
 import unicodedata
@@ -146,12 +147,16 @@ def _refuse_ids(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
 
 
 def _refuse_templates(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
-    # The library panics when a template is given what another has put together.
+    # The library panics when a template is given what another has put together, or puts in what it does not define.
     templates = list(_templates(json.loads(tokenizer.to_str())["post_processor"]))
     if any(len(template["single"]) > 1 for template in templates[:-1]):
         raise ValueError(
             f"{path}: post_processor is a Sequence of {len(templates)} templates, it must hold one at most"
         )
+    for template in templates:
+        pieces = [piece["SpecialToken"] for piece in template["single"] + template["pair"] if "SpecialToken" in piece]
+        if undefined := sorted({piece["id"] for piece in pieces} - template["special_tokens"].keys()):
+            raise ValueError(f"{path}: post_processor puts in {reprlib.repr(undefined[0])}, its special_tokens lack it")
 
 
 def _templates(processor: dict[str, Any] | None) -> Iterator[dict[str, Any]]:

@@ -524,12 +524,14 @@ OTHER_VERSIONS = {  # what a program of another version would write, and what is
     "no field": (lambda f: f.pop("written_specials"), "manifest.json: written_specials: Field required"),
     "no CRC-32": (lambda f: f["sha256"].pop("crc32_N.npy"), "crc32_N.npy has changed since it was made"),
     "no tokenizer": (lambda f: f["sha256"].pop("tokenizer/tokenizer.json"), "tokenizer.json has changed since"),
+    "no shards": (lambda f: f["shards"].clear(), "manifest.json names shards of 0 documents, the store has 2"),
 }
 
 
 @pytest.mark.parametrize(("change", "says"), OTHER_VERSIONS.values(), ids=OTHER_VERSIONS)
 def test_a_store_of_another_version_is_refused(tmp_path, tokenizer, change, says):
-    # Broken by: a manifest without a hash believed; `written_specials: int = 0`; crc32_N read only where it is named.
+    # Broken by: a manifest without a hash believed; `written_specials: int = 0`; crc32_N read only where it is named;
+    # the sum over the manifest's shards left out.
     store = make_store(tmp_path / "s", tokenizer, ["the heart", "blood"])
     fields = read_json(store / "manifest.json")
     change(fields)

@@ -296,6 +296,20 @@ def test_a_sequence_of_two_templates_is_named(tmp_path):
     assert load_tokenizer(tmp_path).encode("heart").ids == [1, 5]
 
 
+@pytest.mark.parametrize("part", ["single", "pair"])
+def test_a_template_that_puts_in_what_it_does_not_define_is_named(tmp_path, part):
+    # Broken by: only template["single"] looked at in _refuse_templates. The library panics when it first encodes.
+    made = word_level()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A", pair="[CLS] $A $B", special_tokens=[("[CLS]", 1)]
+    )
+    said = json.loads(made.to_str())
+    said["post_processor"][part][0]["SpecialToken"]["id"] = "[BOS]"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match=r"post_processor puts in '\[BOS\]', its special_tokens lack it"):
+        load_tokenizer(tmp_path)
+
+
 def test_an_id_that_no_table_has_is_refused_before_the_vocabulary_is_written(tmp_path):
     # Broken by: no _refuse_ids: the library counts up to the id, for minutes.
     raw = json.loads(word_level().to_str())
