@@ -7,9 +7,11 @@ says. By the same way they agree where to end when a signal asks one of them.
 
 import atexit
 import contextlib
+import ctypes
 import json
 import os
 import selectors
+import signal
 import socket
 import sys
 import threading
@@ -26,7 +28,7 @@ BEAT = 1.0  # seconds between two signs of life
 GIVEN_UP = 0.75  # of `stuck_after` seconds: when these are over, all have ended
 EVERYWHERE = "in all processes"  # the note of an error that each process raises by itself
 LONGEST = 2**16  # bytes of a line
-ANSWER = 5.0  # seconds for who connects to say what it is, and for the others to end after process 0 failed
+ANSWER = 5.0  # seconds for who connects to say what it is, for the others to end after process 0 failed, to abort
 
 
 def of_all(error: ValueError) -> ValueError:
@@ -174,7 +176,8 @@ class Wire:
         with self._moved:
             self._signals, self._asked, self._ends_at = signals, None, None
         try:
-            yield self
+            with _slow_to_abort(min(ANSWER, self._patience / 2)) if self._peers else contextlib.nullcontext():
+                yield self
         except BaseException as error:
             agreed = isinstance(error, Stopped) and self.asked is not None
             if self._peers and not agreed and EVERYWHERE not in getattr(error, "__notes__", ()):
@@ -341,6 +344,26 @@ class Wire:
         if self._place.index == 0 and self._peers:
             time.sleep(BEAT)  # for the same reason
         _exit(code)
+
+
+@contextlib.contextmanager
+def _slow_to_abort(seconds: float) -> Iterator[None]:
+    """In its block abort() waits so long. What exchanges with another process, in C++, calls it when that one is killed, at times
+    before the thread here has said so and ended this process with the exit code that asks to come again."""
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)  # Python's own handlers run in the main thread, once it is out of C++
+    def wait(signum: int) -> None:
+        time.sleep(seconds)
+        libc.signal(signum, None)
+        signal.raise_signal(signum)
+
+    before = libc.signal(signal.SIGABRT, ctypes.cast(wait, ctypes.c_void_p))
+    try:
+        yield
+    finally:
+        libc.signal(signal.SIGABRT, before)
 
 
 def _exit(code: int) -> None:

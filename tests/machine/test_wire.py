@@ -69,6 +69,25 @@ def test_a_process_that_is_killed_or_stopped_ends_the_others(victim, others, sig
             )
 
 
+def test_a_process_that_aborts_because_another_was_killed_says_that():
+    """As native code does that met it first."""
+    # Broken by: _slow_to_abort left out of `watched`.
+    with three("nothing") as processes:
+        for process, signum in zip(processes, (signal.SIGABRT, signal.SIGKILL, signal.SIGABRT), strict=True):
+            process.send_signal(signum)
+        for other in (0, 2):
+            code, line = ended(processes[other])
+            assert code == 75 and re.match("stopped: process 1 on .* was killed or crashed; the same command", line)
+
+
+def test_a_process_that_aborts_by_itself_does_so():
+    # Broken by: raise_signal left out of _slow_to_abort.
+    with three("nothing") as processes:
+        processes[1].send_signal(signal.SIGABRT)
+        assert processes[1].wait(20) == -signal.SIGABRT
+        assert {ended(processes[other])[0] for other in (0, 2)} == {75}
+
+
 def test_a_process_that_lives_but_hangs_ends_all():
     # Broken by: its `_end` left out of _judge.
     with three("hang") as processes:
