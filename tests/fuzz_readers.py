@@ -17,6 +17,7 @@ import zstandard
 
 from convert import card, from_hf, release, to_hf, vocab
 from cptjax import config
+from cptjax.command.signals import Signals
 from cptjax.corpus import cleaning, pieces, prepare, report, sources
 from cptjax.data import packing
 from cptjax.data.store import OWN_HASH, Store
@@ -420,7 +421,8 @@ def read_typed(folder: Path) -> None:
             os.environ.update({name: os.fsdecode(word) for name, word in zip(names, typable, strict=False)})
             try:
                 jax.distributed.initialize = lambda *_: None
-                processes.start()
+                with processes.joined(Signals()):
+                    pass
             finally:
                 for name in names:
                     del os.environ[name]

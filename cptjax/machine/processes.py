@@ -28,7 +28,7 @@ MOST_FIELDS = 8  # that are named where processes differ
 
 @dataclass
 class _Joined:
-    """What `start` has joined."""
+    """What `joined` has joined."""
 
     wire: Wire
 
@@ -36,12 +36,15 @@ class _Joined:
 _JOINED = _Joined(Wire())
 
 
-def start(distributed: str = "auto", stuck_after: float = STUCK_AFTER, join_within: float = JOIN_WITHIN) -> None:
+@contextlib.contextmanager
+def joined(
+    signals: Signals, distributed: str = "auto", stuck_after: float = STUCK_AFTER, join_within: float = JOIN_WITHIN
+) -> Iterator[None]:
     """Join the other processes of a run, where `distributed` or a launcher says that there are any: see
-    `cluster.place`. When one of them dies or does nothing, all end within `stuck_after` seconds.
+    `cluster.place`. When one of them dies, does nothing or, in this block, fails, all end within `stuck_after` seconds.
 
-    Must run before anything else uses JAX. Raises ValueError when the others cannot be found in `join_within` seconds,
-    or have unequal numbers of devices, and for a time that is too short to judge by.
+    Must begin before anything else uses JAX. Raises ValueError when the others cannot be found in `join_within`
+    seconds, or have unequal numbers of devices, and for a time that is too short to judge by.
     """
     if not stuck_after >= SHORTEST or not join_within > 0:
         raise ValueError(f"--stuck-after is at least {SHORTEST:g} seconds, --join-within above 0")
@@ -50,23 +53,13 @@ def start(distributed: str = "auto", stuck_after: float = STUCK_AFTER, join_with
         wire = Wire(stuck_after)
         wire.join(place, join_within)
         _JOINED.wire = wire
-        os.environ.setdefault("NCCL_DEBUG", "WARN")
-        jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us, and knows no other
-        host = f"[{place.host}]" if ":" in place.host else place.host
-        jax.distributed.initialize(
-            f"{host}:{wire.port}",
-            place.count,
-            place.index,
-            place.devices,
-            cluster_detection_method="deactivate",
-            coordinator_bind_address=f"{host}:{wire.port}" if place.is_loopback else None,
-            heartbeat_timeout_seconds=int(2 * stuck_after) + 60,  # after the wire, should that fail
-        )
-        if jax.default_backend() == "cpu":
-            _keep_stdout_for_python()
-    devices = Counter(device.process_index for device in jax.devices())
-    if len(set(devices.values())) > 1:
-        raise of_all(ValueError(f"every process must have as many devices: {_differing('devices', devices)}"))
+    with watched(signals) as wire:
+        if place is not None:
+            _initialize(place, wire, stuck_after)
+        devices = Counter(device.process_index for device in jax.devices())
+        if len(set(devices.values())) > 1:
+            raise of_all(ValueError(f"every process must have as many devices: {_differing('devices', devices)}"))
+        yield
 
 
 @contextlib.contextmanager
@@ -74,6 +67,24 @@ def watched(signals: Signals) -> Iterator[Wire]:
     """A run's work: see `Wire.watched`."""
     with _JOINED.wire.watched(signals) as wire:
         yield wire
+
+
+def _initialize(place: cluster.Place, wire: Wire, stuck_after: float) -> None:
+    """Have jax join the processes, too."""
+    os.environ.setdefault("NCCL_DEBUG", "WARN")
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from us, and knows no other
+    host = f"[{place.host}]" if ":" in place.host else place.host
+    jax.distributed.initialize(
+        f"{host}:{wire.port}",
+        place.count,
+        place.index,
+        place.devices,
+        cluster_detection_method="deactivate",
+        coordinator_bind_address=f"{host}:{wire.port}" if place.is_loopback else None,
+        heartbeat_timeout_seconds=int(2 * stuck_after) + 60,  # after the wire, should that fail
+    )
+    if jax.default_backend() == "cpu":
+        _keep_stdout_for_python()
 
 
 def _keep_stdout_for_python() -> None:

@@ -80,7 +80,8 @@ class Wire:
         self.excuse: Callable[[], bool] = lambda: True  # whether the others may have to wait for this process
         self._place, self._name, self._patience = Place("", 0, 1, 0), "process 0", GIVEN_UP * stuck_after
         self._peers: dict[int, _Peer] = {}
-        self._moved, self._signals, self._met, self._frozen = threading.Condition(), Signals(), 0, False
+        self._moved, self._met, self._frozen = threading.Condition(), 0, False
+        self._signals: Signals | None = None  # of the work at hand
         self._asked: int | None = None  # the signal that one of them was sent
         self._ends_at: int | None = None  # the count at which all end
         self._behind: dict[int, tuple[int, float]] = {}  # the count at which a process is waited for, and since when
@@ -172,19 +173,21 @@ class Wire:
 
     @contextlib.contextmanager
     def watched(self, signals: Signals) -> Iterator["Wire"]:
-        """A run's work, which these signals end. Where it fails in this process alone, all end with what it said."""
+        """A run's work, which these signals end. Where it fails in this process alone, all end with what it said. One
+        such block may hold another, whose signals go before its own."""
+        outer = self._signals
         with self._moved:
             self._signals, self._asked, self._ends_at = signals, None, None
         try:
-            with _slow_to_abort(min(ANSWER, self._patience / 2)) if self._peers else contextlib.nullcontext():
+            with contextlib.nullcontext() if outer or not self._peers else _slow_to_abort(self._patience / 2):
                 yield self
         except BaseException as error:
             agreed = isinstance(error, Stopped) and self.asked is not None
-            if self._peers and not agreed and EVERYWHERE not in getattr(error, "__notes__", ()):
+            if self._peers and not outer and not agreed and EVERYWHERE not in getattr(error, "__notes__", ()):
                 self._fail(error)
             raise
         finally:
-            self.excuse = lambda: True
+            self._signals, self.excuse = outer, lambda: True
 
     @property
     def count(self) -> int:
@@ -200,13 +203,14 @@ class Wire:
         """Count one more of the things that all processes do in the same order; returns `asked`. One that was sent a
         signal, and then all, wait here for word at which count to end."""
         with self._moved:
-            if self._signals.asked is not None and self._asked is None:
+            asked = self._signals and self._signals.asked
+            if asked is not None and self._asked is None:
                 self._frozen = True
                 if self._place.index == 0:
-                    self._ask(self._signals.asked)
+                    self._ask(asked)
                 else:
-                    self._peers[0].send(asks=self._signals.asked)
-                self._asked = self._signals.asked
+                    self._peers[0].send(asks=asked)
+                self._asked = asked
             self._moved.wait_for(lambda: not self._frozen)
             self._met += 1
             return self.asked
@@ -348,14 +352,14 @@ class Wire:
 
 @contextlib.contextmanager
 def _slow_to_abort(seconds: float) -> Iterator[None]:
-    """In its block abort() waits so long. What exchanges with another process, in C++, calls it when that one is killed, at times
-    before the thread here has said so and ended this process with the exit code that asks to come again."""
+    """In its block abort() waits so long, or ANSWER. What exchanges with another process in C++ calls it when that one is
+    killed, at times before the thread here has said so and ended this process with the code that asks to come again."""
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)  # Python's own handlers run in the main thread, once it is out of C++
     def wait(signum: int) -> None:
-        time.sleep(seconds)
+        time.sleep(min(seconds, ANSWER))
         libc.signal(signum, None)
         signal.raise_signal(signum)
 

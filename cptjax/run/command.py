@@ -66,15 +66,17 @@ class Train(OfConfig):
 
     def __call__(self, rest: Sequence[str]) -> None:
         """Join the processes, and train."""
-        with Signals():  # before jax is imported, which takes seconds
-            self._train(rest)
+        with Signals() as signals:  # before jax is imported, which takes seconds
+            from cptjax.machine import processes
+
+            with processes.joined(signals, self.distributed, self.stuck_after, self.join_within):
+                self._train(rest)
 
     def _train(self, overrides: Sequence[str]) -> None:
         import jax
 
         from cptjax.machine import host, processes
 
-        processes.start(self.distributed, self.stuck_after, self.join_within)
         is_cpu = host.ready_to_compute()
         if not is_cpu and jax.config.values["jax_compilation_cache_dir"] is None:  # jax's own setting goes before ours
             jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+from cptjax.command.signals import Signals
 from cptjax.data.batches import Batches, held_out_batches
 from cptjax.data.store import Store, write_shard
 from cptjax.files import read_json
@@ -289,17 +290,19 @@ def test_whatever_decides_a_number_is_in_what_processes_compare(tmp_path, folder
 
 
 def test_processes_of_unequal_numbers_of_devices_are_refused(monkeypatch):
-    # Broken by: the check left out of start (jax then cannot gather from them).
+    # Broken by: the check left out of joined (jax then cannot gather from them).
     monkeypatch.setattr(Wire, "join", lambda *_: None)
     monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
     monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(process_index=i) for i in (0, 0, 1, 2, 2)])
     monkeypatch.setattr(processes._JOINED, "wire", processes._JOINED.wire)
     with pytest.raises(ValueError, match="devices is 2 in processes 0, 2, 1 in process 1"):
-        processes.start("host:1,3,1")
+        with processes.joined(Signals(), "host:1,3,1"):
+            pass
 
 
 @pytest.mark.parametrize("times", [(4.9, 300), (float("nan"), 300), (60, 0)])
 def test_a_time_that_nobody_could_keep_is_refused(times):
     # Broken by: `stuck_after < SHORTEST`, which nan is not.
     with pytest.raises(ValueError, match="--stuck-after is at least 5 seconds, --join-within above 0"):
-        processes.start("off", *times)
+        with processes.joined(Signals(), "off", *times):
+            pass

@@ -104,6 +104,15 @@ def test_a_process_that_fails_alone_ends_all_with_its_words():
     assert told[0] == told[2] == (2, "error: process 1: the disk is full")
 
 
+def test_a_process_that_is_asked_to_end_before_its_work_ends_all():
+    # Broken by: `outer` taken for set in the first `watched`, as if nobody had to be told.
+    with three("early") as processes:
+        told = [ended(process) for process in processes]
+    assert told[1] == (75, "stopped before its first step")
+    says = "stopped before its first step: process 1 was asked to; the same command goes on"
+    assert told[0] == told[2] == (75, says)
+
+
 def test_what_all_raise_each_says_by_itself():
     # Broken by: EVERYWHERE not looked at.
     with three("all fail") as processes:

@@ -20,6 +20,7 @@ import numpy as np
 from cptjax import sharding
 from cptjax import train as train_module
 from cptjax.command.errors import DamageWarning
+from cptjax.command.signals import Signals
 from cptjax.config import Phase, Run
 from cptjax.data.batches import Batches, Data, held_out_batches
 from cptjax.files import locked, write_json
@@ -259,7 +260,12 @@ def main(folder: Path) -> None:
     """Everything, one after the other."""
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_disable_most_optimizations", True)
-    processes.start()
+    with processes.joined(Signals()):
+        work(folder)
+
+
+def work(folder: Path) -> None:
+    """All that a process does of it."""
     store = folder / "store"
     meshes = [ordered_mesh(order, mesh) for order in ORDERS for mesh in MESHES]
     write_json(folder / f"process{jax.process_index()}.json", {"placed": [placed(store, mesh) for mesh in meshes]})

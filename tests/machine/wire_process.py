@@ -3,6 +3,8 @@
 It meets the others until it ends, and says at which count that was. WHAT happens at the tenth time, to process 1.
 """
 
+import contextlib
+import signal
 import sys
 import time
 
@@ -18,7 +20,15 @@ def work(where: str, what: str) -> None:
     assert place is not None
     own = wire.Wire(stuck_after=3)
     own.join(place, 5)
-    with Signals() as signals, own.watched(signals):
+    with contextlib.ExitStack() as held:
+        held.enter_context(own.watched(held.enter_context(Signals())))  # as `processes.joined` does
+        if what == "early":
+            print("ready", flush=True)
+            if place.index == 1:
+                raise Stopped(signal.SIGTERM, " before its first step")
+            time.sleep(60)  # as one that waits for the other in a library
+        signals = held.enter_context(Signals())
+        held.enter_context(own.watched(signals))  # as `train` does
         signals.began(remember=True)
         own.excuse = lambda: False
         for count in range(1, 100):
