@@ -30,7 +30,7 @@ from cptjax.run.events import read_events
 from tests.fixtures_run import CONFIG, ROOT
 from tests.fixtures_text import WORDS, make_store, make_tokenizer
 
-DEVICES, STUCK_AFTER, JOIN_WITHIN, LIMIT = 4, 15, 40, 300  # of all processes together; seconds; of an attempt
+DEVICES, STUCK_AFTER, JOIN_WITHIN, LIMIT = 4, 15, 25, 300  # of all processes together; seconds; of an attempt
 STEPS, EVERY, LENGTH = 48, 8, 128  # steps of the run and between checkpoints, tokens of a row: a save is short beside
 STARTING_UP = 12.0  # seconds, about
 TOLERANCE = 1e-6  # relative, of a loss: sums over devices of several processes
@@ -59,6 +59,7 @@ class Tally:
     early: int = 0  # faults that met processes which had not made a step yet
     other_counts: int = 0  # attempts that went on with a run on another number of processes
     lost: Counter = field(default_factory=Counter)  # attempts by the steps that they left unsaved
+    lost_on_slow_storage: Counter = field(default_factory=Counter)
     slowest: dict[str, float] = field(default_factory=dict)  # seconds until the last process had ended
     runs: int = 0  # that came to their end
     not_tried: list[str] = field(default_factory=list)
@@ -168,7 +169,7 @@ def attempt(place: Place, faults: list[str], slow: bool, count: int, draws: rand
         return any(process.poll() is not None for process in processes)
 
     fault, at = draws.choice(faults), draws.randrange(min(made, STEPS - 1), STEPS)
-    early = draws.random() < 0.25
+    early = draws.random() < 0.2
     if early:
         wait(ended, draws.uniform(0, STARTING_UP))
     else:
@@ -209,7 +210,7 @@ def attempt(place: Place, faults: list[str], slow: bool, count: int, draws: rand
             shutil.copytree(whole, place.store)
     if place.logged() > logged and place.made() > last:
         lost = place.made() - (checkpoint.survey(place.folder).latest or 0)
-        tally.lost[lost] += 1
+        (tally.lost_on_slow_storage if slow else tally.lost)[lost] += 1
         if lost > 2 * EVERY:  # a save begins once the one before it has ended
             tally.wrong.append(f"{where}: {lost} steps were not saved")
     if place.disk is not None:

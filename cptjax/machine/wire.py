@@ -352,8 +352,8 @@ class Wire:
 
 @contextlib.contextmanager
 def _slow_to_abort(seconds: float) -> Iterator[None]:
-    """In its block abort() waits so long, or ANSWER. What exchanges with another process in C++ calls it when that one is
-    killed, at times before the thread here has said so and ended this process with the code that asks to come again."""
+    """In its block abort() waits so long, or ANSWER. What exchanges with another process in C++ calls it when that one
+    is killed, at times before the thread here has said so, and ended this one with the code that asks to come again."""
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
 
