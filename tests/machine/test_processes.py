@@ -171,6 +171,21 @@ def test_one_process_goes_on_with_a_run_of_two(folder):
     assert_equal_to_rounding(folder / "again", folder / "alone")
 
 
+def test_two_processes_branch_off_a_run_of_one(folder):
+    """And make the steps that it made from there on."""
+    # Broken by: first_batch left out of Batches._from.
+    steps, _, params = trained(folder / "alone")
+    events = read_events(folder / "branch" / "events.jsonl")
+    again = [[event["loss"], event["targets"], event["grad_norm"]] for event in events if "loss" in event]
+    np.testing.assert_allclose(again, steps[SAVED:], rtol=2e-5)
+    _, _, branch = checkpoint.load_params(folder / "branch")
+    for path, x in jax.tree_util.tree_leaves_with_path(branch):
+        expected = params[jax.tree_util.keystr(path)]
+        np.testing.assert_allclose(x, expected, atol=2e-5 * abs(expected).max())
+    (parent,) = read_json(folder / "branch" / "run.json")["parents"]
+    assert (parent["folder"], parent["step"]) == ("alone", SAVED)
+
+
 def test_processes_that_disagree_all_stop_with_the_field(folder):
     """Or with the words of the one that failed alone; nothing is written, and nobody waits for another."""
     # Broken by: "code" left out of of_run: the run then trains.

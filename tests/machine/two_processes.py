@@ -27,6 +27,7 @@ from cptjax.files import locked, write_json
 from cptjax.machine import processes
 from cptjax.objectives import mlm
 from cptjax.run import agreement, checkpoint
+from cptjax.run.branch import branched
 from cptjax.run.set_up import open_inputs, set_up
 from cptjax.run.start import start
 from cptjax.schedules import Schedule
@@ -61,6 +62,14 @@ def small_run(store: Path) -> Run:
         checkpoint_every=SAVED,
         device_batch_size=2,
     )
+
+
+def second_half(store: Path, parent: Path) -> Run:
+    """The last steps of that run, branched off it in its middle; a constant rate, so that its clock does not matter."""
+    run = small_run(store)
+    phase = replace(run.phases[0], tokens=(STEPS - SAVED) * ROWS * LENGTH)
+    data = replace(run.data, first_batch=SAVED)
+    return branched(replace(run, phases=(phase,), data=data), parent, SAVED)
 
 
 def row_hashes(batch) -> list[str]:
@@ -274,6 +283,7 @@ def work(folder: Path) -> None:
     for name, (order, mesh) in TRAINED.items():
         with mock.patch.object(sharding, "make_mesh", return_value=ordered_mesh(order, mesh)):
             train(replace(small_run(store), mesh=mesh), folder / name)
+    train(second_half(store, folder / "alone"), folder / "branch")
 
 
 if __name__ == "__main__":
