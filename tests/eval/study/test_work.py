@@ -1,6 +1,8 @@
 """A study that is done: its figures, what is trained for them, and that a kill changes none of them."""
 
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,12 +16,25 @@ import pytest
 from convert.to_hf import save
 from cptjax.files import locked, read_json
 from cptjax.model import ModernBert, init_params
+from cptjax.rows import append_rows, read_rows
 from cptjax.run.events import read_events
 from cptjax.shape import ModernBertConfig
 from cptjax.sharding import Mesh
 from eval.__main__ import main
 from eval.study.figures import read_figures
-from eval.study.study import CKA, DRIFT, HELD_OUT, Arm, Comparison, Likeness, Study, Unit, units
+from eval.study.study import (
+    CKA,
+    DRIFT,
+    HELD_OUT,
+    Arm,
+    Comparison,
+    Likeness,
+    Study,
+    Tasks,
+    Unit,
+    fine_tuning_seeds,
+    units,
+)
 from eval.study.work import Place, first_free, work
 from tests.fixtures_run import ROOT, seeing, small_run, without_pictures
 from tests.fixtures_text import WORDS
@@ -247,3 +262,36 @@ def test_a_first_model_that_changes_in_its_place_is_another(store, tmp_path):
         settings.append(Place(begun, tmp_path / "work").settings(unit))
     assert settings[0] == settings[1] != settings[2]
     assert len([*(tmp_path / "work" / "starts").glob("[!.]*")]) == 2
+
+
+def own_task(folder: Path) -> Path:
+    """Texts that are of the heart, or not."""
+    folder.mkdir()
+    draws = random.Random(0)
+    for split, count in {"train": 12, "dev": 4, "test": 8}.items():
+        texts = [" ".join(draws.choices(WORDS, k=6)) for _ in range(count)]
+        rows = [{"text": f"{text} {n}", "label": "yes" if "heart" in text else "no"} for n, text in enumerate(texts)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_a_task_is_scored_by_each_fine_tuning_and_its_figures_come_again_from_the_rows(
+    done, store, tmp_path, monkeypatch
+):
+    """As after a kill between the two; rows of other task data are not taken for the study's."""
+    # Broken by: `on.data` left out of `of` in _scored; `left` as the whole job: it is fine-tuned again.
+    (tmp_path / "runs").symlink_to(done / "runs")
+    tasks = Tasks(names=(f"mine={own_task(tmp_path / 'own')}",), change={"epochs": 1}, fine_tunings=2)
+    study = replace(small_study(str(store), (1,)), arms=(Arm("detour"),), comparisons=(), likeness=None, tasks=tasks)
+    work(Place(study, tmp_path))
+    figures, path = read_figures(tmp_path / "figures.jsonl"), tmp_path / "rows" / "detour_1.jsonl"
+    mine = {each.part: each.value for each in figures if each.evaluation == "mine"}
+    rows = [row for row in read_rows(path) if row.split == "test" and row.metric == "macro_f1"]
+    assert mine == {str(row.seed): row.value for row in rows}
+    assert mine.keys() == {str(seed) for seed in fine_tuning_seeds(study, 1)} and len(mine) == 2
+    append_rows(path, [replace(row, data="0" * 64, value=1.0) for row in rows])
+    lines = (tmp_path / "figures.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "figures.jsonl").write_text("".join(line for line in lines if '"mine"' not in line))
+    monkeypatch.setattr("eval.sweep.do", lambda *_, **__: pytest.fail("it is done"))
+    work(Place(study, tmp_path))
+    assert told(tmp_path) == sorted((*each.of, each.value, each.settings) for each in figures)
