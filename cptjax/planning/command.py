@@ -18,7 +18,7 @@ from cptjax.run.command import OfConfig
 @dataclass(frozen=True, kw_only=True)
 class Plan(OfConfig):
     """FLOPs, memory, time and cost of a config before there is any hardware. Any field of the config can be given too,
-    as for train."""
+    plan CONFIG --help lists them."""
 
     topology: str | None = None  # TPUs to compile for, such as v5e:4x4; not needed here, the package libtpu is
     devices: int | None = None  # how many devices to plan for, by formula; needs --device
