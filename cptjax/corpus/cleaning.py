@@ -1,8 +1,7 @@
 """What may be left out of a corpus: by the columns of a row, as a repetition, as text of an evaluation set.
 
 Words are runs of letters and digits in lower case, so that spacing and punctuation do not hide a copy.
-N documents, W words, G n-grams of words, P numbers of a signature,
-E pairs of documents that may be alike.
+W words, G n-grams of words, P numbers of a signature.
 """
 
 import functools
@@ -154,38 +153,23 @@ def hash_ngrams(word_W: np.ndarray, n: int) -> np.ndarray:
     count = max(0, len(word_W) - n + 1)
     ngram_G = np.zeros(count, np.uint64)
     for i in range(n):
-        ngram_G = _mix(ngram_G + word_W[i : i + count])
+        ngram_G = mix(ngram_G + word_W[i : i + count])
     return ngram_G
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
-    # The finaliser of MurmurHash3: sums of mixed words keep their order apart.
+def mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of MurmurHash3, of uint64: sums of mixed numbers keep their order apart."""
     x = (x ^ (x >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     x = (x ^ (x >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
     return x ^ (x >> np.uint64(33))
 
 
-# ---- repetitions
+# ---- what repetitions are found by
 
 
 def hash_text(text: str) -> bytes:
     """16 bytes that name a text."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _first_of_runs(order_N: np.ndarray, is_first_N: np.ndarray) -> np.ndarray:
-    """For documents in an order where equals follow each other: the first of each one's run, in that order."""
-    return order_N[np.maximum.accumulate(np.where(is_first_N, np.arange(len(order_N)), 0))]
-
-
-def exact_duplicates(digest_N2: np.ndarray) -> np.ndarray:
-    """The first document with the same digest (two uint64 each), for every document: int64 [N]."""
-    order_N = np.lexsort((digest_N2[:, 1], digest_N2[:, 0]))  # stable: a run begins with its first document
-    is_first_N = np.ones(len(order_N), bool)
-    is_first_N[1:] = (digest_N2[order_N[1:]] != digest_N2[order_N[:-1]]).any(axis=1)
-    first_N = np.empty_like(order_N)
-    first_N[order_N] = _first_of_runs(order_N, is_first_N)
-    return first_N
 
 
 @functools.cache
@@ -203,44 +187,6 @@ def signature(word_W: np.ndarray) -> np.ndarray:
     for start in range(0, len(shingle_G), SHINGLES_AT_ONCE):
         minhash.update_batch(shingle_G[start : start + SHINGLES_AT_ONCE].tolist())
     return minhash.hashvalues.astype(np.uint32)
-
-
-def near_duplicates(signature_NP: np.ndarray, threshold: float) -> np.ndarray:
-    """The first document of each cluster of near-duplicates, for every document: int64 [N].
-
-    Documents whose signatures agree in a whole band are compared, each with the one before it in
-    the band's order and with the first; where their signatures agree in a share of `threshold` or
-    more, they are of one cluster (MinHash: Broder 1997; bands as datasketch divides them).
-    """
-    from datasketch import MinHashLSH
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    count = len(signature_NP)
-    bands = MinHashLSH(threshold=threshold, num_perm=SIGNATURE)
-    pairs = []
-    for band in range(bands.b):
-        band_N = np.zeros(count, np.uint64)
-        for column in range(band * bands.r, (band + 1) * bands.r):
-            band_N = _mix(band_N + signature_NP[:, column].astype(np.uint64))
-        order_N = np.argsort(band_N, kind="stable")
-        is_first_N = np.ones(count, bool)
-        is_first_N[1:] = np.diff(band_N[order_N]) != 0
-        again_N = np.flatnonzero(~is_first_N)
-        first_N = _first_of_runs(order_N, is_first_N)
-        for others in (order_N[again_N - 1], first_N[again_N]):
-            pairs.append(np.stack([others, order_N[again_N]], 1))
-    pair_E2 = np.unique(np.concatenate([np.zeros((0, 2), np.int64), *pairs]), axis=0)
-    alike_E = np.zeros(len(pair_E2), bool)
-    for start in range(0, len(pair_E2), SHINGLES_AT_ONCE):
-        left_E, right_E = pair_E2[start : start + SHINGLES_AT_ONCE].T
-        alike_E[start : start + SHINGLES_AT_ONCE] = (signature_NP[left_E] == signature_NP[right_E]).mean(1) >= threshold
-    left_E, right_E = pair_E2[alike_E].T
-    _, cluster_N = connected_components(
-        coo_array((np.ones(len(left_E)), (left_E, right_E)), (count, count)), directed=False
-    )
-    first_of, member_N = np.unique(cluster_N, return_index=True, return_inverse=True)[1:]
-    return first_of[member_N]
 
 
 # ---- evaluation sets

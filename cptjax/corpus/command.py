@@ -86,9 +86,13 @@ class Prepare(Options):
             raise ValueError("--workers is not for --runner: each runner has options of its own")
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"--workers is {self.workers}: at least 1 process does the work")
-        from cptjax.corpus import beam, page, pool, report  # late: help is there at once
+        from cptjax.corpus import beam, page, pool, repetitions, report  # late: help is there at once
         from cptjax.corpus.prepare import prepare
 
+        if self.runner is not None:
+            engine, group = beam.engine([f"--runner={self.runner}", *rest])
+        else:
+            engine, group = functools.partial(pool.spread, workers=self.workers), repetitions.group
         manifest = prepare(
             self.source,
             self.tokenizer,
@@ -100,9 +104,8 @@ class Prepare(Options):
             on_error=self.on_error,
             count_fields=self.count_fields,
             overwrite=self.overwrite,
-            engine=beam.engine([f"--runner={self.runner}", *rest])
-            if self.runner is not None
-            else functools.partial(pool.spread, workers=self.workers),
+            engine=engine,
+            group=group,
         )
         say(page.text(report.write(self.out, samples=self.samples)))
         say(

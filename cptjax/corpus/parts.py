@@ -11,9 +11,10 @@ import dataclasses
 import functools
 import hashlib
 import json
+import shutil
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +25,13 @@ from cptjax.command.errors import reading
 from cptjax.corpus import pieces, sources
 from cptjax.corpus.cleaning import Cleaning, Evaluation, hash_text, hash_words, signature
 from cptjax.corpus.pieces import Bad, File, Piece, Reading
+from cptjax.corpus.repetitions import Column
 from cptjax.corpus.sources import Document
 from cptjax.data.tokenizer import Encoder
 from cptjax.files import read_json, write_json, written
 
 BATCH_BYTES = 2**20  # text given to the tokenizer at once
+BLOCK = 2**18  # documents whose facts are read at once
 DROPPED, TRAIN, HELD_OUT = 0, 1, 2  # sides of a document
 EMPTY, BAD = "empty", "bad row"  # reasons to leave a row out
 NO_ID = bytes(16)
@@ -319,7 +322,7 @@ def _is_held_out(text: str, share: float) -> bool:
 
 
 class Parts:
-    """The parts of a job in order, and the facts of all their documents."""
+    """The parts of a job in order, each read once: the facts of all their documents are columns on the disk."""
 
     def __init__(self, job: Job, units: Sequence[Unit]):
         self.files = [entry for unit in units for entry in unit.files]  # (source, file)
@@ -328,50 +331,57 @@ class Parts:
         self.first_file: list[int] = []  # of each part's unit
         self.dropped: Counter[str] = Counter()  # rows left out of the parts, by reason
         self.texts: Counter[int] = Counter()  # rows with text, by source
-        files_of: list[np.ndarray] = []
+        self.first = [0]  # document of each part, and the end
+        self._folder, self._columns = job.work / "facts", {}
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir()
         keys: list[str] = []
-        for unit in units:
-            record = read_json(_unit_path(job, unit))
-            first_file = len(self.digests)
-            for key in record["parts"]:
-                path = part_path(job, key)
-                with np.load(path, allow_pickle=False) as arrays:
-                    place_D = arrays.get("place", np.zeros(0, FACTS["place"]))
-                self.paths.append(path)
-                self.first_file.append(first_file)
-                files_of.append(first_file + place_D)
-                for drop in read_meta(path)["dropped"]:
-                    self.dropped[drop["why"]] += 1
-                    self.texts[unit.files[drop["file"]][0]] += drop["why"] != EMPTY
-                for (source, _), count in zip(unit.files, np.bincount(place_D, minlength=len(unit.files)), strict=True):
-                    self.texts[source] += int(count)
-            keys += record["parts"]
-            self.digests += [record["digests"][_address(file)] for _, file in unit.files]
-        self.first = np.cumsum([0, *map(len, files_of)])  # document of each part, and the end
-        self.file_N = np.concatenate([np.zeros(0, np.int32), *files_of])  # the number of each document's file
+        with contextlib.ExitStack() as held:
+            opened = functools.cache(lambda name: held.enter_context((self._folder / name).open("wb")))
+            for unit in units:
+                record = read_json(_unit_path(job, unit))
+                first_file = len(self.digests)
+                for key in record["parts"]:
+                    self._take(part_path(job, key), unit, first_file, opened)
+                keys += record["parts"]
+                self.digests += [record["digests"][_address(file)] for _, file in unit.files]
         self.key = hashlib.sha256("".join(keys).encode()).hexdigest()
+        self.count = self.first[-1]
+        self.blocks = [(start, min(start + BLOCK, self.count)) for start in range(0, self.count, BLOCK)]
+
+    def _take(self, path: Path, unit: Unit, first_file: int, opened: Callable[[str], Any]) -> None:
+        """Put the facts of a part behind those before it."""
+        with np.load(path, allow_pickle=False) as arrays:
+            facts = {name: arrays[name] for name in arrays if name not in ("ids", "meta")}
+            meta = json.loads(arrays["meta"].tobytes())
+        place_D = facts.pop("place", np.zeros(0, FACTS["place"]))
+        for name, fact in (facts | {"file": first_file + place_D}).items() if len(place_D) else ():
+            fact.tofile(opened(name))
+            self._columns[name] = Column(self._folder / name, fact.dtype.str, fact.size // len(fact))
+        self.paths.append(path)
+        self.first_file.append(first_file)
+        self.first.append(self.first[-1] + len(place_D))
+        for drop in meta["dropped"]:
+            self.dropped[drop["why"]] += 1
+            self.texts[unit.files[drop["file"]][0]] += drop["why"] != EMPTY
+        for (source, _), count in zip(unit.files, np.bincount(place_D, minlength=len(unit.files)), strict=True):
+            self.texts[source] += int(count)
 
     def changed(self, known: dict[str, str]) -> list[str]:
         """The names of files whose digest is not the known one."""
         named = zip(self.files, self.digests, strict=True)
         return [file.name for (_, file), digest in named if known.get(_address(file), digest) != digest]
 
-    def facts(self, name: str) -> Iterator[np.ndarray]:
-        """A fact of the documents, part by part; parts without documents are passed over."""
-        for path in self.paths:
-            with np.load(path, allow_pickle=False) as arrays:
-                if name in arrays:
-                    yield arrays[name]
+    def column(self, name: str) -> Column:
+        """A fact of all documents; "file" is the number of a document's file."""
+        return self._columns[name]
 
-    def fact(self, name: str) -> np.ndarray:
-        """A fact of all documents: [N] or [N, ...]."""
-        return np.concatenate(list(self.facts(name)))
-
-    @functools.cached_property
-    def row_N(self) -> np.ndarray:
-        """The row of each document in its file."""
-        return self.fact("row")
+    def keep(self, name: str, fact_N: np.ndarray) -> Column:
+        """What was found out of all documents, as a column."""
+        fact_N.tofile(self._folder / name)
+        return Column(self._folder / name, fact_N.dtype.str)
 
     def where(self, document: int) -> str:
         """FILE:ROW of a document."""
-        return f"{self.files[self.file_N[document]][1].name}:{self.row_N[document]}"
+        file, row = (int(self.column(name).read((document, document + 1))[0]) for name in ("file", "row"))
+        return f"{self.files[file][1].name}:{row}"

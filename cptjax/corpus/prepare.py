@@ -7,14 +7,14 @@ Three stages, so that the work can be interrupted, and spread over processes or 
 3. The shards of the store are copied together from the parts.
 Parts and shards lie in a work folder beside the store, `.NAME.work`, until the store is whole.
 
-D documents of a part, N documents of all parts, M of them that are compared, L tokens of one document,
-G n-grams of words, P numbers of a signature.
+D documents of a part or of a block, N documents of all parts, L tokens of one document, G n-grams of words.
 """
 
 import dataclasses
 import errno
 import functools
 import hashlib
+import itertools
 import json
 import shutil
 import sys
@@ -26,16 +26,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cptjax.command.escape import nearest, printable, say
-from cptjax.corpus import formats, pieces, pool, sources
-from cptjax.corpus.cleaning import SIGNATURE, Cleaning, Evaluation, exact_duplicates, near_duplicates, read_evaluation
+from cptjax.command.escape import say
+from cptjax.corpus import formats, pieces, pool, repetitions, sources
+from cptjax.corpus.cleaning import Cleaning, Evaluation, read_evaluation
+from cptjax.corpus.decide import CONTAMINATED, WHYS, Decision, decide, not_there
 from cptjax.corpus.described import Description, describe, known_to_hub
 from cptjax.corpus.parts import (
     DROPPED,
     EMPTY,
     FACTS,
     HELD_OUT,
-    NO_ID,
     TRAIN,
     Job,
     Parts,
@@ -51,7 +51,6 @@ from cptjax.data.store import (
     STORE_VERSION,
     Contamination,
     Described,
-    Duplicates,
     LeftOut,
     Manifest,
     Shard,
@@ -93,6 +92,7 @@ def prepare(
     count_fields: tuple[str, ...] = (),
     overwrite: bool = False,
     engine: Engine = pool.spread,
+    group: repetitions.Group = repetitions.group,
 ) -> Manifest:
     """Tokenise text into a token store; returns its manifest.
 
@@ -101,7 +101,7 @@ def prepare(
     which documents stay. `description`: what is said of the sources. `held_out`: share of documents, in [0, 1), that
     go to a second store, OUT/held_out. `on_error`: whether a row that cannot be read ends the work, or is left out,
     counted and listed. `count_fields`: columns by whose values documents and tokens are counted. `overwrite`:
-    replace the store at `out`, once the new one is whole. `engine`: what does the work.
+    replace the store at `out`, once the new one is whole. `engine` does the work, `group` finds what repeats.
 
     The same call goes on with an interrupted one. ValueError, FileNotFoundError or FileExistsError, one line, when a
     source, the tokenizer or `out` will not do; OSError when it cannot be written. `out` is then absent
@@ -137,7 +137,7 @@ def prepare(
             parts = Parts(job, units)
             for name in parts.changed(known):
                 say(f"{name} has changed since it was first read: it was read again", stream=sys.stderr)
-            _finish(job, described, parts, left_out, encoder, evaluation, engine)
+            _finish(job, described, parts, left_out, encoder, evaluation, engine, group)
             put_in_place(job.work / "store", out)
             shutil.rmtree(job.work)
         except OSError as error:
@@ -203,81 +203,6 @@ def _begin(job: Job, tokenizer: Path, evaluation: Evaluation | None) -> None:
     write_json(path, {"key": job.key})
 
 
-# ---- which documents stay
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What becomes of each document: its side, why it is left out ("" when it is not), and what it is like.
-
-    `like_N` is the number of an earlier document, or, for "contaminated", of an evaluation file.
-    """
-
-    side_N: np.ndarray
-    why_N: np.ndarray
-    like_N: np.ndarray
-    duplicates: Duplicates
-
-
-def _decide(job: Job, parts: Parts) -> Decision:
-    """Contaminated documents go first, then repetitions; of several equal documents the first stays."""
-    side_N = parts.fact("side")
-    why_N = np.full(len(side_N), "", "U16")
-    like_N = np.full(len(side_N), -1)
-    if job.cleaning.drop_contaminated:
-        by_N = parts.fact("contaminated_by")
-        why_N[by_N >= 0] = "contaminated"
-        like_N[by_N >= 0] = by_N[by_N >= 0]
-
-    def repetitions(why: str, first_M: np.ndarray, of_M: np.ndarray, drop: bool) -> int:
-        """Documents `of_M` are like others of `of_M`, the first of each kind at `first_M`."""
-        again_M = np.flatnonzero(first_M != np.arange(len(first_M)))
-        if drop:
-            why_N[of_M[again_M]] = why
-            like_N[of_M[again_M]] = of_M[first_M[again_M]]
-        return len(again_M)
-
-    if job.reading.id_field is not None:
-        id_N2 = parts.fact("id")
-        has_id_N = (id_N2 != np.frombuffer(NO_ID, np.uint64)).any(axis=1)
-        if not has_id_N.any():
-            has = _not_there(job, parts, job.reading.id_field)
-            raise ValueError(f"no row has a value of {has}; name yours with --id-field")
-        of_M = np.flatnonzero((why_N == "") & has_id_N)
-        repetitions("repeated id", exact_duplicates(id_N2[of_M]), of_M, drop=True)
-        repeated = np.flatnonzero(why_N == "repeated id").tolist()
-        if repeated and job.on_error == "stop":
-            second, first = parts.where(repeated[0]), parts.where(like_N[repeated[0]])
-            raise ValueError(
-                f"{second} has the id of {first}: make ids differ, or give --on-error skip to leave it out"
-            )
-    policy = job.cleaning.duplicates
-    of_M = np.flatnonzero(why_N == "")
-    first_M = exact_duplicates(parts.fact("digest")[of_M])
-    exact = repetitions("exact duplicate", first_M, of_M, drop=policy != "keep")
-    near = None
-    if policy == "near":
-        of_M = np.flatnonzero(why_N == "")
-        first_M = near_duplicates(_signatures(job, parts, of_M), job.cleaning.near_threshold)
-        near = repetitions("near duplicate", first_M, of_M, drop=True)
-    side_N[why_N != ""] = DROPPED
-    return Decision(side_N, why_N, like_N, Duplicates(exact, near))
-
-
-def _signatures(job: Job, parts: Parts, of_M: np.ndarray) -> np.ndarray:
-    """The signatures of some documents, on the disk: they are the largest facts, half a kilobyte each."""
-    path = job.work / "signature_MP.npy"
-    signature_MP = np.lib.format.open_memmap(path, "w+", np.uint32, (len(of_M), SIGNATURE))
-    is_wanted_N = np.zeros(parts.first[-1], bool)
-    is_wanted_N[of_M] = True
-    document = written = 0
-    for signature_DP in parts.facts("signature"):
-        wanted_DP = signature_DP[is_wanted_N[document : document + len(signature_DP)]]
-        signature_MP[written : written + len(wanted_DP)] = wanted_DP
-        document, written = document + len(signature_DP), written + len(wanted_DP)
-    return signature_MP
-
-
 # ---- shards copied together from parts, in any order, by any process
 
 
@@ -300,12 +225,17 @@ def _shard(job: Job, task: ShardTask) -> Path:
     return job.work / "shards" / f"{task.side}-{task.file}"
 
 
-def _shard_tasks(side_N: np.ndarray, length_N: np.ndarray, side: int, key: str) -> Iterator[ShardTask]:
-    before_N = np.where(side_N == side, length_N, 0).cumsum()
-    shard_N = np.maximum(before_N - 1, 0) // SHARD_TOKENS  # by the last token of a document
-    starts = np.flatnonzero(np.diff(shard_N, prepend=-1))
-    for number, (first, last) in enumerate(zip(starts, [*starts[1:], len(shard_N)], strict=True)):
-        yield ShardTask(side, f"tokens-{number:05d}.array_record", int(first), int(last), key)
+def _shard_tasks(parts: Parts, side_N: np.ndarray, side: int, key: str) -> Iterator[ShardTask]:
+    starts: list[int] = []
+    before, shard = 0, -1
+    for start, stop in parts.blocks:
+        length_D = np.where(side_N[start:stop] == side, parts.column("length").read((start, stop)), 0)
+        end_D = before + length_D.cumsum()
+        shard_D = np.maximum(end_D - 1, 0) // SHARD_TOKENS  # by the last token of a document
+        starts += (start + np.flatnonzero(np.diff(shard_D, prepend=shard))).tolist()
+        before, shard = end_D[-1], shard_D[-1]
+    for number, (first, last) in enumerate(zip(starts, [*starts[1:], parts.count], strict=True)):
+        yield ShardTask(side, f"tokens-{number:05d}.array_record", first, last, key)
 
 
 def _record(job: Job, task: ShardTask) -> Path:
@@ -353,12 +283,13 @@ def _finish(
     encoder: Encoder,
     evaluation: Evaluation | None,
     engine: Engine,
+    group: repetitions.Group,
 ) -> None:
     """Make the store, and the held-out one inside it if asked for, in the work folder."""
     for number, source in enumerate(described):
         if not parts.texts[number]:
             raise ValueError(f"{source.name} holds no text")
-    decision = _decide(job, parts) if parts.first[-1] else None
+    decision = decide(job, parts, group) if parts.count else None
     sides = (TRAIN, HELD_OUT) if job.held_out else (TRAIN,)
     for side in sides:
         if decision is None or not (decision.side_N == side).any():
@@ -366,11 +297,10 @@ def _finish(
     assert decision is not None
     np.save(job.work / "side_N.npy", decision.side_N)
     paths = [str(path.relative_to(job.work)) for path in parts.paths]
-    write_json(job.work / "parts.json", {"paths": paths, "first": parts.first.tolist()})
+    write_json(job.work / "parts.json", {"paths": paths, "first": parts.first})
     shared = _summary(job, described, parts, decision, left_out, evaluation)
-    length_N = parts.fact("length")
     key = hashlib.sha256(decision.side_N.tobytes() + parts.key.encode()).hexdigest()
-    tasks = {side: list(_shard_tasks(decision.side_N, length_N, side, key)) for side in sides}
+    tasks = {side: list(_shard_tasks(parts, decision.side_N, side, key)) for side in sides}
     engine(_itself, functools.partial(make_shard, job), [task for side in sides for task in tasks[side]])
     shutil.rmtree(job.work / "store", ignore_errors=True)  # of a call that was interrupted, perhaps with other options
     for side in sides:
@@ -388,12 +318,12 @@ def _itself(task: Any) -> Iterator[Any]:
 
 
 def _nothing_left(job: Job, parts: Parts, decision: Decision | None, side: int) -> str:
-    whys = parts.dropped + Counter(() if decision is None else decision.why_N[decision.why_N != ""].tolist())
+    whys = parts.dropped + (Counter() if decision is None else _whys(decision))
     if decision is None or not decision.side_N.any():
         asked = [read_meta(path)["asked"] for path in parts.paths]
         for condition in job.cleaning.keep_if:
             if str(condition) in whys and not any(fields[condition.field] for fields in asked):
-                return f"no row has a value of {_not_there(job, parts, condition.field)}; correct --keep-if {condition}"
+                return f"no row has a value of {not_there(job, parts, condition.field)}; correct --keep-if {condition}"
         conditions = {str(condition) for condition in job.cleaning.keep_if}
         left = (
             f"{count:,} {'do not meet' if why in conditions else 'dropped as'} {why}" for why, count in whys.items()
@@ -403,10 +333,9 @@ def _nothing_left(job: Job, parts: Parts, decision: Decision | None, side: int) 
     return f"{state} at held_out {job.held_out}: change the share or add documents"
 
 
-def _not_there(job: Job, parts: Parts, name: str) -> str:
-    """A column that no row has, and what the first row has instead."""
-    columns = [column for column in sources.columns(parts.files[0][1], job.reading) if column != name]
-    return f"{name!r}{nearest(name, columns)}: the first has {', '.join(map(printable, columns))}"
+def _whys(decision: Decision) -> Counter[str]:
+    """How many documents were left out, by reason."""
+    return Counter(dict(zip(WHYS[1:], np.bincount(decision.why_N, minlength=len(WHYS))[1:].tolist(), strict=True)))
 
 
 def _summary(
@@ -419,22 +348,27 @@ def _summary(
 ) -> dict[str, Any]:
     """The fields of the manifest that a store and its held-out store share; also writes dropped.jsonl."""
     kept_N = decision.side_N != DROPPED
-    source_N = np.array([source for source, _ in parts.files])[parts.file_N]
-
-    def by_source(name: str) -> list[int]:
-        return np.bincount(source_N[kept_N], parts.fact(name)[kept_N], len(described)).astype(int).tolist()
-
-    kept = [by_source(name) for name in ("length", "text_bytes", "words", "unknown")]
-    documents = np.bincount(source_N[kept_N], minlength=len(described)).tolist()
+    source_of = np.array([source for source, _ in parts.files])
+    counted = ("length", "text_bytes", "words", "unknown")
+    kept = np.zeros((1 + len(counted), len(described)), np.int64)
+    overlapping = np.zeros(len(evaluation.files) if evaluation else 0, np.int64)
+    for block in parts.blocks:
+        kept_D = kept_N[slice(*block)]
+        source_D = source_of[parts.column("file").read(block)[kept_D]]
+        kept[0] += np.bincount(source_D, minlength=len(described))
+        for total, name in zip(kept[1:], counted, strict=True):
+            np.add.at(total, source_D, parts.column(name).read(block)[kept_D])
+        if evaluation is not None:
+            by_D = parts.column("contaminated_by").read(block)
+            overlapping += np.bincount(by_D[by_D >= 0], minlength=len(overlapping))
     hashes = [hashlib.sha256() for _ in described]
     for (source, file), digest in zip(parts.files, parts.digests, strict=True):
         hashes[source].update(f"{file.name}\n{digest}\n".encode())
     contamination = None
     if evaluation is not None:
-        by_N = parts.fact("contaminated_by")
-        overlaps = Counter(evaluation.files[file] for file in by_N[by_N >= 0])
-        total = int((by_N >= 0).sum())
-        contamination = Contamination(len(evaluation.files), evaluation.texts, evaluation.short, total, dict(overlaps))
+        overlaps = {file: int(count) for file, count in zip(evaluation.files, overlapping, strict=True) if count}
+        total = sum(overlaps.values())
+        contamination = Contamination(len(evaluation.files), evaluation.texts, evaluation.short, total, overlaps)
     fields: dict[str, dict[str, dict[str, int]]] = {field: {} for field in job.count_fields}
     with open(job.work / "dropped.jsonl", "w", encoding="utf-8") as stream:
         for path, start, stop, first_file in zip(
@@ -445,20 +379,21 @@ def _summary(
                 file = parts.files[first_file + drop.pop("file")][1].name
                 stream.write(json.dumps({"where": f"{file}:{drop.pop('row')}", **drop}, ensure_ascii=False) + "\n")
             for document in (start + np.flatnonzero(~kept_N[start:stop])).tolist():
-                why, like = str(decision.why_N[document]), int(decision.like_N[document])
-                other = evaluation.files[like] if why == "contaminated" and evaluation else parts.where(like)
-                drop = {"where": parts.where(document), "why": why, "like": other}
+                why, like = int(decision.why_N[document]), int(decision.like_N[document])
+                other = evaluation.files[like] if why == CONTAMINATED and evaluation else parts.where(like)
+                drop = {"where": parts.where(document), "why": WHYS[why], "like": other}
                 stream.write(json.dumps(drop, ensure_ascii=False) + "\n")
-            _count_values(job, fields, meta["values"], kept_N[start:stop], path)
+            if kept_N[start:stop].any():
+                _count_values(fields, meta["values"], kept_N[start:stop], parts.column("length").read((start, stop)))
     for field, counted in fields.items():
         if counted.keys() == {"None"}:
-            raise ValueError(f"no row has a value of {_not_there(job, parts, field)}; correct --count-fields")
-    dropped = parts.dropped + Counter(decision.why_N[~kept_N].tolist())
+            raise ValueError(f"no row has a value of {not_there(job, parts, field)}; correct --count-fields")
+    dropped = parts.dropped + _whys(decision)
     other_files = sum(entry.why == "kind" for entry in left_out)
     return {
         "sources": tuple(
             Source(of.name, sha.hexdigest(), sum(n == number for n, _ in parts.files), *counts, **of.said)
-            for number, (of, sha, *counts) in enumerate(zip(described, hashes, documents, *kept, strict=True))
+            for number, (of, sha, *counts) in enumerate(zip(described, hashes, *kept.tolist(), strict=True))
         ),
         "dropped": {EMPTY: dropped.pop(EMPTY, 0), "other_files": other_files, **dict(sorted(dropped.items()))},
         "duplicates": decision.duplicates,
@@ -468,11 +403,9 @@ def _summary(
     }
 
 
-def _count_values(job: Job, fields: dict, values: dict[str, list[str]], kept_D: np.ndarray, part: Path) -> None:
-    if not (values and kept_D.any()):
-        return
-    with np.load(part, allow_pickle=False) as arrays:
-        length_D = arrays["length"]
+def _count_values(
+    fields: dict[str, dict[str, dict[str, int]]], values: dict[str, list[str]], kept_D: np.ndarray, length_D: np.ndarray
+) -> None:
     for field, counted in fields.items():
         for d in np.flatnonzero(kept_D):
             count = counted.setdefault(values[field][d], {"documents": 0, "tokens": 0})
@@ -494,15 +427,17 @@ def _describe(
 ) -> None:
     """Write all of a store but its shards."""
     folder = _folder(job, side)
+    count = int(is_in_N.sum())
+
+    def chosen(name: str) -> Iterator[np.ndarray]:
+        return (parts.column(name).read(block)[is_in_N[slice(*block)]] for block in parts.blocks)
+
     summed = ("length", "text_bytes", "words", "unknown", "written_specials")
-    totals = {name: int(parts.fact(name)[is_in_N].sum()) for name in summed}
-    for fact in ("length", "crc32"):
-        np.save(folder / f"{fact}_N.npy", parts.fact(fact)[is_in_N])
-    weight_N = parts.fact("weight")[is_in_N]
-    if side == TRAIN and (weight_N != 1).any():  # a held-out text is asked once
-        np.save(folder / "weight_N.npy", weight_N)
-    np.save(folder / "row_N.npy", parts.row_N[is_in_N])
-    np.save(folder / "file_N.npy", parts.file_N[is_in_N])
+    totals = {name: sum(int(fact_D.sum()) for fact_D in chosen(name)) for name in summed}
+    for fact in ("length", "crc32", "row", "file"):
+        _save(folder / f"{fact}_N.npy", count, chosen(fact))
+    if side == TRAIN and any((weight_D != 1).any() for weight_D in chosen("weight")):  # a held-out text is asked once
+        _save(folder / "weight_N.npy", count, chosen("weight"))
     files = [
         {"source": source, "name": file.name, "sha256": digest}
         for (source, file), digest in zip(parts.files, parts.digests, strict=True)
@@ -511,7 +446,7 @@ def _describe(
     copy_tokenizer(job.work / "tokenizer", folder / "tokenizer")
     manifest = Manifest(
         version=STORE_VERSION,
-        documents=int(is_in_N.sum()),
+        documents=count,
         tokens=totals["length"],
         text_bytes=totals["text_bytes"],
         words=totals["words"],
@@ -524,3 +459,13 @@ def _describe(
         **shared,
     )
     manifest.write(folder)
+
+
+def _save(path: Path, count: int, fact: Iterator[np.ndarray]) -> None:
+    """A fact of so many documents as numpy saves it, without all of it in memory."""
+    first_D = next(fact)
+    with path.open("wb") as file:
+        head = {"descr": first_D.dtype.str, "fortran_order": False, "shape": (count,)}
+        np.lib.format.write_array_header_1_0(file, head)
+        for fact_D in itertools.chain([first_D], fact):
+            fact_D.tofile(file)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cptjax.corpus.cleaning import SHINGLE, Cleaning, hash_ngrams, hash_words, near_duplicates, signature
+from cptjax.corpus.cleaning import SHINGLE, Cleaning, hash_ngrams, hash_words, signature
 from cptjax.corpus.encodings import misread
+from cptjax.corpus.repetitions import near_duplicates
 from cptjax.data.store import Store
 from cptjax.data.tokenizer import Encoder
 

@@ -13,16 +13,15 @@ from hypothesis import strategies as st
 
 from cptjax.corpus.cleaning import (
     Cleaning,
-    exact_duplicates,
     hash_ngrams,
     hash_text,
     hash_words,
-    near_duplicates,
     parse_condition,
     parse_steps,
     read_evaluation,
     signature,
 )
+from cptjax.corpus.repetitions import bands, near_duplicates, runs
 
 few = settings(max_examples=50, deadline=None)
 SENTENCE = "the heart is a hollow muscle that pumps blood through the vessels by rhythmic contraction of its walls"
@@ -125,11 +124,17 @@ def test_hashes_are_the_same_in_another_process():
 
 
 @few
-@given(st.lists(st.sampled_from("abcde"), max_size=40))
-def test_the_first_of_equal_texts_is_found(texts):
-    digests = [np.frombuffer(hash_text(text), np.uint64) for text in texts]
-    found = exact_duplicates(np.array(digests, np.uint64).reshape(-1, 2))
-    assert found.tolist() == [texts.index(text) for text in texts]
+@given(st.lists(st.sampled_from("abcde"), max_size=40), st.integers(1, 2))
+def test_the_first_and_the_last_of_equal_keys_are_found(texts, width):
+    # Broken by: `[:, 0]` of the keys compared in runs, which then takes (0, 1) for (0, 0).
+    keys = np.array([(0, ord(text)) for text in texts], np.uint64).reshape(-1, 2)[:, 2 - width :]
+    document_N = 10 * np.arange(len(texts))
+    expected = {
+        (10 * texts.index(text), 10 * max(i for i in range(place) if texts[i] == text), 10 * place)
+        for place, text in enumerate(texts)
+        if text in texts[:place]
+    }
+    assert set(map(tuple, runs(keys, document_N).tolist())) == expected
 
 
 def changed(words, share, random):
@@ -153,6 +158,26 @@ def test_near_duplicates_are_found_and_only_those():
     assert found[120:].tolist() == list(range(120, 180))
     # Broken by: `>= threshold` replaced by `>= 0`: a band of few numbers agrees by chance.
     assert near_duplicates(signatures, 0.4)[120:].tolist() == list(range(120, 180))
+
+
+@few
+@given(st.integers(0, 2**32 - 1), st.sampled_from((0.5, 0.8)))
+def test_near_duplicates_are_those_of_all_pairs_that_share_a_band(seed, threshold):
+    """Each with the one before it in its band and with the first, and what is joined by them."""
+    # Broken by: only `(1,)` of the two others in join_alike; `lowest[of_F]` without first_F around it.
+    random = np.random.default_rng(seed)
+    made = random.integers(0, 2**32, (6, 128), np.uint32)[random.integers(0, 6, 60)]
+    other = random.random(made.shape) < random.choice([0.0, 0.05, 0.15, 0.3], (60, 1))
+    signature_NP = np.where(other, random.integers(0, 2**32, made.shape, np.uint32), made)
+    first = list(range(60))
+    for band_N in bands(signature_NP, threshold).tolist():
+        for place, number in enumerate(band_N):
+            before = [i for i in range(place) if band_N[i] == number]
+            for i in {*before[:1], *before[-1:]}:
+                if (signature_NP[i] == signature_NP[place]).mean() >= threshold:
+                    low, high = sorted((first[i], first[place]))
+                    first = [low if each == high else each for each in first]
+    assert near_duplicates(signature_NP, threshold).tolist() == first
 
 
 def test_chains_of_near_duplicates_are_one_cluster():

@@ -23,7 +23,7 @@ from cptjax.corpus.cleaning import Cleaning, parse_condition, parse_steps
 from cptjax.corpus.prepare import ShardTask, prepare
 from cptjax.corpus.sources import Reading
 from cptjax.data import store, tokenizer
-from cptjax.data.store import OWN_HASH, Manifest, Store
+from cptjax.data.store import OWN_HASH, Duplicates, Manifest, Store
 from cptjax.data.tokenizer import load_tokenizer
 from cptjax.files import hash_of, locked
 from tests.fixtures_text import WORDS, make_tokenizer
@@ -400,17 +400,19 @@ def test_a_document_of_ten_megabytes_on_one_line(tmp_path, folder, monkeypatch):
 
 PREPARE = """
 import sys
-from cptjax.corpus import beam, pieces, pool, prepare
+from cptjax.corpus import beam, parts, pieces, pool, prepare, repetitions
 from cptjax.corpus.cleaning import Cleaning
 pieces.PIECE_BYTES = 20_000  # many chunks of little text
 prepare.SHARD_TOKENS = 40_000
 out, tokenizer, workers = sys.argv[1:]
+parts.BLOCK = repetitions.AT_ONCE = 700  # many blocks and shares
 if workers == "beam":
-    engine = beam.engine(["--runner=DirectRunner"])
+    engine, group = beam.engine(["--runner=DirectRunner"])
 else:
+    group = repetitions.group
     def engine(*work): pool.spread(*work, workers=int(workers))
 assert "jax" not in sys.modules  # for every worker would import it too
-prepare.prepare(["in"], tokenizer, out, cleaning=Cleaning(duplicates="near"), held_out=0.1, engine=engine)
+prepare.prepare(["in"], tokenizer, out, cleaning=Cleaning(duplicates="near"), held_out=0.1, engine=engine, group=group)
 """
 
 
@@ -427,6 +429,7 @@ def repetitive(folder, rows=1500):
     for name in ("a", "b"):
         texts = [" ".join(words.choices(WORDS, k=40)) for _ in range(rows)]
         texts[100:110] = texts[50:60]
+        texts[200:210] = [f"{text} again" for text in texts[60:70]]
         (folder / f"{name}.jsonl").write_bytes(jsonl(texts))
 
 
@@ -436,7 +439,7 @@ def test_processes_and_beam_make_the_same_store(tmp_path, folder):
     for out, workers in (("one", 1), ("three", 3), ("beam", "beam")):
         assert start(tmp_path, folder, out, workers).wait() == 0
     manifest = Manifest.read(tmp_path / "one")
-    assert len(manifest.shards) > 2 and manifest.duplicates.exact == 20
+    assert len(manifest.shards) > 2 and manifest.duplicates == Duplicates(exact=20, near=20)
     assert content(tmp_path / "one") == content(tmp_path / "three") == content(tmp_path / "beam")
     assert not list(tmp_path.glob(".*"))
 
@@ -477,7 +480,7 @@ def test_a_scheduler_stops_a_command_as_a_user_does(tmp_path, folder, monkeypatc
 
 def test_a_runner_that_fails_is_told_in_one_line(tmp_path):
     with pytest.raises(OSError, match="Apache Beam stopped: "):
-        beam.engine(["--runner=DirectRunner"])(iter, _fail, [["task"]])
+        beam.engine(["--runner=DirectRunner"])[0](iter, _fail, [["task"]])
 
 
 def _fail(task):
