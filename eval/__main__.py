@@ -48,6 +48,7 @@ COMMANDS = {
     "bench convert": Command("a conversion, beside transformers'", "eval.bench.command:ConvertBench"),
     "bench data": Command("reading a token store, and planning its rows", "eval.bench.command:DataBench"),
     "bench prepare": Command("preparing text, beside the tokenizer alone", "eval.bench.command:PrepareBench"),
+    "bench decide": Command("which documents of a corpus stay, by their number", "eval.bench.command:DecideBench"),
 }
 
 

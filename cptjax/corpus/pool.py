@@ -1,5 +1,6 @@
 """Work spread over the cores of this machine: the local engine of `corpus.prepare`."""
 
+import functools
 import itertools
 import multiprocessing
 import os
@@ -17,6 +18,8 @@ from cptjax.command.errors import describe
 from cptjax.machine.host import cores
 
 AHEAD = 2  # tasks waiting per worker: each may hold some megabytes
+LIGHT = 8  # items of a worker that weigh as much as all: a lighter one is cut by the worker that does it
+Task = tuple[Callable[[Any], None], Any, float]  # what is called with what, and its size
 
 
 def spread(
@@ -27,34 +30,44 @@ def spread(
 ) -> None:
     """Call `work` for every task that `split` cuts each item into; one process per core unless `workers` says.
 
-    A single task, or one worker, is done in this process. The first failed task, in order, is raised.
-    OSError when a worker dies. Items and tasks count by their `size`, 1 without one: how much is left is shown.
+    This process cuts heavy items alone, so that several work on each. A single task, or one worker, is done in it. The
+    first failed task, in order, is raised. OSError when a worker dies. Items and tasks count by their `size`, 1 without
+    one: how much is left is shown.
     """
-    with bar(sum(map(_size, items))) as shown:
+    workers, total = workers or cores(), sum(map(_size, items))
+    with bar(total) as shown:
 
-        def cut() -> Iterator[Any]:
+        def cut() -> Iterator[Task]:
             for item in items:
                 known = _size(item)  # that is to come
+                if workers > 1 and LIGHT * workers * known <= total:
+                    yield functools.partial(_cut_and_do, split, work), item, known
+                    continue
                 for task in split(item):
                     known -= _size(task)
                     if known < 0:  # more than it seemed, such as of a packed file
                         shown.total, known = shown.total - known, 0
-                    yield task
+                    yield work, task, _size(task)
                 shown.total -= known  # less, such as of an item that was done in part
 
-        _spread(cut(), work, workers or cores(), shown)
+        _spread(cut(), workers, shown)
 
 
 def _size(thing: Any) -> int:
     return getattr(thing, "size", 1)
 
 
-def _spread(tasks: Iterator[Any], work: Callable[[Any], None], workers: int, shown: Any) -> None:
+def _cut_and_do(split: Callable[[Any], Iterator[Any]], work: Callable[[Any], None], item: Any) -> None:
+    for task in split(item):
+        work(task)
+
+
+def _spread(tasks: Iterator[Task], workers: int, shown: Any) -> None:
     few = list(itertools.islice(tasks, 2))
     if len(few) < 2 or workers == 1:
-        for task in itertools.chain(few, tasks):
+        for work, task, size in itertools.chain(few, tasks):
             work(task)
-            shown.update(_size(task))
+            shown.update(size)
         return
     # Spawned, not forked: this process may hold threads (a fork would copy their locks).
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin_worker)
@@ -66,8 +79,8 @@ def _spread(tasks: Iterator[Any], work: Callable[[Any], None], workers: int, sho
         shown.update(size)
 
     try:
-        for task in itertools.chain(few, tasks):
-            waiting.append((pool.submit(_in_worker, work, task), _size(task)))
+        for work, task, size in itertools.chain(few, tasks):
+            waiting.append((pool.submit(_in_worker, work, task), size))
             if len(waiting) > AHEAD * workers:
                 finish()
         while waiting:

@@ -194,3 +194,13 @@ class PrepareBench(TimedBench):
 
     bench: ClassVar[str] = "prepare"
     needs: ClassVar[str | None] = "psutil"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecideBench(Bench):
+    """Which documents of a corpus stay: seconds, memory and disk, of made-up facts without text."""
+
+    documents: Annotated[tuple[int, ...], several("INT", whole_number)] = (1_000_000,)  # a decision for each number
+    scratch: Path | None = None  # a folder on the disk to be used; without it where temporary files go
+
+    bench: ClassVar[str] = "decide"

@@ -713,6 +713,33 @@ def test_how_much_is_left_is_known_in_the_end(bars, workers):
     assert bars[1].n == bars[1].total == 3
 
 
+@dataclasses.dataclass(frozen=True)
+class Traced(Sized):
+    """Work whose tasks say which process cut them, and leave that in a folder."""
+
+    folder: Path
+
+    def cut(self):
+        """Two tasks."""
+        return iter([(self, number, os.getpid()) for number in range(2)])
+
+
+def leave(task):
+    """Write down which process cut a task."""
+    item, number, cutter = task
+    (item.folder / f"{item.size}_{number}").write_text(str(cutter))
+
+
+def test_light_items_are_cut_by_the_workers_and_heavy_ones_are_shared_out(tmp_path, bars):
+    # Broken by: `<=` as `>` in cut.
+    items = [Traced(size, tmp_path) for size in (100, *range(1, 6))]
+    pool.spread(Traced.cut, leave, items, workers=2)
+    cutters = {path.name: int(path.read_text()) for path in tmp_path.iterdir()}
+    assert len(cutters) == 12 and {cutters["100_0"], cutters["100_1"]} == {os.getpid()}
+    assert os.getpid() not in {cutter for name, cutter in cutters.items() if not name.startswith("100")}
+    assert bars[0].n == bars[0].total
+
+
 def test_chunks_are_of_the_size_of_their_text(bars, tmp_path, folder):
     # Broken by: `size` of Unit or of Chunk left out.
     (tmp_path / "a.jsonl").write_bytes(jsonl(many()))
