@@ -51,6 +51,7 @@ def _spread(
 def _group(arguments: list[str], keys: Keys, blocks: Sequence[Block]) -> Iterator[np.ndarray]:
     """As `repetitions.group` does; the runs come back in text files, of which Beam writes each once."""
     import apache_beam as beam
+    from apache_beam.io import WriteToText
 
     folder = keys.of.path.with_name("runs")
     shutil.rmtree(folder, ignore_errors=True)
@@ -62,7 +63,7 @@ def _group(arguments: list[str], keys: Keys, blocks: Sequence[Block]) -> Iterato
         beam.FlatMap(functools.partial(_keyed, keys)),
         beam.GroupByKey(),
         beam.FlatMapTuple(_runs),
-        beam.io.WriteToText(str(folder / "part")),
+        WriteToText(str(folder / "part")),
     )
     for path in sorted(folder.iterdir()):
         yield np.fromstring(path.read_text(), np.int64, sep=" ").reshape(-1, 3)

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,11 +63,11 @@ def make_parts(work: Path, documents: int) -> None:
             exact_D = np.flatnonzero(random.random(count) < SHARE)
             digest_D2[exact_D] = pool_2[random.integers(0, POOL, len(exact_D))]
             counted = ("length", "text_bytes", "words", "unknown", "row")
-            facts = dict.fromkeys((*counted, "place", "written_specials", "crc32"), np.ones(count))
+            facts: dict[str, Any] = dict.fromkeys((*counted, "place", "written_specials", "crc32"), np.ones(count))
             facts |= {"side": np.full(count, TRAIN), "weight": np.ones(count)}
             facts |= {"signature": signature_DP, "digest": digest_D2}
             facts["place"] = np.zeros(count)
-            arrays = {name: fact.astype(FACTS.get(name, np.int64)) for name, fact in facts.items()}
+            arrays: dict[str, Any] = {name: fact.astype(FACTS.get(name, np.int64)) for name, fact in facts.items()}
             meta = np.frombuffer(json.dumps({"dropped": [], "values": {}, "asked": {}}).encode(), np.uint8)
             keys.append(f"{len(keys):08x}")
             path = part_path(job, keys[-1][::-1])
