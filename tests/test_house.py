@@ -87,8 +87,9 @@ corpus.pieces
 corpus.columnar
 corpus.formats
 corpus.sources corpus.cleaning corpus.described
+corpus.repetitions
 corpus.parts corpus.sample
-corpus.report
+corpus.decide corpus.report
 corpus.prepare
 corpus.beam
 corpus.command

@@ -88,7 +88,7 @@ def decided(work: Path, documents: int) -> dict[str, float]:
     seconds = {"read": read - began, "decide": time.perf_counter() - read}
     peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     disk = sum(path.stat().st_size for path in (work / "facts").iterdir())
-    found = {"exact": decision.duplicates.exact, "near": decision.duplicates.near or 0}
+    repeat = {"exact": decision.duplicates.exact, "near": decision.duplicates.near or 0}
     return {
         **seconds,
         "peak_mib": peak / 2**20,
