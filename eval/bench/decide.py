@@ -94,7 +94,7 @@ def decided(work: Path, documents: int) -> dict[str, float]:
         "peak_mib": peak / 2**20,
         "peak_bytes": peak / documents,
         "disk_bytes": disk / documents,
-        **found,
+        **repeat,
     }
 
 
