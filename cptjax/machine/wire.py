@@ -293,7 +293,7 @@ class Wire:
 
     def _judge(self, now: float) -> None:
         for peer in self._others():
-            if now - peer.heard > self._patience and not peer.parted:
+            if now - peer.heard > self._patience:  # one that is at its end, too: jax waits there for all
                 self._end(f"stopped: {peer.name} was not heard of for {now - peer.heard:.0f} s")
         if self._place.index > 0:
             return

@@ -104,6 +104,16 @@ def test_a_process_that_fails_alone_ends_all_with_its_words():
     assert told[0] == told[2] == (2, "error: process 1: the disk is full")
 
 
+def test_a_process_that_is_stopped_at_its_end_ends_the_others():
+    # Broken by: `and not peer.parted` in _judge.
+    with three("linger") as processes:
+        time.sleep(0.5)  # seconds: all have said that they part
+        processes[1].send_signal(signal.SIGSTOP)
+        for other in (0, 2):
+            code, line = ended(processes[other])
+            assert code == 75 and re.match("stopped: process 1 on .* was not heard of for 2 s", line)
+
+
 def test_a_process_that_is_asked_to_end_before_its_work_ends_all():
     # Broken by: `outer` taken for set in the first `watched`, as if nobody had to be told.
     with three("early") as processes:

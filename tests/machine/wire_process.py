@@ -3,6 +3,7 @@
 It meets the others until it ends, and says at which count that was. WHAT happens at the tenth time, to process 1.
 """
 
+import atexit
 import contextlib
 import signal
 import sys
@@ -18,6 +19,8 @@ def work(where: str, what: str) -> None:
     wire.BEAT = 0.2
     place = cluster.place(where, 5)
     assert place is not None
+    if what == "linger":
+        atexit.register(time.sleep, 60)  # as jax waits for the others at the end, once all is said
     own = wire.Wire(stuck_after=3)
     own.join(place, 5)
     with contextlib.ExitStack() as held:
@@ -38,6 +41,8 @@ def work(where: str, what: str) -> None:
                     time.sleep(60)
                 if what == "fail":
                     raise OSError("the disk is full")
+            if count == 10 and what == "linger":
+                return
             if count == 10 and what == "all fail":
                 error = ValueError("of all")
                 error.add_note(wire.EVERYWHERE)
