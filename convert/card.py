@@ -361,7 +361,7 @@ def _evaluation(
     began = "at the branch" if run["parents"] else "before"
     moments = [(began, phases[0]["held_out_before"])] if phases else []
     moments += [(f"after {markdown(phase['name'])}", phase["held_out"]) for phase in phases]
-    if moments and all(values for _, values in moments):
+    if moments and all(values and phase["name"] in values for _, values in moments for phase in phases):
         held_out = [
             (
                 f"{OBJECTIVES[phase['objective']['kind']]} ({markdown(phase['name'])})",

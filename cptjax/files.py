@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all, files read with suspicion, and the files of a tokenizer."""
 
+import errno
 import functools
 import hashlib
 import json
@@ -62,6 +63,10 @@ def written(path: Path) -> Iterator[Path]:
     try:
         yield partial
         put_in_place(partial, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC and error.filename is None:  # what writes seldom says which disk it is
+            error.filename = str(path)
+        raise
     finally:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
@@ -149,9 +154,10 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
             lock.seek(0)
             holder = lock.read() or "another process"  # which has only just begun
             raise ValueError(f"{holder} is at work in {folder}: wait for it, or stop it") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} of {socket.gethostname()}")
-        lock.flush()
+        with naming(folder / ".lock"):
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} of {socket.gethostname()}")
+            lock.flush()
         yield
 
 
@@ -264,8 +270,16 @@ def read_array(path: Path, kind: type[np.generic]) -> np.ndarray:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON; a reader never sees half a file."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write JSON; a reader never sees half a file. JSON knows no NaN and no infinity: they are null."""
+    write_text(path, json.dumps(_nulled(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def _nulled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _nulled(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nulled(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_text(path: Path, text: str) -> None:

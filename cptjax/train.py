@@ -58,6 +58,7 @@ def _train_together(run: Run, folder: Path, from_step: int | None, signals: Sign
         with processes.together():
             if first:
                 held.enter_context(locked(folder))
+                inputs.check_unchanged()
                 write_own_files(inputs, setting)
         held.enter_context(jax.set_mesh(setting.mesh))
         held.enter_context(run.precision.products())

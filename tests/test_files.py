@@ -1,6 +1,8 @@
 """JSON and arrays that are not what they should be are refused in one line; what is written appears whole."""
 
+import errno
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from convert.__main__ import main as convert_main
 from cptjax.__main__ import main as cptjax_main
+from cptjax.command.errors import describe
 from cptjax.files import check_out, parse_json, read_array, read_json, typed, write_json, written
 from eval.__main__ import main as eval_main
 
@@ -45,6 +48,21 @@ def test_json_as_others_write_it_is_read():
     # Broken by: MOST_DIGITS = 18; MOST_DEEP = 1; surrogate pairs refused.
     data = b'{"model_max_length": 1000000000000000019884624838656, "a": [[{"b": -1.5e3}]], "c": "\\ud83d\\ude00"}'
     assert parse_json(data, "") == {"model_max_length": 10**30 + 19884624838656, "a": [[{"b": -1500.0}]], "c": "😀"}
+
+
+def test_what_is_no_number_is_null_in_json(tmp_path):
+    # Broken by: _nulled left out of write_json: NaN, which no reader of JSON takes.
+    write_json(tmp_path / "a.json", {"a": [float("nan"), {"b": (float("-inf"), 1.5)}]})
+    assert read_json(tmp_path / "a.json") == {"a": [None, {"b": [None, 1.5]}]}
+
+
+def test_a_full_disk_names_what_could_not_be_written(tmp_path):
+    # Broken by: `error.filename` not set in written; shutil.Error not looked at in _said.
+    with pytest.raises(OSError, match="a.json") as alone, written(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert describe(alone.value) == f"[Errno 28] No space left on device: '{tmp_path / 'a.json'}'"
+    several = shutil.Error([("from", "to", "[Errno 28] No space left on device")])
+    assert describe(several) == "cannot write to: [Errno 28] No space left on device"
 
 
 def test_only_what_is_not_there_is_missing(tmp_path, monkeypatch):

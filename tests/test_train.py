@@ -16,6 +16,7 @@ import pytest
 
 from convert import from_hf, to_hf
 from cptjax import sharding
+from cptjax import train as train_module
 from cptjax.__main__ import main as command_line
 from cptjax.attention.backends import BACKENDS
 from cptjax.attention.reference import attend_reference
@@ -493,6 +494,20 @@ def test_two_processes_never_share_a_work_folder(store, tmp_path, two_devices):
     # Broken by: `locked` left out of train.
     with locked(tmp_path / "run"):
         refused(small_run(store), tmp_path / "run", r"process \d+ of .+ is at work")
+
+
+def test_a_run_that_worked_in_the_folder_meanwhile_is_seen(store, tmp_path, two_devices, monkeypatch):
+    """Between this run's look at the folder and its lock: its checkpoints would be taken for this run's."""
+    # Broken by: check_unchanged left out of train.
+    run, convert_weights = one_step(small_run(store)), train_module.convert_weights
+
+    def meanwhile(inputs):
+        monkeypatch.setattr(train_module, "convert_weights", convert_weights)
+        train(replace(run, seed=7), tmp_path / "run")
+        convert_weights(inputs)
+
+    monkeypatch.setattr(train_module, "convert_weights", meanwhile)
+    refused(run, tmp_path / "run", "another run has worked in .* meanwhile: give the same command again")
 
 
 @pytest.mark.parametrize("warmup", [-5, 10**6])

@@ -10,6 +10,7 @@ import gc
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,9 @@ def first_of_group(error: BaseException) -> BaseException:
 
 
 def _said(error: BaseException) -> str:
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # of many files, each with its place
+        _, path, why = error.args[0][0]
+        return f"cannot write {path}: {why}"
     try:
         return str(error).strip()
     except Exception:  # of a class that a config defines, say

@@ -22,7 +22,8 @@ from cptjax.command.signals import Signals
 from cptjax.machine import cluster
 from cptjax.machine.wire import Wire, of_all
 
-STUCK_AFTER, JOIN_WITHIN, SHORTEST = 60.0, 300.0, 5.0  # seconds; the last for the first
+STUCK_AFTER, JOIN_WITHIN = 60.0, 300.0  # seconds
+SHORTEST, LONGEST = 5.0, 86400.0  # of the first; of both
 MOST_FIELDS = 8  # that are named where processes differ
 
 
@@ -46,8 +47,8 @@ def joined(
     Must begin before anything else uses JAX. Raises ValueError when the others cannot be found in `join_within`
     seconds, or have unequal numbers of devices, and for a time that is too short to judge by.
     """
-    if not stuck_after >= SHORTEST or not join_within > 0:
-        raise ValueError(f"--stuck-after is at least {SHORTEST:g} seconds, --join-within above 0")
+    if not SHORTEST <= stuck_after <= LONGEST or not 0 < join_within <= LONGEST:
+        raise ValueError(f"--stuck-after is at least {SHORTEST:g} seconds, --join-within above 0, both at most a day")
     place = None if jax.distributed.is_initialized() else cluster.place(distributed, join_within)
     if place is not None:
         wire = Wire(stuck_after)
@@ -59,6 +60,8 @@ def joined(
         devices = Counter(device.process_index for device in jax.devices())
         if len(set(devices.values())) > 1:
             raise of_all(ValueError(f"every process must have as many devices: {_differing('devices', devices)}"))
+        if place is not None:
+            gather(None)  # Gloo, between CPUs, waits 30 s for all, the first time: now none is far behind
         yield
 
 

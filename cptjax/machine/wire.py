@@ -28,7 +28,7 @@ BEAT = 1.0  # seconds between two signs of life
 GIVEN_UP = 0.75  # of `stuck_after` seconds: when these are over, all have ended
 EVERYWHERE = "in all processes"  # the note of an error that each process raises by itself
 LONGEST = 2**16  # bytes of a line
-ANSWER = 5.0  # seconds for who connects to say what it is, for the others to end after process 0 failed, to abort
+ANSWER = 5.0  # seconds for who connects to say what it is, for the others to end after process 0 failed, to say a line
 
 
 def of_all(error: ValueError) -> ValueError:
@@ -53,6 +53,15 @@ class _Peer:
     def send(self, **message: Any) -> None:
         with contextlib.suppress(OSError):  # that it is gone is met when it is listened to
             self.socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def is_gone(self) -> bool:
+        """Whether it has closed the connection, of one that has nothing to say."""
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def hear(self) -> list[dict[str, Any]] | None:
         """What it said; None when it closed the connection. Raises ValueError for what no process of ours says."""
@@ -135,6 +144,8 @@ class Wire:
         except (ValueError, KeyError, TypeError):
             connection.close()
             return
+        if index in self._peers and self._peers[index].is_gone():  # killed, and it came again
+            del self._peers[index]
         other = self._peers.setdefault(index, peer)
         if count != self._place.count:
             self._refuse(f"{peer.name} was told of {count} processes, {self._name} of {self._place.count}")
@@ -179,7 +190,7 @@ class Wire:
         with self._moved:
             self._signals, self._asked, self._ends_at = signals, None, None
         try:
-            with contextlib.nullcontext() if outer or not self._peers else _slow_to_abort(self._patience / 2):
+            with contextlib.nullcontext() if outer or not self._peers else _slow_to_abort():
                 yield self
         except BaseException as error:
             agreed = isinstance(error, Stopped) and self.asked is not None
@@ -342,6 +353,9 @@ class Wire:
         if self._leaving and told_by is not None:
             self._told.set()
             return
+        last = threading.Timer(ANSWER, os._exit, [code])  # nobody may read what is said: a pipe that is full holds us
+        last.daemon = True
+        last.start()
         again = "" if line.startswith("error") else "; the same command goes on"
         with contextlib.suppress(OSError):
             os.write(2, f"\n{line}{again}\n".encode())
@@ -351,19 +365,14 @@ class Wire:
 
 
 @contextlib.contextmanager
-def _slow_to_abort(seconds: float) -> Iterator[None]:
-    """In its block abort() waits so long, or ANSWER. What exchanges with another process in C++ calls it when that one
-    is killed, at times before the thread here has said so, and ended this one with the code that asks to come again."""
+def _slow_to_abort() -> Iterator[None]:
+    """In its block abort() waits 6 s. What exchanges with another process in C++ calls it when that one is killed, at
+    times before the thread here has said so, and ended this one with the code that asks to come again."""
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
-
-    @ctypes.CFUNCTYPE(None, ctypes.c_int)  # Python's own handlers run in the main thread, once it is out of C++
-    def wait(signum: int) -> None:
-        time.sleep(min(seconds, ANSWER))
-        libc.signal(signum, None)
-        signal.raise_signal(signum)
-
-    before = libc.signal(signal.SIGABRT, ctypes.cast(wait, ctypes.c_void_p))
+    # Python's own handlers run in the main thread, once it is out of C++; this one sleeps, in C, for as many seconds as
+    # the signal's number.
+    before = libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
     try:
         yield
     finally:

@@ -110,7 +110,7 @@ def _manager(folder: Path, handlers: Any = None, **options) -> ocp.CheckpointMan
 
 def _sealed(step: int, sums: Mapping[str, Any], files: Mapping[str, str], facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of a step as they are written: a copy, for Orbax writes it later, with a hash of all of it."""
-    meta = json.loads(json.dumps({**facts, "step": step, "checksums": sums, "files": files}))
+    meta = json.loads(json.dumps({**facts, "step": step, "checksums": sums, "files": files}, allow_nan=False))
     return {**meta, OWN_HASH: hash_of(meta)}
 
 

@@ -192,12 +192,18 @@ class Recorder:
         self._log.write({"step": step, "phase": phase.name, "gradients": told, **_some(took)})
 
     def evaluated(self, step: int, phase: Phase, held_out: dict[str, dict[str, float]], filled: Filled) -> None:
-        """Write an evaluation made before `step`."""
+        """Write an evaluation made before `step`, and of what is no number only that."""
+        numbers = {name: results for name, results in held_out.items() if all(map(math.isfinite, results.values()))}
+        if strange := [name for name in held_out if name not in numbers]:
+            self._say(f"step {step} ({phase.name}) held out: {', '.join(strange)} is no number")
+        held_out = numbers
+        if any(not math.isfinite(share) for masks in filled.values() for words in masks for _, share in words):
+            filled = {}
         took = self._take(phase, EVALUATION, COMPILING)
         self.spent["evaluated"] = step
         if not held_out and not filled:
             return
-        if held_out:
+        if held_out or strange:
             sums = self.spent["phases"][phase.name]
             sums["held_out"] = held_out
             if step == 0:

@@ -36,6 +36,7 @@ class Inputs:
 
     run: Run
     folder: Path
+    steps: dict[int, dict[str, Any]]  # of whole checkpoints, and their facts
     resumption: Resumption
     parents: list[dict[str, Any]]
     mesh: jax.sharding.Mesh
@@ -48,10 +49,16 @@ class Inputs:
             return self.folder
         return Path(self.run.branch.folder) if self.run.branch else starting_folder(self.run, self.folder)
 
+    def check_unchanged(self) -> None:
+        """Raise ValueError where another run has worked in the folder since: between that look and its lock."""
+        if checkpoint.survey(self.folder).whole != self.steps:
+            raise ValueError(f"another run has worked in {self.folder} meanwhile: give the same command again")
+
 
 def open_inputs(run: Run, folder: Path, from_step: int | None = None) -> Inputs:
     """What a run finds. Raises ValueError for devices, rows or stores that do not fit, and as `find_resumption` and
     `lineage`."""
+    steps = checkpoint.survey(folder).whole
     resumption = find_resumption(folder, to_dict(run), from_step)
     if resumption.candidates:  # then no parent is read again
         parents = next(iter(resumption.candidates.values())).get("parents", [])
@@ -60,7 +67,7 @@ def open_inputs(run: Run, folder: Path, from_step: int | None = None) -> Inputs:
     mesh = sharding.make_mesh(run.mesh)
     micro_batches(run, mesh)
     stores = [*run.data.shares, *filter(None, [run.held_out])]
-    return Inputs(run, folder, resumption, parents, mesh, {store: Manifest.read(store) for store in stores})
+    return Inputs(run, folder, steps, resumption, parents, mesh, {store: Manifest.read(store) for store in stores})
 
 
 def starting_folder(run: Run, folder: Path) -> Path:

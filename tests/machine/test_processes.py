@@ -315,9 +315,11 @@ def test_processes_of_unequal_numbers_of_devices_are_refused(monkeypatch):
             pass
 
 
-@pytest.mark.parametrize("times", [(4.9, 300), (float("nan"), 300), (60, 0)])
+@pytest.mark.parametrize("times", [(4.9, 300), (float("nan"), 300), (60, 0), (float("inf"), 300), (60, 1e10)])
 def test_a_time_that_nobody_could_keep_is_refused(times):
     # Broken by: `stuck_after < SHORTEST`, which nan is not.
-    with pytest.raises(ValueError, match="--stuck-after is at least 5 seconds, --join-within above 0"):
+    with pytest.raises(
+        ValueError, match="--stuck-after is at least 5 seconds, --join-within above 0, both at most a day"
+    ):
         with processes.joined(Signals(), "off", *times):
             pass

@@ -1,6 +1,8 @@
 """Whatever becomes of one process, all end, soon, and say why: three processes without jax, which die many deaths."""
 
 import contextlib
+import fcntl
+import os
 import re
 import signal
 import socket
@@ -80,12 +82,14 @@ def test_a_process_that_aborts_because_another_was_killed_says_that():
             assert code == 75 and re.match("stopped: process 1 on .* was killed or crashed; the same command", line)
 
 
-def test_a_process_that_aborts_by_itself_does_so():
-    # Broken by: raise_signal left out of _slow_to_abort.
+def test_a_process_whose_words_nobody_reads_ends_too():
+    # Broken by: `last.start()` left out of _end.
     with three("nothing") as processes:
-        processes[1].send_signal(signal.SIGABRT)
-        assert processes[1].wait(20) == -signal.SIGABRT
-        assert {ended(processes[other])[0] for other in (0, 2)} == {75}
+        assert processes[0].stderr is not None
+        fcntl.fcntl(processes[0].stderr, fcntl.F_SETPIPE_SZ, 4096)
+        os.write(os.open(f"/proc/{processes[0].pid}/fd/2", os.O_WRONLY), bytes(4096))
+        processes[1].kill()
+        assert processes[0].wait(20) == 75
 
 
 def test_a_process_that_lives_but_hangs_ends_all():
@@ -168,6 +172,20 @@ def joined(*places: tuple[int, int], port: int) -> list[str]:
     for thread in threads:
         thread.join()
     return said
+
+
+def test_a_process_that_was_killed_while_others_were_awaited_may_come_again():
+    # Broken by: is_gone not asked in _admit: "have the same number".
+    port, told = free_port(), []
+    first = threading.Thread(target=lambda: told.extend(joined((3, 0), port=port)))
+    first.start()
+    time.sleep(0.2)  # it listens
+    with socket.create_connection(("127.0.0.1", port), 5) as lost:
+        lost.sendall(b'{"index": 1, "count": 3, "name": "process 1"}\n')
+        time.sleep(0.2)
+    assert joined((3, 1), (3, 2), port=port) == ["", ""]
+    first.join()
+    assert told == [""]
 
 
 @pytest.mark.parametrize(

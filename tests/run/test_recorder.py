@@ -192,3 +192,18 @@ def test_a_log_that_cannot_be_written_ends_the_run(store, tmp_path, two_devices)
     kept._log._file = open("/dev/full", "w", buffering=1)
     with pytest.raises(OSError, match=r"^cannot write .*events.jsonl: No space left on device$"), kept:
         kept.evaluated(0, run.phases[0], {"clm": {"loss": 1.0, "accuracy": 0.5}}, {})
+
+
+def test_a_held_out_loss_that_is_no_number_harms_no_checkpoint(store, tmp_path, two_devices, capsys):
+    """It is told, and what is kept of the evaluation are the numbers."""
+    # Broken by: `numbers` for held_out left out of `evaluated`: the facts of the next checkpoint are no JSON.
+    run = small_run(store)
+    kept = made(run, tmp_path / "run")
+    results = {"clm": {"loss": float("nan"), "accuracy": 0.5}, "decay": {"loss": 2.0, "accuracy": 0.5}}
+    kept.evaluated(0, run.phases[0], results, {"a [MASK]": [[("the", float("nan"))]]})
+    assert "step 0 (clm) held out: clm is no number" in capsys.readouterr().out
+    (event,) = [event for event in read_events(tmp_path / "run" / "events.jsonl") if "held_out" in event]
+    assert event["held_out"] == {"decay": {"loss": 2.0, "accuracy": 0.5}} and "filled" not in event
+    assert kept.facts()["spent"]["phases"]["clm"]["held_out"] == event["held_out"]
+    kept.evaluated(5, run.phases[0], {"clm": results["clm"]}, {})
+    assert kept.facts()["spent"]["phases"]["clm"]["held_out"] == {}
