@@ -3,6 +3,7 @@
 B rows of the global batch.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -56,20 +57,24 @@ def replay(run: Run, folder: Path, step: int, *, float32: bool = False) -> dict[
     """Make step `step` (from 0) of a run again, from its last whole checkpoint before it, in float32 if asked: loss and
     gradient norm of the whole batch, and of each row, the worst first, ready for JSON. Nothing is written.
 
-    Raises ValueError for a step that the run has not, for another config or damage, as `train` does.
+    Raises ValueError for a step that the run has not, for one that nothing is left of since it took another course,
+    for another config or damage, as `train` does.
     """
     last = run.stretches[-1].last
     if not 0 <= step < last:
         raise ValueError(f"step {step}: the run has steps 0 to {last - 1:,}")
     inputs = open_inputs(run, folder)
-    before = max((s for s in inputs.resumption.candidates if s <= step), default=None)
+    candidates = inputs.resumption.candidates
+    before = max((s for s in candidates if s <= step), default=None)
+    if before is None:
+        _check_course(candidates, step, last)
     setting = set_up(inputs)
     batches = Batches(run.data)
     with jax.set_mesh(setting.mesh), run.precision.products():
         if before is None:
             state = start(replace(inputs, resumption=Resumption({}, begun=True)), setting).state
         else:
-            state = checkpoint.resume(folder, inputs.resumption.candidates[before], before, state_shapes(setting))
+            state = checkpoint.resume(folder, candidates[before], before, state_shapes(setting))
         for stretch in run.stretches:
             if int(state.step) == stretch.first <= step and stretch.phase.optimizer_state == "reset":
                 state = fresh_optimizer(setting, state)
@@ -100,6 +105,18 @@ def replay(run: Run, folder: Path, step: int, *, float32: bool = False) -> dict[
         **{name: float(metrics[name]) for name in ("loss", "grad_norm", "learning_rate")},
         "rows": list(map(asdict, worst)),
     }
+
+
+def _check_course(candidates: Mapping[int, Mapping[str, Any]], step: int, last: int) -> None:
+    """Raise ValueError for a step before all candidates of a run that took another course: its first steps were made
+    under other settings."""
+    departures = candidates[max(candidates)]["departures"] if candidates else []
+    if departures:
+        changed, first = "; ".join(departures[-1]["changed"]) or "the same config", min(candidates)
+        raise ValueError(
+            f"step {step}: the run went back to step {departures[-1]['step']} and on with {changed}; the first whole "
+            f"checkpoint of that course is of step {first}: only the steps {first} to {last - 1:,} can be made again"
+        )
 
 
 def _alone(batch: dict[str, np.ndarray], row: int, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:

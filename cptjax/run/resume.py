@@ -18,6 +18,7 @@ from cptjax.run import checkpoint
 class Resumption:
     """The checkpoints that a run may go on from, the last one first, with their facts; none: it starts anew.
 
+    None of them is from before the step that it last departed from, and that one's facts tell of the departure here.
     `departure` is set when it goes back to the first of them and takes another course. A run has `begun` once its
     folder holds its config: its model is settled.
     """
@@ -51,8 +52,11 @@ def find_resumption(folder: Path, config: dict[str, Any], from_step: int | None)
     if from_step is not None and (changed or departed != from_step):  # else the same command goes on
         return _departure(folder, steps, config, from_step)
     _refuse(folder, changed)
-    alike = {step: x for step, x in steps.whole.items() if not incompatible_fields(x["config"], config)}
-    return Resumption(dict(reversed(alike.items())), begun=True)
+    # What came before the last departure is of another course. The step of the departure itself was saved before it:
+    # it begins the course that the newest step tells of.
+    course = {"departures": latest["departures"]}
+    candidates = {step: x | course for step, x in steps.whole.items() if departed is None or step >= departed}
+    return Resumption(dict(reversed(candidates.items())), begun=True)
 
 
 def _departure(folder: Path, steps: checkpoint.Steps, config: dict[str, Any], step: int) -> Resumption:
