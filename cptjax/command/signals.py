@@ -49,13 +49,11 @@ class Signals:
                 self._before[signum] = signal.signal(signum, self._handle)
         return self
 
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+    def __exit__(self, *_) -> None:
         self._over = True
         if self._before:
             for signum, handler in self._before.items():
-                # A scheduler may send its signal again while the process ends: it must not end by that.
-                ends = isinstance(error, Stopped) and signum != signal.SIGINT and handler == signal.SIG_DFL
-                signal.signal(signum, signal.SIG_IGN if ends else handler)
+                signal.signal(signum, handler)
             signal.set_wakeup_fd(self._fd)
             self._come.close()
 

@@ -201,13 +201,13 @@ class Recorder:
             filled = {}
         took = self._take(phase, EVALUATION, COMPILING)
         self.spent["evaluated"] = step
-        if not held_out and not filled:
-            return
         if held_out or strange:
             sums = self.spent["phases"][phase.name]
             sums["held_out"] = held_out
             if step == 0:
                 sums["held_out_before"] = held_out
+        if not held_out and not filled:
+            return
         flat = {f"held_out/{name}/{what}": x for name, r in held_out.items() for what, x in r.items()}
         words = {"filled": filled} if filled else {}
         self._log.write({"step": step, "phase": phase.name, "held_out": held_out, **words, **flat, **_some(took)})

@@ -201,19 +201,3 @@ def test_nohup_is_left_alone():
             assert signals.asked is None
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-def test_a_signal_that_comes_again_while_the_process_ends_is_not_heard():
-    """As a scheduler may send it; Ctrl-C is heard."""
-    # Broken by: the handlers from before set again whatever ended the block.
-    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
-    try:
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-        with pytest.raises(Stopped), Signals():
-            os.kill(os.getpid(), signal.SIGUSR1)
-            time.sleep(5)
-        os.kill(os.getpid(), signal.SIGUSR1)  # it would end this process
-        assert signal.getsignal(signal.SIGINT) == before[signal.SIGINT]
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
