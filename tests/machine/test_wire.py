@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import os
 import re
 import signal
 import socket
@@ -87,7 +86,8 @@ def test_a_process_whose_words_nobody_reads_ends_too():
     with three("nothing") as processes:
         assert processes[0].stderr is not None
         fcntl.fcntl(processes[0].stderr, fcntl.F_SETPIPE_SZ, 4096)
-        os.write(os.open(f"/proc/{processes[0].pid}/fd/2", os.O_WRONLY), bytes(4096))
+        with open(f"/proc/{processes[0].pid}/fd/2", "wb") as pipe:
+            pipe.write(bytes(4096))
         processes[1].kill()
         assert processes[0].wait(20) == 75
 

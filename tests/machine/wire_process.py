@@ -16,7 +16,7 @@ from cptjax.machine import cluster, wire
 
 def work(where: str, what: str) -> None:
     """Join, and meet until told to end."""
-    wire.BEAT = 0.2
+    wire.BEAT, wire.ANSWER = 0.2, 1.0
     place = cluster.place(where, 5)
     assert place is not None
     if what == "linger":
