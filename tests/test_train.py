@@ -507,7 +507,9 @@ def test_a_run_that_worked_in_the_folder_meanwhile_is_seen(store, tmp_path, two_
         convert_weights(inputs)
 
     monkeypatch.setattr(train_module, "convert_weights", meanwhile)
-    refused(run, tmp_path / "run", "another run has worked in .* meanwhile: give the same command again")
+    with pytest.raises(ValueError, match="another run has worked in .* meanwhile: give the same command again"):
+        train(run, tmp_path / "run")
+    assert read_json(tmp_path / "run" / "config.json")["seed"] == 7
 
 
 @pytest.mark.parametrize("warmup", [-5, 10**6])

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -57,9 +58,7 @@ class _Peer:
     def is_gone(self) -> bool:
         """Whether it has closed the connection, of one that has nothing to say."""
         try:
-            return not self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
+            return bool(select.select([self.socket], [], [], 0)[0]) and not self.socket.recv(1, socket.MSG_PEEK)
         except OSError:
             return True
 
