@@ -246,8 +246,7 @@ def override(run: Run, arguments: Sequence[str]) -> Run:
         model = copy.copy(run.model)
         object.__setattr__(model, "layer_types", ())  # as whoever wrote the config left it
         run = replace(run, model=model)
-    program = "python -m cptjax train CONFIG --workdir DIR"
-    config = (tyro.conf.FlagConversionOff,)
+    program, config = "python -m cptjax train CONFIG", (tyro.conf.FlagConversionOff,)
     changed = fill(tyro.conf.AvoidSubcommands[Run], arguments, default=run, prog=program, config=config)
     check_types(changed, "")
     return changed

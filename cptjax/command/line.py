@@ -157,7 +157,7 @@ def fill(kind: Any, words: Sequence[str], **options: Any) -> Any:
             if word is None:
                 raise ValueError(f"{unknown[0]!r} is a word too many; --help lists what is taken") from stop
             raise UnknownOption(word.split("=")[0], _taken(kind, options)) from stop
-        raise ValueError(said) from stop
+        raise ValueError(said.split(" Unrecognized options: ")[0]) from stop  # these may be for the config
 
 
 def _taken(kind: Any, options: Mapping[str, Any]) -> set[str]:

@@ -44,6 +44,14 @@ REFUSED = {
     "no value": (["prepare", "--source"], "Missing value for argument '--source'"),
     "needed": (["prepare", "--source", "a", "--out", "c"], "Missing from python -m cptjax prepare: --tokenizer"),
     "needed by place": (["train", "--workdir", "w"], "Missing from python -m cptjax train: PATH"),
+    "needed beside what a config takes": (
+        ["train", "configs/tiny.py", "--init", "a", "--data.stores", "b", "1"],
+        "error: Missing from python -m cptjax train: --workdir PATH run folder (required)\n",
+    ),
+    "an option of another command": (
+        ["plan", "configs/tiny.py", "--workdir", "w"],
+        "error: no option is called --workdir; --help lists all",
+    ),
     "none of several": (["data-report"], "no token store is given"),
     "no choice": (
         [*PREPARE, "--errors", "é"],
