@@ -130,7 +130,10 @@ def check_comparable(rows: Iterable[Row]) -> None:
         ):
             before, first = seen.setdefault((what, f"{name} {row.split}"), (value, row))
             if before != value:
-                named = f" ({first.protocol}, {row.protocol})" if what == "protocols" else ""
+                names = f"{first.protocol}, {row.protocol}"
+                if first.protocol == row.protocol:
+                    names = f"{row.protocol} with other settings, such as --change gives"
+                named = f" ({names})" if what == "protocols" else ""
                 raise ValueError(f"rows of {name} are of two {what}{named}: compare each alone")
 
 

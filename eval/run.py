@@ -79,6 +79,7 @@ class Evaluation(Options):
                 if (left := sweep.left(job, rows)).seeds:
                     say(f"{job.model.name} on {job.on.task.name}: {len(left.seeds)} seeds", stream=sys.stderr)
                     sweep.do(left, rows, self.out, together=self.together, keep=self.keep_model)
+        say(f"{self.out}: all that was asked for is there; python -m eval table {self.out} shows it", stream=sys.stderr)
 
 
 def _rates(text: str | None) -> list[float]:

@@ -50,6 +50,7 @@ def test_a_disk_that_takes_no_more_leaves_none_of_the_rows(tmp_path, monkeypatch
     ("changes", "reason"),
     [
         ({"protocol_hash": "1", "protocol": "french"}, r"ner are of two protocols \(english, french\)"),
+        ({"protocol_hash": "1"}, r"ner are of two protocols \(english with other settings, such as --change gives\)"),
         ({"data": "1"}, "ner are of two sets of examples"),
         ({"weights": "1"}, "small are of two sets of weights"),
     ],
