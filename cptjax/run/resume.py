@@ -13,6 +13,8 @@ from cptjax.config import DEPARTING, ELASTIC, incompatible_fields
 from cptjax.files import read_json
 from cptjax.run import checkpoint
 
+OR_ELSE = "--from-step goes back to an earlier step with another schedule or optimizer"
+
 
 @dataclass(frozen=True)
 class Resumption:
@@ -41,7 +43,8 @@ def find_resumption(folder: Path, config: dict[str, Any], from_step: int | None)
             raise ValueError(f"--from-step {from_step}: {folder} holds no checkpoint")
         begun = (folder / "config.json").is_file()
         if begun:
-            _refuse(folder, incompatible_fields(read_json(folder / "config.json"), config))
+            changed = incompatible_fields(read_json(folder / "config.json"), config)
+            _refuse(folder, changed, "no step of it was saved, so the folder may be deleted")
         return Resumption({}, begun)
     for facts in steps.whole.values():
         if "opt_state" not in facts["checksums"]:
@@ -72,11 +75,11 @@ def _departure(folder: Path, steps: checkpoint.Steps, config: dict[str, Any], st
     return Resumption({step: steps.whole[step]}, begun=True, departure=departure)
 
 
-def _refuse(folder: Path, changed: list[str]) -> None:
+def _refuse(folder: Path, changed: list[str], or_else: str = OR_ELSE) -> None:
     if changed:
         raise ValueError(
             f"{folder} holds a run with another config ({'; '.join(changed)}): give the old values, or another "
-            "--workdir; --from-step goes back to an earlier step with another schedule or optimizer"
+            f"--workdir; {or_else}"
         )
 
 
