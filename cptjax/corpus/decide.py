@@ -35,8 +35,8 @@ class Decision:
 
 
 def decide(job: Job, parts: Parts, group: Group) -> Decision:
-    """What becomes of all documents. Raises ValueError for a column of ids that no row has and, unless such are skipped,
-    for a repeated id."""
+    """What becomes of all documents. Raises ValueError for a column of ids that no row has, and for an id that is
+    repeated unless such are skipped."""
     why_N, like_N = np.zeros(parts.count, np.int8), np.full(parts.count, -1, number_type(parts.count))
 
     def repetitions(column: str, why: int, *, drop: bool, but_zero: bool = False) -> int:
