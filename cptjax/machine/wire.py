@@ -122,7 +122,7 @@ class Wire:
             why = os.strerror(error.errno or 0)  # without Python's own words on it
             raise ValueError(f"process 0 cannot listen at {where} ({why}): give another port") from error
         with server:
-            while missing := [i for i in range(1, count) if i not in self._peers]:
+            while missing := [i for i in range(1, count) if i not in self._peers or self._peers[i].is_gone()]:
                 try:
                     server.settimeout(max(until - time.monotonic(), 0.01))
                     connection, _ = server.accept()

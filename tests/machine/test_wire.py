@@ -48,7 +48,9 @@ def three(what: str, *, comes_again: bool = False) -> Iterator[list[subprocess.P
                 time.sleep(0.05)
             lost.sendall(b'{"index": 1, "count": 3, "name": "process 1"}\n')
             time.sleep(0.2)  # it is heard
-    started += [process(port, index, what) for index in (1, 2)]
+    started.append(process(port, 2, what))
+    time.sleep(1.0 * comes_again)  # it comes before the other
+    started.insert(1, process(port, 1, what))
     try:
         assert started[1].stdout is not None and started[1].stdout.readline() == "ready\n"
         yield started
@@ -137,7 +139,7 @@ def test_a_process_that_is_asked_to_end_before_its_work_ends_all():
 
 
 def test_a_process_that_was_killed_while_others_were_awaited_may_come_again():
-    # Broken by: is_gone not asked in _admit: "have the same number".
+    # Broken by: is_gone not asked in _admit ("have the same number"), or in _listen: 2 comes, and 1 is taken for there.
     with three("nothing", comes_again=True):
         pass
 

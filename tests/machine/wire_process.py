@@ -17,12 +17,12 @@ from cptjax.machine import cluster, wire
 def work(where: str, what: str) -> None:
     """Join, and meet until told to end."""
     wire.BEAT, wire.ANSWER = 0.2, 1.0
-    place = cluster.place(where, 5)
+    place = cluster.place(where, 30)
     assert place is not None
     if what == "linger":
         atexit.register(time.sleep, 60)  # as jax waits for the others at the end, once all is said
     own = wire.Wire(stuck_after=3)
-    own.join(place, 5)
+    own.join(place, 30)
     with contextlib.ExitStack() as held:
         held.enter_context(own.watched(held.enter_context(Signals())))  # as `processes.joined` does
         if what == "early":
