@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import json
 import os
-import select
 import selectors
 import signal
 import socket
@@ -57,10 +56,16 @@ class _Peer:
 
     def is_gone(self) -> bool:
         """Whether it has closed the connection, of one that has nothing to say."""
+        patience = self.socket.gettimeout()
+        self.socket.setblocking(False)
         try:
-            return bool(select.select([self.socket], [], [], 0)[0]) and not self.socket.recv(1, socket.MSG_PEEK)
+            return not self.socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
         except OSError:
             return True
+        finally:
+            self.socket.settimeout(patience)
 
     def hear(self) -> list[dict[str, Any]] | None:
         """What it said; None when it closed the connection. Raises ValueError for what no process of ours says."""

@@ -62,19 +62,18 @@ def make_parts(work: Path, documents: int) -> None:
             digest_D2 = random.integers(0, 2**63, (count, 2), np.uint64)
             exact_D = np.flatnonzero(random.random(count) < SHARE)
             digest_D2[exact_D] = pool_2[random.integers(0, POOL, len(exact_D))]
-            counted = ("length", "text_bytes", "words", "unknown", "row")
-            facts: dict[str, Any] = dict.fromkeys((*counted, "place", "written_specials", "crc32"), np.ones(count))
-            facts |= {"side": np.full(count, TRAIN), "weight": np.ones(count)}
+            alike = ("length", "text_bytes", "words", "unknown", "written_specials", "row", "crc32", "weight")
+            facts: dict[str, Any] = dict.fromkeys(alike, np.ones(count))
+            facts |= {"place": np.zeros(count), "side": np.full(count, TRAIN)}
             facts |= {"signature": signature_DP, "digest": digest_D2}
-            facts["place"] = np.zeros(count)
             arrays: dict[str, Any] = {name: fact.astype(FACTS.get(name, np.int64)) for name, fact in facts.items()}
             meta = np.frombuffer(json.dumps({"dropped": [], "values": {}, "asked": {}}).encode(), np.uint8)
-            keys.append(f"{len(keys):08x}")
-            path = part_path(job, keys[-1][::-1])
+            keys.append(f"{len(keys):08x}"[::-1])  # parts lie in folders by how their keys begin
+            path = part_path(job, keys[-1])
             path.parent.mkdir(parents=True, exist_ok=True)
             np.savez(path, **arrays, ids=np.zeros(0, np.uint16), meta=meta)
             shown.update(count)
-    record = {"digests": {f"{FILE.path}@{FILE.split}": "0"}, "parts": [key[::-1] for key in keys]}
+    record = {"digests": {f"{FILE.path}@{FILE.split}": "0"}, "parts": keys}
     write_json(units / "000000.json", record)
 
 
