@@ -75,6 +75,8 @@ def _run(package: str, commands: Mapping[str, Command], words: Sequence[str]) ->
     except UnknownOption as error:  # passed on to a config: what the command itself takes may have been meant
         raise UnknownOption(error.word, {*error.known, *_taken(type(work), {})}) from None
     except KeyboardInterrupt as stop:
+        for signum in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(signum, signal.SIG_IGN)  # who asks again gets the exit code of the first asking
         if work.goes_on:
             stop.args = ("the same command goes on",)
         raise

@@ -144,6 +144,26 @@ def test_ctrl_c_in_a_step_is_one_line_and_130(store, tmp_path):
     assert checkpoint.latest_step(tmp_path / "run") == 6
 
 
+AT_EXIT = """
+import atexit
+import time
+
+atexit.register(time.sleep, 3)  # as jax waits for other processes
+"""
+
+
+@pytest.mark.parametrize("again", [signal.SIGUSR1, signal.SIGTERM])
+def test_who_asks_twice_gets_the_code_of_the_first_asking(store, tmp_path, again):
+    # Broken by: the loop in _run (-10; 75 and "Exception ignored in atexit callback").
+    asks = AT_STEP_5.replace("SIGINT", "SIGUSR1") + AT_EXIT
+    words = command(config(tmp_path / "small.py", store, asks), tmp_path / "run", "--held-out", "None")
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "stopped at step 6, saved; the same command goes on\n" in iter(process.stderr.readline, "")
+        process.send_signal(again)
+        assert process.stderr.read() == "" and process.wait() == 75
+
+
 def test_before_the_first_step_a_signal_ends_at_once(store, tmp_path):
     """Although the main thread is in a library, and hears nothing."""
     # Broken by: no thread that watches (it takes minutes).
