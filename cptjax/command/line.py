@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import io
 import logging
+import os
 import re
 import signal
 import sys
@@ -69,6 +70,7 @@ def _run(package: str, commands: Mapping[str, Command], words: Sequence[str]) ->
     signal.signal(signal.SIGTERM, _stop)
     absl_logging.set_verbosity(absl_logging.FATAL)  # orbax logs the errors it raises
     logging.getLogger("orbax").setLevel(logging.ERROR)
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # the Hub's library logs each retry before it raises
     work, rest = parse(package, commands, words)
     try:
         return work(rest)

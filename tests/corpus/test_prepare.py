@@ -433,15 +433,16 @@ def repetitive(folder, rows=1500):
         (folder / f"{name}.jsonl").write_bytes(jsonl(texts))
 
 
-def test_processes_and_beam_make_the_same_store(tmp_path, folder):
-    """Document for document; in truth, byte for byte."""
+def test_processes_and_beam_make_the_same_store(tmp_path, folder, capfd):
+    """Document for document; in truth, byte for byte. Nobody hears of services that were not asked for."""
+    # Broken by: logging.disable left out of beam.engine ("apitools not found").
     repetitive(tmp_path / "in")
     for out, workers in (("one", 1), ("three", 3), ("beam", "beam")):
         assert start(tmp_path, folder, out, workers).wait() == 0
     manifest = Manifest.read(tmp_path / "one")
     assert len(manifest.shards) > 2 and manifest.duplicates == Duplicates(exact=20, near=20)
     assert content(tmp_path / "one") == content(tmp_path / "three") == content(tmp_path / "beam")
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".*")) and "WARNING" not in capfd.readouterr().err
 
 
 def test_a_killed_prepare_goes_on_and_ends_as_an_undisturbed_one(tmp_path, folder):
