@@ -770,6 +770,7 @@ def test_a_bad_source_is_named(tmp_path, folder, name, content, says):
 
 
 def test_wrong_arguments_are_named(tmp_path, folder):
+    # Broken by: check_free that asks for --overwrite before it looks what is there.
     good = tmp_path / "a.txt"
     good.write_text("the heart")
     (tmp_path / "none").mkdir()
@@ -783,12 +784,14 @@ def test_wrong_arguments_are_named(tmp_path, folder):
     assert "holds no tokenizer.json" in refusal(tmp_path, [good], tmp_path / "none", out)
     (tmp_path / "none" / "mine.md").write_text("notes")
     (tmp_path / "link").symlink_to(tmp_path / "none")
-    assert "link exists and holds no manifest.json; refusing" in refusal(
-        tmp_path, [good], folder, tmp_path / "link", overwrite=True
-    )
-    assert "none exists and holds no manifest.json; refusing" in refusal(
-        tmp_path, [good], folder, tmp_path / "none", overwrite=True
-    )
+    for overwrite in (False, True):  # asked for or not: --overwrite would not do
+        for name, what in (
+            ("link", "a link"),
+            ("a.txt", "a file"),
+            ("none", "a folder of other things, without manifest.json"),
+        ):
+            said = refusal(tmp_path, [good], folder, tmp_path / name, overwrite=overwrite)
+            assert said.endswith(f"{name} is {what}: it is not replaced, choose another name")
     evaluation = Cleaning(evaluation=(str(tmp_path / "gone"),))
     assert "gone does not exist" in refusal(tmp_path, [good], folder, out, cleaning=evaluation)
     for options, says in (
