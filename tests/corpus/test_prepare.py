@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import random
@@ -18,6 +19,7 @@ import zstandard
 from tokenizers import Tokenizer, models, normalizers
 
 from cptjax.__main__ import main
+from cptjax.command.errors import describe
 from cptjax.corpus import beam, formats, parts, pieces, pool, sources
 from cptjax.corpus.cleaning import Cleaning, parse_condition, parse_steps
 from cptjax.corpus.prepare import ShardTask, prepare
@@ -628,6 +630,25 @@ def test_a_part_cut_by_a_loss_of_power_is_made_again(tmp_path, folder, monkeypat
         prepare([tmp_path / "a.jsonl"], folder, tmp_path / "more", engine=stopped_after(5, monkeypatch))
     (tmp_path / ".more.work" / "job.json").write_bytes(b"")
     assert prepare([tmp_path / "a.jsonl"], folder, tmp_path / "more").documents == len(many())
+
+
+def test_what_a_tokenizer_fails_of_is_told_with_the_files_it_is_of(tmp_path, folder, monkeypatch):
+    """Documents of several files are tokenised together, while the last is read."""
+    # Broken by: no reading in flush (none is named); made.add inside reading(file.name) besides (the last alone is).
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "b.txt").write_text("y" * parts.BATCH_BYTES)
+
+    def fail(_, texts):
+        raise KeyError(texts[0][:1])
+
+    def engine(split, work, items):
+        for task in itertools.chain.from_iterable(map(split, items)):
+            work(task)
+
+    monkeypatch.setattr(parts.Encoder, "encode", fail)
+    with pytest.raises(KeyError) as caught:
+        prepare([tmp_path / "a.txt", tmp_path / "b.txt"], folder, tmp_path / "out", engine=engine)
+    assert describe(caught.value).startswith("unforeseen KeyError (while reading a.txt, b.txt): 'x'")
 
 
 def test_an_option_that_nobody_knows_is_refused():
