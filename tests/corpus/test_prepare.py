@@ -799,9 +799,10 @@ def test_wrong_arguments_are_named(tmp_path, folder):
     assert "no source is given" in refusal(tmp_path, [], folder, out)
     assert "gone.txt does not exist" in refusal(tmp_path, [tmp_path / "gone.txt"], folder, out)
     assert "no files of a known kind" in refusal(tmp_path, [tmp_path / "none"], folder, out)
-    assert "a share from 0" in refusal(tmp_path, [good], folder, out, held_out=1.0)
+    assert "--held-out is 1.0: it is a share from 0" in refusal(tmp_path, [good], folder, out, held_out=1.0)
     assert "stop or skip" in refusal(tmp_path, [good], folder, out, on_error="ignore")
-    assert "name that field" in refusal(tmp_path, [good], folder, out, cleaning=Cleaning(weight_steps=((0, 1),)))
+    scored = Cleaning(weight_steps=((0, 1),))
+    assert "--weight-steps is for --weight-field" in refusal(tmp_path, [good], folder, out, cleaning=scored)
     assert "holds no tokenizer.json" in refusal(tmp_path, [good], tmp_path / "none", out)
     (tmp_path / "none" / "mine.md").write_text("notes")
     (tmp_path / "link").symlink_to(tmp_path / "none")
@@ -816,7 +817,7 @@ def test_wrong_arguments_are_named(tmp_path, folder):
     evaluation = Cleaning(evaluation=(str(tmp_path / "gone"),))
     assert "gone does not exist" in refusal(tmp_path, [good], folder, out, cleaning=evaluation)
     for options, says in (
-        ({"held_out": 0.5}, "is held out"),
+        ({"held_out": 0.5}, "is held out at --held-out 0.5"),
         ({"cleaning": Cleaning(min_tokens=99)}, "no document is left: 1 dropped as fewer than 99 tokens"),
     ):
         with pytest.raises(ValueError, match=says):
