@@ -60,8 +60,9 @@ def resize_vocab(
         if not (folder / TOKENIZER).is_file():
             raise ValueError(f"{folder} has no {TOKENIZER}: there is nothing to add tokens to")
         old = load_tokenizer(folder)
-        pieces = {token: old.encode(token, add_special_tokens=False).ids for token in read_tokens(tokens)}
-        _refuse(old, pieces, where=str(tokens))
+        with reading(tokens):
+            pieces = {token: old.encode(token, add_special_tokens=False).ids for token in read_tokens(tokens)}
+            _refuse(old, pieces, where=str(tokens))
         ids = dict(zip(pieces, _places(folder, old, size, len(pieces)), strict=True))
         appended = sum(i >= size for i in ids.values())
         new_size = -(-(size + appended) // MULTIPLE) * MULTIPLE if appended else size

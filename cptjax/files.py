@@ -76,13 +76,15 @@ def written(path: Path) -> Iterator[Path]:
 
 def check_free(out: Path, *, markers: tuple[str, ...], overwrite: bool) -> None:
     """Raise FileExistsError when `new_folder` may not write `out`."""
-    if out.exists() or out.is_symlink():
-        if not overwrite:
-            raise FileExistsError(f"{out} exists; choose another name or pass --overwrite")
-        replaceable = out.is_dir() and not out.is_symlink()
-        same_kind = any((out / marker).is_file() for marker in markers)
-        if not replaceable or (any(out.iterdir()) and not same_kind):
-            raise FileExistsError(f"{out} exists and holds no {' or '.join(markers)}; refusing to replace it")
+    if not out.exists() and not out.is_symlink():
+        return
+    other = "a link" if out.is_symlink() else "" if out.is_dir() else "a file"
+    if not other and any(out.iterdir()) and not any((out / marker).is_file() for marker in markers):
+        other = f"a folder of other things, without {' or '.join(markers)}"
+    if other:
+        raise FileExistsError(f"{out} is {other}: it is not replaced, choose another name")
+    if not overwrite:
+        raise FileExistsError(f"{out} exists; choose another name or pass --overwrite")
 
 
 def put_in_place(made: Path, out: Path) -> None:

@@ -118,10 +118,13 @@ def silenced() -> Iterator[None]:
 
 
 def describe(error: BaseException) -> str:
-    """What an error says, in one line, and the file at hand; for one that nobody foresaw also its type."""
+    """What an error says, in one line, and the file at hand, unless it is of the system and names its own; for one that
+    nobody foresaw also its type."""
     error = first_of_group(error)
     said = _said(error)
-    file = next((f" ({AT_HAND}{path})" for path in _at_hand(error) if path not in said), "")
+    names_its_own = isinstance(error, OSError) and (error.filename is not None or error.errno is None)
+    at_hand = [] if names_its_own else _at_hand(error)
+    file = next((f" ({AT_HAND}{path})" for path in at_hand if path not in said), "")
     if isinstance(error, FORESEEN) and not isinstance(error, UNFORESEEN) and said:
         return one_line(f"{said}{file}")
     if isinstance(error, subprocess.CalledProcessError):

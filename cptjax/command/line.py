@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import io
 import logging
+import os
 import re
 import signal
 import sys
@@ -21,10 +22,12 @@ from cptjax import __version__
 from cptjax.command import errors
 from cptjax.command.escape import nearest, say
 
-PYTHON = {  # what int() and float() say of a text that is none
+SEVERAL = r"(\S+): Could not find valid parse for arguments: \[(.*)\] Argument helptext: \S+ \[(.*?\])\] .*"
+SAID = {  # what int() and float() say of a text that is none, and tyro of a value that may have several forms
     r"invalid literal for int\(\) with base 10: (.*)": r"\1 is no whole number, such as 1000",
     r"could not convert string to float: (.*)": r"\1 is no number, such as 0.1",
     r"Exceeds the limit .*": "the number has too many digits",
+    r"no type matching .* - <class '\w+'>: (.*)": r"\1, nor None",
 }
 
 
@@ -69,6 +72,7 @@ def _run(package: str, commands: Mapping[str, Command], words: Sequence[str]) ->
     signal.signal(signal.SIGTERM, _stop)
     absl_logging.set_verbosity(absl_logging.FATAL)  # orbax logs the errors it raises
     logging.getLogger("orbax").setLevel(logging.ERROR)
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # the Hub's library logs each retry before it raises
     work, rest = parse(package, commands, words)
     try:
         return work(rest)
@@ -173,12 +177,13 @@ def _taken(kind: Any, options: Mapping[str, Any]) -> set[str]:
 
 
 def _in_one_line(printed: str) -> str:
-    """What tyro says in a box with a title, as a sentence, without its help and Python's words."""
+    """What tyro says in a box with a title, as a sentence, without its help, its words and Python's."""
     lines = [line.strip(" │|") for line in printed.splitlines()[1:]]
-    text = " ".join(line for line in lines if re.search(r"\w", line))
-    said = re.split("Argument helptext:|For full help", text)[0].strip().removeprefix("Error parsing ")
-    for python, plain in PYTHON.items():
-        said = re.sub(python, plain, said)
+    text = re.sub(SEVERAL, r"\1 takes \3, not \2; --help tells more", " ".join(x for x in lines if re.search(r"\w", x)))
+    said = re.split("Argument helptext:|For full help", text)[0].strip()
+    said = re.sub(r"^Error parsing (\w*[a-z]\w*: )?", "", said)  # the name of a dataclass, or of a field that holds it
+    for theirs, plain in SAID.items():
+        said = re.sub(theirs, plain, said)
     return said
 
 

@@ -114,16 +114,21 @@ class Cleaning:
 
     def __post_init__(self):
         if self.duplicates not in ("keep", "exact", "near"):
-            raise ValueError(f"duplicates is {self.duplicates!r}: it is keep, exact or near")
+            raise ValueError(f"--duplicates is {self.duplicates!r}: it is keep, exact or near")
         if not 0.1 <= self.near_threshold <= 0.95:  # datasketch finds no bands for a signature outside
-            raise ValueError(f"near_threshold is {self.near_threshold}: it is a similarity from 0.1 to 0.95")
-        if self.min_tokens < 0 or (self.max_tokens is not None and self.max_tokens < max(1, self.min_tokens)):
-            raise ValueError(f"no document has from {self.min_tokens} to {self.max_tokens} tokens: correct the bounds")
+            raise ValueError(f"--near-threshold is {self.near_threshold}: it is a similarity from 0.1 to 0.95")
+        if self.near_threshold != Cleaning.near_threshold and self.duplicates != "near":
+            raise ValueError("--near-threshold is for --duplicates near: give that too")
+        if self.min_tokens < 0:
+            raise ValueError(f"--min-tokens is {self.min_tokens}: no document has fewer than 0")
+        if self.max_tokens is not None and self.max_tokens < max(1, self.min_tokens):
+            raise ValueError(f"--max-tokens is {self.max_tokens}: it is at least 1, and not below --min-tokens")
         if self.drop_contaminated and not self.evaluation:
-            raise ValueError("contaminated documents cannot be dropped unless evaluation files are given")
+            raise ValueError("--drop-contaminated is for --evaluation: name the files that must not be trained on")
+        written = ",".join(f"{score:g}:{weight:g}" for score, weight in self.weight_steps)
         scores, weights = zip(*self.weight_steps, strict=True) if self.weight_steps else ((), ())
         if list(scores) != sorted(set(scores)) or not all(w >= 0 and math.isfinite(w) for w in weights):
-            raise ValueError(f"weight_steps {self.weight_steps} must rise, with weights of 0 or more")
+            raise ValueError(f"--weight-steps {written}: scores must rise, with weights of 0 or more")
 
     def weight(self, value: float) -> float:
         """The weight of a document whose weight column holds `value`. ValueError when it is above MOST_WEIGHT."""

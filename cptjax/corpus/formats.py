@@ -353,21 +353,31 @@ def _opening_line(data: bytearray, first: int) -> int:
 
 
 def _delimiter_of(file: File, reading: Reading) -> str:
-    """What stands between the cells of a file's first row: what makes the wanted columns of it, else most columns."""
+    """What stands between the cells of a file's first row: what makes the wanted columns of it, else what was said
+    where that makes several, else what makes most columns."""
 
-    def columns(delimiter: str) -> list[str]:
-        offset, stream = _begin(file, reading)
-        raw, cells = next(_csv_rows(unpack.lines(stream), delimiter, 1), (b"", []))
-        with contextlib.suppress(RowError):
-            return _csv_cells(raw, cells, offset, "", reading)
-        return []
+    def suits(delimiter: str) -> tuple[bool, bool, int]:
+        columns = _columns(file, reading, delimiter)
+        said = delimiter == reading.delimiter and len(columns) > 1
+        return wanted_columns(reading).keys() <= {*columns}, said, len(columns)
 
-    wanted = wanted_columns(reading)
-    return max(DELIMITERS, key=lambda delimiter: (wanted.keys() <= {*columns(delimiter)}, len(columns(delimiter))))
+    return max([reading.delimiter or ",", *DELIMITERS], key=suits)
+
+
+def _columns(file: File, reading: Reading, delimiter: str) -> list[str]:
+    """The cells of a file's first row; none where it is not CSV."""
+    offset, stream = _begin(file, reading)
+    raw, cells = next(_csv_rows(unpack.lines(stream), delimiter, 1), (b"", []))
+    with contextlib.suppress(RowError):
+        return _csv_cells(raw, cells, offset, "", reading)
+    return []
 
 
 def _cut_csv(file: File, reading: Reading, delimiter: str | None = None) -> Iterator[Piece | Bad]:
     delimiter = delimiter or reading.delimiter or _delimiter_of(file, reading)
+    if delimiter == reading.delimiter and not wanted_columns(reading).keys() <= {*_columns(file, reading, delimiter)}:
+        if (likely := _delimiter_of(file, reading)) != delimiter:
+            raise RowError(f"{file.name} seems separated by {likely!r}, not by {delimiter!r}: correct --delimiter")
     offset, stream = _begin(file, reading)
     rows = _csv_rows(unpack.lines(stream), delimiter, 1)
     raw, cells = next(rows, (b"", []))

@@ -206,13 +206,15 @@ def make_part(job: Job, chunk: Chunk) -> None:
     """Read, filter and tokenise a chunk, and write its part. ValueError for a row that cannot be read."""
     made = _Part(job, chunk)
     for index, piece in chunk.pieces:
-        file = chunk.unit.files[index][1]
-        rows = [piece] if isinstance(piece, Bad) else sources.documents(file, piece, job.reading)
-        with reading(file.name):
-            for row in rows:
-                made.add(index, row)
+        for row in _rows(job, chunk.unit.files[index][1], piece):
+            made.add(index, row)
     made.flush()
     made.write()
+
+
+def _rows(job: Job, file: File, piece: Piece | Bad) -> Iterator[Document | Bad]:
+    with reading(file.name):  # reading alone: what is tokenised meanwhile may be of the files before it
+        yield from [piece] if isinstance(piece, Bad) else sources.documents(file, piece, job.reading)
 
 
 class _Part:
@@ -266,7 +268,9 @@ class _Part:
         """Tokenise the documents that wait."""
         encoder, evaluation = _encoder(self.job), _evaluation(self.job)
         low, high = self.job.cleaning.min_tokens, self.job.cleaning.max_tokens
-        all_ids = encoder.encode([document.text for _, document, _ in self.waiting])
+        names = dict.fromkeys(self.chunk.unit.files[file][1].name for file, _, _ in self.waiting)
+        with reading(", ".join(names)):
+            all_ids = encoder.encode([document.text for _, document, _ in self.waiting])
         for (file, document, weight), token_L in zip(self.waiting, all_ids, strict=True):
             if len(token_L) < low:
                 self.drop(file, document.row, f"fewer than {low} tokens")

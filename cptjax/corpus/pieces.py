@@ -29,16 +29,16 @@ class Reading:
 
     def __post_init__(self):
         if self.errors not in ("strict", "replace"):
-            raise ValueError(f"errors is {self.errors!r}: it is strict or replace")
+            raise ValueError(f"--errors is {self.errors!r}: it is strict or replace")
         if not is_readable(self.encoding):
             raise ValueError(
-                f"encoding is {self.encoding!r}: it is utf-8 or one of a byte a character, such as cp1252 or latin-1; "
-                "convert files of another"
+                f"--encoding is {self.encoding!r}: it is utf-8 or one of a byte a character, such as cp1252 or "
+                "latin-1; convert files of another"
             )
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
-            raise ValueError(f"delimiter is {self.delimiter!r}: it is one character, such as ;")
+            raise ValueError(f"--delimiter is {self.delimiter!r}: it is one character, such as ;")
         if self.txt_documents not in ("file", "paragraph"):
-            raise ValueError(f"txt_documents is {self.txt_documents!r}: it is file or paragraph")
+            raise ValueError(f"--txt-documents is {self.txt_documents!r}: it is file or paragraph")
 
 
 @dataclass(frozen=True)

@@ -110,11 +110,11 @@ def prepare(
     out = Path(out).absolute()
     reading, cleaning = reading or Reading(), cleaning or Cleaning()
     if not 0 <= held_out < 1:
-        raise ValueError(f"held_out is {held_out}: it is a share from 0 to below 1")
+        raise ValueError(f"--held-out is {held_out}: it is a share from 0 to below 1")
     if on_error not in ("stop", "skip"):
-        raise ValueError(f"on_error is {on_error!r}: it is stop or skip")
+        raise ValueError(f"--on-error is {on_error!r}: it is stop or skip")
     if cleaning.weight_steps and reading.weight_field is None:
-        raise ValueError("weight_steps turn the values of the weight field into weights: name that field too")
+        raise ValueError("--weight-steps is for --weight-field: name the column that holds the scores")
     check_free(out, markers=MARKERS, overwrite=overwrite)
     wanted = (*reading.fields, *(condition.field for condition in cleaning.keep_if), *count_fields)
     reading = dataclasses.replace(reading, fields=tuple(dict.fromkeys(wanted)))
@@ -330,7 +330,7 @@ def _nothing_left(job: Job, parts: Parts, decision: Decision | None, side: int) 
         )
         return f"no document is left: {', '.join(left)}"
     state = "no document is held out" if side == HELD_OUT else "every document is held out"
-    return f"{state} at held_out {job.held_out}: change the share or add documents"
+    return f"{state} at --held-out {job.held_out}: change the share or add documents"
 
 
 def _whys(decision: Decision) -> Counter[str]:

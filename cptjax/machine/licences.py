@@ -32,6 +32,6 @@ def licence(text: str) -> str:
         return " ".join(words)
     nearest = difflib.get_close_matches(identifier, LICENCES, n=3) or ["apache-2.0", "mit", "cc-by-4.0", "other"]
     raise ValueError(
-        f"{text!r} is no licence that the Hugging Face Hub knows: nearest are {', '.join(nearest)}; a licence without "
+        f"{text!r} is no licence that the Hugging Face Hub knows (nearest: {', '.join(nearest)}); a licence without "
         "an identifier there is written by its name, in several words"
     )

@@ -54,12 +54,16 @@ def failing(error: BaseException, file: str | None = None):
             json.JSONDecodeError("Expecting value", "", 0),
             "unforeseen JSONDecodeError (while reading shard_7): Expecting",
         ),
+        (OSError(5, "Input/output error"), "[Errno 5] Input/output error (while reading shard_7)"),
+        (FileNotFoundError(2, "No such file", "words"), "[Errno 2] No such file: 'words'\n"),
+        (FileExistsError("out exists"), "out exists\n"),
         (ValueError(), "unforeseen ValueError (while reading shard_7): ValueError; --traceback"),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, BaseException) else "",
 )
 def test_every_error_is_one_line_and_exit_code_2(error, said, capsys):
-    # Broken by: `except Exception` in run_command (Panic); no UNFORESEEN; error.args instead of the innermost file.
+    # Broken by: `except Exception` in run_command (Panic); no UNFORESEEN; error.args instead of the innermost file;
+    # a note for an OSError that names another file.
     assert run_command(failing(error, "shard_7"), []) == 2
     found = capsys.readouterr().err
     assert found.startswith(f"error: {said.removesuffix('...')}") and found.count("\n") == 1

@@ -329,7 +329,7 @@ def test_a_run_folder_holds_the_model_and_gives_it_back(tiny, tmp_path, capsys):
     assert main(["to-hf", str(tiny), str(tmp_path / "other")]) == 2
     assert "is not a run folder" in capsys.readouterr().err
     assert main(["to-hf", str(run), str(run), "--overwrite"]) == 2
-    assert "refusing to replace it" in capsys.readouterr().err
+    assert "it is not replaced, choose another name" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "run", "tiny"]
 
 

@@ -394,7 +394,7 @@ def test_what_costs_nothing_is_asked_before_any_weight_is_read(finished, tmp_pat
     assert main(["release", str(finished), str(tmp_path / "out"), *words]) == 2
     printed = capsys.readouterr()
     for reason in (
-        "'apache2' is no licence that the Hugging Face Hub knows: nearest are apache-2.0",
+        "'apache2' is no licence that the Hugging Face Hub knows (nearest: apache-2.0)",
         "--base-model: Repo id must be in the form",
         "--example must hold [MASK] once: 'no mask'",
         "--related 'me/twin': write ID=TEXT",

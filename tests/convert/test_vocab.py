@@ -385,8 +385,9 @@ def refused(source: Path, capsys, words: list[str] | str) -> str:
 
 
 def test_files_of_tokens_that_are_refused(source, capsys):
+    # Broken by: no reading(tokens) in resize_vocab (the folder of the model is named, too).
     assert "'zona' on lines 1, 4; 'kyste' on lines 3, 5" in refused(source, capsys, "zona\n\nkyste\nzona\nkyste\n")
-    assert "words.txt has no tokens" in refused(source, capsys, "\n  \n")
+    assert "words.txt has no tokens\n" in refused(source, capsys, "\n  \n")
     assert "never a whole word: 'zona ', ' kyste'" in refused(source, capsys, "zona \n kyste\noui\n")
     (source.parent / "words.txt").write_bytes("zôna".encode("latin-1"))
     assert main(["resize-vocab", str(source), "x", "--tokens", str(source.parent / "words.txt")]) == 2
@@ -455,7 +456,8 @@ def test_a_failed_write_leaves_the_old_folder(source, monkeypatch, capsys):
     out = widened(source)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     arguments = ["resize-vocab", str(source), str(out), "--tokens", str(source.parent / "words.txt")]
-    assert main(arguments) == 2 and "exists; choose another name" in capsys.readouterr().err
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"error: {out} exists; choose another name or pass --overwrite\n"
 
     def fail(*_, **__):
         raise OSError("disk full")

@@ -93,7 +93,7 @@ def test_a_wrong_licence_is_refused_before_anything_is_read(words, tmp_path, cap
     # Broken by: describe() called after the sources are searched.
     monkeypatch.setattr("cptjax.corpus.sources.find", None)
     assert main([*words, "--license-of", "notes.jsonl=gpl3"]) == 2
-    assert "nearest are gpl" in capsys.readouterr().err and not (tmp_path / "s").exists()
+    assert "nearest: gpl" in capsys.readouterr().err and not (tmp_path / "s").exists()
 
 
 def test_of_a_data_set_of_the_hub_its_id_and_licence_are_known(monkeypatch, tmp_path, capsys):

@@ -425,6 +425,24 @@ def test_an_encoding_that_cannot_be_cut_at_ascii_is_refused(encoding):
         Reading(encoding=encoding)
 
 
+@pytest.mark.parametrize(
+    ("header", "said", "how"),
+    [
+        ("id;text", ",", "seems separated by ';', not by ',': correct --delimiter"),
+        ('"id";"text"', ",", "seems separated by ';', not by ',': correct --delimiter"),
+        ("id;body", ",", "seems separated by ';', not by ',': correct --delimiter"),
+        ("id\tmore;body", ";", "has no field 'text'"),  # the right one, for all that is known
+        ("id^body, or, more", "^", "has no field 'text': it has id, body, or, more"),
+        ("body", "^", "has no field 'text': it has body"),
+    ],
+)
+def test_a_delimiter_that_the_file_has_not_is_told(tmp_path, header, said, how):
+    # Broken by: the likely delimiter asked for after the cells are read; what makes most columns of all preferred.
+    path = tmp_path / "a.csv"
+    path.write_text(f"{header}\n1{said}2\n")
+    assert bad(path, Reading(delimiter=said)).startswith(f"a.csv {how}")
+
+
 @pytest.mark.parametrize("delimiter", ["", ";;", '"', "\n"])
 def test_a_delimiter_that_is_none_is_refused(delimiter):
     with pytest.raises(ValueError, match="it is one character"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import random
@@ -18,6 +19,7 @@ import zstandard
 from tokenizers import Tokenizer, models, normalizers
 
 from cptjax.__main__ import main
+from cptjax.command.errors import describe
 from cptjax.corpus import beam, formats, parts, pieces, pool, sources
 from cptjax.corpus.cleaning import Cleaning, parse_condition, parse_steps
 from cptjax.corpus.prepare import ShardTask, prepare
@@ -433,15 +435,16 @@ def repetitive(folder, rows=1500):
         (folder / f"{name}.jsonl").write_bytes(jsonl(texts))
 
 
-def test_processes_and_beam_make_the_same_store(tmp_path, folder):
-    """Document for document; in truth, byte for byte."""
+def test_processes_and_beam_make_the_same_store(tmp_path, folder, capfd):
+    """Document for document; in truth, byte for byte. Nobody hears of services that were not asked for."""
+    # Broken by: logging.disable left out of beam.engine ("apitools not found").
     repetitive(tmp_path / "in")
     for out, workers in (("one", 1), ("three", 3), ("beam", "beam")):
         assert start(tmp_path, folder, out, workers).wait() == 0
     manifest = Manifest.read(tmp_path / "one")
     assert len(manifest.shards) > 2 and manifest.duplicates == Duplicates(exact=20, near=20)
     assert content(tmp_path / "one") == content(tmp_path / "three") == content(tmp_path / "beam")
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".*")) and "WARNING" not in capfd.readouterr().err
 
 
 def test_a_killed_prepare_goes_on_and_ends_as_an_undisturbed_one(tmp_path, folder):
@@ -629,6 +632,25 @@ def test_a_part_cut_by_a_loss_of_power_is_made_again(tmp_path, folder, monkeypat
     assert prepare([tmp_path / "a.jsonl"], folder, tmp_path / "more").documents == len(many())
 
 
+def test_what_a_tokenizer_fails_of_is_told_with_the_files_it_is_of(tmp_path, folder, monkeypatch):
+    """Documents of several files are tokenised together, while the last is read."""
+    # Broken by: no reading in flush (none is named); made.add inside reading(file.name) besides (the last alone is).
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "b.txt").write_text("y" * parts.BATCH_BYTES)
+
+    def fail(_, texts):
+        raise KeyError(texts[0][:1])
+
+    def engine(split, work, items):
+        for task in itertools.chain.from_iterable(map(split, items)):
+            work(task)
+
+    monkeypatch.setattr(parts.Encoder, "encode", fail)
+    with pytest.raises(KeyError) as caught:
+        prepare([tmp_path / "a.txt", tmp_path / "b.txt"], folder, tmp_path / "out", engine=engine)
+    assert describe(caught.value).startswith("unforeseen KeyError (while reading a.txt, b.txt): 'x'")
+
+
 def test_an_option_that_nobody_knows_is_refused():
     with pytest.raises(ValueError, match="neither prepare nor Apache Beam knows --dedup"):
         beam.engine(["--runner=DirectRunner", "--dedup", "near"])
@@ -769,6 +791,7 @@ def test_a_bad_source_is_named(tmp_path, folder, name, content, says):
 
 
 def test_wrong_arguments_are_named(tmp_path, folder):
+    # Broken by: check_free that asks for --overwrite before it looks what is there.
     good = tmp_path / "a.txt"
     good.write_text("the heart")
     (tmp_path / "none").mkdir()
@@ -776,22 +799,25 @@ def test_wrong_arguments_are_named(tmp_path, folder):
     assert "no source is given" in refusal(tmp_path, [], folder, out)
     assert "gone.txt does not exist" in refusal(tmp_path, [tmp_path / "gone.txt"], folder, out)
     assert "no files of a known kind" in refusal(tmp_path, [tmp_path / "none"], folder, out)
-    assert "a share from 0" in refusal(tmp_path, [good], folder, out, held_out=1.0)
+    assert "--held-out is 1.0: it is a share from 0" in refusal(tmp_path, [good], folder, out, held_out=1.0)
     assert "stop or skip" in refusal(tmp_path, [good], folder, out, on_error="ignore")
-    assert "name that field" in refusal(tmp_path, [good], folder, out, cleaning=Cleaning(weight_steps=((0, 1),)))
+    scored = Cleaning(weight_steps=((0, 1),))
+    assert "--weight-steps is for --weight-field" in refusal(tmp_path, [good], folder, out, cleaning=scored)
     assert "holds no tokenizer.json" in refusal(tmp_path, [good], tmp_path / "none", out)
     (tmp_path / "none" / "mine.md").write_text("notes")
     (tmp_path / "link").symlink_to(tmp_path / "none")
-    assert "link exists and holds no manifest.json; refusing" in refusal(
-        tmp_path, [good], folder, tmp_path / "link", overwrite=True
-    )
-    assert "none exists and holds no manifest.json; refusing" in refusal(
-        tmp_path, [good], folder, tmp_path / "none", overwrite=True
-    )
+    for overwrite in (False, True):  # asked for or not: --overwrite would not do
+        for name, what in (
+            ("link", "a link"),
+            ("a.txt", "a file"),
+            ("none", "a folder of other things, without manifest.json"),
+        ):
+            said = refusal(tmp_path, [good], folder, tmp_path / name, overwrite=overwrite)
+            assert said.endswith(f"{name} is {what}: it is not replaced, choose another name")
     evaluation = Cleaning(evaluation=(str(tmp_path / "gone"),))
     assert "gone does not exist" in refusal(tmp_path, [good], folder, out, cleaning=evaluation)
     for options, says in (
-        ({"held_out": 0.5}, "is held out"),
+        ({"held_out": 0.5}, "is held out at --held-out 0.5"),
         ({"cleaning": Cleaning(min_tokens=99)}, "no document is left: 1 dropped as fewer than 99 tokens"),
     ):
         with pytest.raises(ValueError, match=says):
