@@ -51,6 +51,7 @@ class Release:
     notes: str = ""  # Markdown of its author's
     carbon: float | None = None  # kg CO2e of a kWh, as its author states it
     related: Sequence[tuple[str, str]] = ()  # Hub ids of other models, and what its author says of each
+    draws_head: bool = False  # whether its first language-model head was a random one
 
     @property
     def is_decoder(self) -> bool:
@@ -453,6 +454,11 @@ def _limitations(release: Release, run: Mapping[str, Any], rows: Sequence[Row]) 
             notes.append("It was trained with one key more in each local layer than this model class reads.")
     else:
         notes.append("It is an encoder: it represents text and fills masks, it does not generate.")
+    if release.draws_head:
+        notes.append(
+            "Its language-model head was drawn at random, for the encoder that it began with had none: what it "
+            "predicts was learnt from the corpora above alone."
+        )
     if words := release.old_spellings:
         notes.append(
             f"transformers 4 decodes {len(words):,} added words of the tokenizer as they are listed, 5 as the "

@@ -66,7 +66,7 @@ def release(
     """Write the release of a run to `out`; returns it.
 
     Raises ValueError with every reason at once why it may not be released: first those that lie in what is told and
-    recorded, which are known at once, then those of the exported files. FileExistsError as `new_folder` does.
+    recorded, and in what is at `out`, which are known at once, then those of the exported files.
     """
     run, out = Path(run), Path(out)
     reasons: list[str] = []
@@ -83,21 +83,23 @@ def release(
         if reasons:
             raise ValueError(f"{run} cannot be released: {'; '.join(reasons)}")
 
-    check_free(out, markers=MARKERS, overwrite=overwrite)
     step, config, _ = checkpoint.open_params(run, step)
+    known(None, lambda: check_free(out, markers=MARKERS, overwrite=overwrite))
     name = name or out.name
     if licence:
         licence = known(licence, licences.licence, licence)
     else:
         reasons.append("no licence: give --license, such as apache-2.0")
-    record = known({}, read_record, run, step)
+    record = known({}, read_record, run)
+    if record:
+        known(None, check_step, run, record, step)
+        known(None, check_carbon, record, carbon)
     base_model = known(None, name_base, record, base_model)
     told = {"--name": name, "--license": licence, "--language": language, "--example": example}
     known(None, check_names, told, {"--base-model": base_model, "--push": model_id})
-    others = known((), name_related, related)
+    others = [known(("", ""), name_related, text) for text in related]
     found_rows = known([], evaluation_rows, rows, name) if rows is not None else []
     written = known("", author_notes, notes) if notes is not None else ""
-    known(None, check_carbon, record, carbon)
     tokenizer, architecture = run / checkpoint.TOKENIZER, known("", to_hf.class_of, run, config, read_as)
     known(None, check_tokenizer, tokenizer, config.vocab_size)
     sentence = known("", choose_example, example, language, tokenizer, architecture) if architecture else ""
@@ -123,6 +125,7 @@ def release(
             related=others,
             notes=written,
             carbon=carbon,
+            draws_head=to_hf.draws_head(run),
             old_spellings=private.without(portable.old_spellings(partial)),  # words of its maker
         )
         say("comparing it with the run, layer by layer")
@@ -144,28 +147,29 @@ def release(
 
 
 def check_names(texts: dict[str, str | None], ids: dict[str, str | None]) -> None:
-    """Raise ValueError for texts and ids, by option, that the Hub cannot hold, or that must not go there."""
-    for what, text in texts.items():
-        if text is not None and (printable(text) != text or private.kinds_in(text)):
-            raise ValueError(f"{what} {text!r} must be plain text on one line, no path, token or address")
+    """Raise ValueError for all texts and ids, by option, that the Hub cannot hold, or that must not go there."""
+    wrong = [
+        f"{what} {text!r} must be plain text on one line, no path, token or address"
+        for what, text in texts.items()
+        if text is not None and (printable(text) != text or private.kinds_in(text))
+    ]
     for what, text in ids.items():
         if text is not None:
             try:
                 validate_repo_id(text)
             except HFValidationError as error:
-                raise ValueError(f"{what}: {error}") from error
+                wrong.append(f"{what}: {error}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
 
 
-def name_related(related: Sequence[str]) -> list[tuple[str, str]]:
-    """Hub ids of other models, and what is said of each, from ID=TEXT. Raises ValueError as `check_names` does."""
-    named = []
-    for text in related:
-        model_id, _, what = text.partition("=")
-        if not what.strip():
-            raise ValueError(f"--related {text!r}: write ID=TEXT, a model's Hub id and what it is")
-        check_names({"--related": what}, {"--related": model_id})
-        named.append((model_id, what.strip()))
-    return named
+def name_related(text: str) -> tuple[str, str]:
+    """The Hub id of another model, and what is said of it, from ID=TEXT. Raises ValueError as `check_names` does."""
+    model_id, _, what = text.partition("=")
+    if not what.strip():
+        raise ValueError(f"--related {text!r}: write ID=TEXT, a model's Hub id and what it is")
+    check_names({"--related": what}, {"--related": model_id})
+    return model_id, what.strip()
 
 
 def author_notes(path: Path) -> str:
@@ -207,22 +211,25 @@ def certify(folder: Path, run: Path, named: card.Release) -> dict[str, Any]:
     return report | {"a": named.name, "b": named.name, "compared_with": "the same files"}
 
 
-def read_record(run: Path, step: int) -> dict[str, Any]:
-    """run.json, without what is nobody else's business, and without fields that no run writes.
-
-    Raises ValueError where it does not tell all of this step.
-    """
+def read_record(run: Path) -> dict[str, Any]:
+    """run.json, without what is nobody else's business, and without fields that no run writes. Raises ValueError where
+    it is not there, or not whole."""
     path = run / "run.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing: the run has not ended, so its numbers are not known")
     record, unknown = read_recorded(path)
-    ends = [phase["last_step"] for phase in record["phases"]]
-    if step not in ends:
-        raise ValueError(f"{path}: step {step} is no end of a phase (they end at {ends}): its numbers are not known")
     strange = [f"{'.'.join(private.without(list(names)))}: not known to this program" for names in unknown]
     if left_out := [*private.places(record), *strange]:
         say(f"warning: left out of the released run.json: {'; '.join(left_out)}", stream=sys.stderr)
     return private.without(record)
+
+
+def check_step(run: Path, record: dict[str, Any], step: int) -> None:
+    """Raise ValueError for a step that the record of a run does not tell of."""
+    ends = [phase["last_step"] for phase in record["phases"]]
+    if step not in ends:
+        told = f"step {step} is no end of a phase (they end at {ends})"
+        raise ValueError(f"{run / 'run.json'}: {told}: its numbers are not known")
 
 
 def name_base(record: dict[str, Any], told: str | None) -> str | None:
@@ -244,13 +251,15 @@ def name_base(record: dict[str, Any], told: str | None) -> str | None:
 def evaluation_rows(path: Path, name: str) -> list[Row]:
     """The evaluation's rows. Raises ValueError for all that is wrong with them, where they are not to be compared, and
     where none is of this model's test texts."""
-    read = read_rows(path, _private)
+    read, wrong = read_rows(path, _private), []
     try:
         check_comparable(read)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        wrong.append(str(error))
     if not any(row.model == name and row.split == "test" for row in read):
-        raise ValueError(f"{path}: no row is of the test texts of a model called {name}: give --name")
+        wrong.append(f"no row is of the test texts of a model called {name}: give --name")
+    if wrong:
+        raise ValueError(f"{path}: {', '.join(wrong)}")
     return read
 
 

@@ -98,10 +98,23 @@ def class_of(run: Path, config: ModelConfig, read_as: str | None = None) -> str:
     return choose(config, _source_config(run), read_as)
 
 
+def draws_head(run: Path) -> bool:
+    """Whether the source of a run has no language-model head, so that training began with a random one."""
+    form = table.ARCHITECTURES.get(_named(_source_config(run)))
+    return form is not None and form.head == "none"
+
+
 def _source_config(run: Path) -> dict | None:
     """The config.json of a run's source; None where it was trained from scratch."""
     path = run / checkpoint.HF_CONFIG
     return read_json(path) if path.is_file() else None
+
+
+def _named(hf_config: dict | None) -> str:
+    """The model class that a source's config.json names, or the one to read its model as; "" where it names none."""
+    listed = (hf_config or {}).get("architectures")
+    named = str(listed[0]) if isinstance(listed, list) and listed else ""
+    return table.READ_AS.get(named, named)
 
 
 def parse_size(text: str) -> str:
@@ -113,9 +126,7 @@ def parse_size(text: str) -> str:
 
 def choose(config: ModelConfig, hf_config: dict | None, read_as: str | None = None) -> str:
     """The model class to export as. Raises ValueError where the weights do not tell or do not fit."""
-    listed = (hf_config or {}).get("architectures")
-    named = str(listed[0]) if isinstance(listed, list) and listed else ""
-    named = table.READ_AS.get(named, named)
+    named = _named(hf_config)
     form = table.ARCHITECTURES.get(named) if read_as is None else None
     if form and form.shape_type == config.model_type and form.head == config.head:
         return named

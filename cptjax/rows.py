@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from cptjax.command.escape import listed
 from cptjax.files import naming, parse_json, typed
 
 
@@ -82,8 +83,10 @@ def read_rows(path: Path, refusal: Callable[[L], str | None] = lambda _: None, k
         elif reason := refusal(row):
             wrong.append(f"line {number} {reason}")
         kept.setdefault(row.of, row)
+    if len(wrong) > 1 and not kept:
+        raise ValueError(f"{path} holds no row: give a file that python -m eval wrote ({wrong[0]})")
     if wrong:
-        raise ValueError(f"{path}: {', '.join(wrong)}")
+        raise ValueError(f"{path}: {listed(wrong)}")
     return list(kept.values())
 
 

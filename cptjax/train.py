@@ -86,7 +86,7 @@ def _train(inputs: Inputs, setting: Setting, pace: Pace | None, signals: Signals
     ends = tuple(stretch.last for stretch in run.stretches)
     saver = Saver(setting.folder, run.keep_checkpoints, ends, run.milestone_every)
     done = int(state.step)
-    says = [*in_words(run, batches), *few(run), *where(run, done, setting.folder)]
+    says = [*in_words(run, batches, setting.micro_batches), *few(run), *where(run, done, setting.folder)]
     says += time_left(run, setting.model.config, done, setting.mesh.size, pace)
     recorder = Recorder(setting, departures, done, spent, says)
     clock = recorder.clock

@@ -58,25 +58,32 @@ def plot(compared: Sequence[Beside], baseline: str, curves: Curves, path: Path) 
     from matplotlib.figure import Figure
 
     tasks = list(dict.fromkeys(each.task for each in compared))
+    models = dict.fromkeys(
+        [baseline, *(each.model for each in compared), *(name for of in curves.values() for name in of)]
+    )
+    colour_of = {model: f"C{number}" for number, model in enumerate(models)}
     heights = ([1 + 0.25 * len(compared)] if compared else []) + [2.5] * len(curves)
     figure = Figure(figsize=(8, 1 + sum(heights)), layout="constrained")
     axes = list(figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     if compared:
-        _forest(axes.pop(0), compared, tasks, baseline)
+        _forest(axes.pop(0), compared, tasks, baseline, colour_of)
     for each, (task, by_model) in zip(axes, curves.items(), strict=True):
-        _curves(each, task, by_model)
+        _curves(each, task, by_model, colour_of)
     with naming(path), written(path) as partial:
         figure.savefig(partial, dpi=150)
 
 
-def _forest(axes: Any, compared: Sequence[Beside], tasks: Sequence[str | None], baseline: str) -> None:
+def _forest(
+    axes: Any, compared: Sequence[Beside], tasks: Sequence[str | None], baseline: str, colour_of: dict[str, str]
+) -> None:
     models = list(dict.fromkeys(each.model for each in compared))
     for number, model in enumerate(models):
         mine = [each for each in compared if each.model == model]
         y = [tasks.index(each.task) + 0.7 * ((number + 0.5) / len(models) - 0.5) for each in mine]
         x = np.array([100 * each.measured for each in mine])
         ends = 100 * np.array([each.interval or (each.measured, each.measured) for each in mine])
-        axes.errorbar(x, y, xerr=np.abs(ends.T - x), fmt="o", markersize=4, capsize=2, label=plain(model))
+        look = {"color": colour_of[model], "fmt": "o", "markersize": 4, "capsize": 2}
+        axes.errorbar(x, y, xerr=np.abs(ends.T - x), label=plain(model), **look)
     axes.axvline(0, color="gray", linewidth=0.8)
     axes.set(yticks=range(len(tasks)), yticklabels=["average" if each is None else plain(each) for each in tasks])
     axes.invert_yaxis()
@@ -84,13 +91,14 @@ def _forest(axes: Any, compared: Sequence[Beside], tasks: Sequence[str | None], 
     axes.legend(fontsize="small")
 
 
-def _curves(axes: Any, task: str, by_model: dict[str, list[np.ndarray]]) -> None:
-    for number, (model, drawn) in enumerate(by_model.items()):
+def _curves(axes: Any, task: str, by_model: dict[str, list[np.ndarray]], colour_of: dict[str, str]) -> None:
+    for model, drawn in by_model.items():
         for seed, points in enumerate(drawn):
             label = plain(model) if seed == 0 else None
-            look = {"color": f"C{number}", "alpha": 0.6, "linewidth": 1, "marker": "."}
+            look = {"color": colour_of[model], "alpha": 0.6, "linewidth": 1, "marker": "."}
             axes.plot(points[:, 0], 100 * points[:, 1], label=label, **look)
-    axes.set(title=plain(task), xlabel="optimiser step", ylabel="dev, percent")
+    axes.set(title=plain(task), xlabel="optimiser step", ylabel="score on dev, percent")
+    axes.locator_params(axis="x", integer=True)
     axes.legend(fontsize="small")
 
 

@@ -347,7 +347,8 @@ PARITY = {
 def read_card(folder: Path) -> None:
     """The card that a release would have."""
     step = RUN.stretches[-1].last
-    found = release.read_record(folder, step)
+    found = release.read_record(folder)
+    release.check_step(folder, found, step)
     rows = release.evaluation_rows(folder / "rows.jsonl", "small")
     base = release.name_base(found, None)
     card.make_card(dataclasses.replace(NAMED, step=step, base_model=base), found, rows, PARITY, "")

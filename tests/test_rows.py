@@ -32,6 +32,20 @@ def test_a_cut_line_is_named_and_can_be_taken_away(tmp_path):
     assert drop_cut_line(path) is None
 
 
+def test_a_file_without_rows_is_told_in_one_sentence_and_many_bad_lines_by_the_first(tmp_path):
+    # Broken by: `not kept` left out; `", ".join(wrong)` in the place of `listed`.
+    other, damaged = tmp_path / "other.csv", tmp_path / "rows.jsonl"
+    other.write_text("text,label\n" * 50)
+    with pytest.raises(
+        ValueError, match=r"other.csv holds no row: give a file that python -m eval wrote \(line 1 [^,]*\)$"
+    ):
+        read_rows(other)
+    append_rows(damaged, [row(seed=1)])
+    damaged.write_bytes(damaged.read_bytes() + b"{}\n" * 50)
+    with pytest.raises(ValueError, match=r"rows.jsonl: line 2: model: .*, line 11: .* and 40 more$"):
+        read_rows(damaged)
+
+
 def test_a_disk_that_takes_no_more_leaves_none_of_the_rows(tmp_path, monkeypatch):
     # Broken by: truncate left out of append_rows.
     path = tmp_path / "rows.jsonl"

@@ -25,16 +25,22 @@ def is_readable(encoding: str) -> bool:
     return is_utf8(encoding) or (len(text) == len(EVERY_BYTE) and text[:128].encode() == EVERY_BYTE[:128])
 
 
-def instead_of(data: bytes, error: UnicodeDecodeError) -> str:
-    """Advice where what is no UTF-8 is a letter of a word in the encoding of Windows."""
+def word_of_windows(data: bytes, error: UnicodeDecodeError) -> str:
+    """The word in the encoding of Windows that what is no UTF-8 is a letter of, "" where it is of none."""
     first = max(0, error.start - SHOWN)
     with contextlib.suppress(UnicodeDecodeError):
         around = data[first : error.start + SHOWN].decode("cp1252")
         before, after = around[: error.start - first], around[error.start - first :]
         word = re.split(r"\W", before)[-1] + re.split(r"\W", after)[0]
         if error.encoding == "utf-8" and after[0].isalpha():
-            return f"give --encoding cp1252 if it should read {printable(word)}, else "
+            return printable(word)
     return ""
+
+
+def converted(data: bytes, error: UnicodeDecodeError) -> str:
+    """Advice about what is not UTF-8, where no option reads it."""
+    word = word_of_windows(data, error)
+    return "convert it to UTF-8" + f", from cp1252 if it should read {word}" * bool(word)
 
 
 def misread(text: str) -> tuple[str, str] | None:

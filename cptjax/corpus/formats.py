@@ -412,7 +412,8 @@ def _csv_record(
     raw: bytes, cells: list[str] | csv.Error, offset: int, where: str, reading: Reading, columns: list[str]
 ) -> dict[str, Any]:
     values = _csv_cells(raw, cells, offset, where, reading)
-    return _record(where, columns, values, "quote cells that hold a delimiter, or name another with --delimiter")
+    named = ", or name another with --delimiter" * reading.has_options
+    return _record(where, columns, values, f"quote cells that hold a delimiter{named}")
 
 
 FORMATS: dict[str, tuple[Callable[..., Iterator[Piece | Bad]], Callable[..., Iterator[Row]]]] = {

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from cptjax.command.errors import reason
 from cptjax.command.escape import printable
-from cptjax.corpus.encodings import instead_of, is_readable
+from cptjax.corpus.encodings import converted, is_readable, word_of_windows
 from cptjax.corpus.unpack import GrowthError, LengthError
 
 PIECE_BYTES = 4 * 2**20
@@ -16,6 +16,8 @@ PIECE_BYTES = 4 * 2**20
 @dataclass(frozen=True)
 class Reading:
     """How rows become documents."""
+
+    has_options: ClassVar[bool] = True  # whether who reads can choose: advice then names options
 
     text_field: str = "text"  # column that holds the text
     id_field: str | None = None  # column that names a document; a name met again is an error
@@ -105,10 +107,13 @@ def decode(data: bytes, offset: int, where: str, reading: Reading) -> str:
         return data.decode(reading.encoding, reading.errors)
     except UnicodeDecodeError as error:
         name = "UTF-8" if error.encoding == "utf-8" else reading.encoding
-        raise RowError(
-            f"{where} is not {name} at byte {offset + error.start} (0x{data[error.start]:02x}): "
-            f"{instead_of(data, error)}convert it, or give --errors replace"
-        ) from None
+        advice = converted(data, error)
+        if reading.has_options:
+            word = word_of_windows(data, error)
+            instead = f"give --encoding cp1252 if it should read {word}, else " * bool(word)
+            advice = f"{instead}convert it, or give --errors replace"
+        byte = f"byte {offset + error.start} (0x{data[error.start]:02x})"
+        raise RowError(f"{where} is not {name} at {byte}: {advice}") from None
 
 
 def wanted_columns(reading: Reading) -> dict[str, str]:

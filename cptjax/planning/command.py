@@ -1,6 +1,5 @@
 """The commands that look ahead: plan, doctor. What they do is imported when they do it: their help is there at once."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +33,7 @@ class Plan(OfConfig):
 
         from cptjax.data.batches import Batches
         from cptjax.planning import plan
+        from cptjax.run.set_up import to_train
         from cptjax.run.sizing import in_words
 
         if self.topology:
@@ -42,15 +42,17 @@ class Plan(OfConfig):
         run = self.run(rest)
         report = plan.plan(
             run,
-            dataclasses.replace(plan.shape_of(run), head="lm", num_labels=0),
+            to_train(run, plan.shape_of(run)),
             topology=self.topology,
             devices=self.devices or (1 if device else None),
             device=device,
             assumptions=self.assumptions,
         )
         say(plan.text(report).rstrip("\n"))
-        if all(Path(store).is_dir() for store in run.data.shares):
-            say("\n".join(in_words(run, Batches(run.data))))
+        if absent := [store for store in run.data.shares if not Path(store).is_dir()]:
+            say(f"how often the text is read is not told, for it is not there: {', '.join(absent)}")
+        else:
+            say("\n".join(in_words(run, Batches(run.data), report["micro_batches"])))
         if self.out is not None:
             write_json(self.out, report)
 

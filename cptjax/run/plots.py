@@ -64,16 +64,17 @@ def plot(events: Events, path: Path, title: str = "") -> None:
         x, losses = ([event[name] for event in steps] for name in ("step", "loss"))
         colour = colour_of[phase]
         loss_axes.plot(x, losses, color=colour, alpha=0.5, linewidth=0.8, label=f"training, {_plain(phase)}")
-        if high := [(event["step"], event["loss"]) for event in steps if "spike" in event]:
-            loss_axes.plot(*zip(*high, strict=True), "x", color="red", label="spikes")
-        for step in (event["step"] for event in events if event["phase"] == phase and "skipped" in event):
-            loss_axes.axvline(step, color="red", linestyle=":", linewidth=0.8)
         rate_axes.plot(x, [event["learning_rate"] for event in steps], color=colour)
         for axes in all_axes:
             axes.axvspan(x[0], x[-1] + 1, color="black", alpha=0.03 + 0.05 * (number % 2), linewidth=0)
         loss_axes.annotate(
             _plain(phase), ((x[0] + x[-1] + 1) / 2, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom"
         )
+    if high := [(event["step"], event["loss"]) for event in events if "spike" in event]:
+        loss_axes.plot(*zip(*high, strict=True), "x", color="red", label="spikes")
+    for number, step in enumerate(event["step"] for event in events if "skipped" in event):
+        label = None if number else "skipped steps"
+        loss_axes.axvline(step, color="red", linestyle=":", linewidth=0.8, label=label)
     for objective in objectives:
         mine = [event for event in evaluations if objective in event["held_out"]]
         x = [event["step"] for event in mine]
@@ -91,6 +92,8 @@ def plot(events: Events, path: Path, title: str = "") -> None:
     for axes in below:
         _write_filled(axes, fillings, shown, len(sentences))
     all_axes[-1].set_xlabel("optimiser step")
+    all_axes[-1].locator_params(axis="x", integer=True)
+    figure.align_ylabels()
     figure.suptitle(_plain(title))
     with naming(path), written(path) as partial, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a letter that the font has not is drawn as a box
@@ -150,6 +153,7 @@ def together(runs: Mapping[str, Events], objective: str) -> str:
             axes.grid(alpha=0.3)
     loss_axes.legend(fontsize="small")
     accuracy_axes.set_xlabel("millions of tokens read")
+    figure.align_ylabels()
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     return drawn.getvalue()[drawn.getvalue().index("<svg") :]

@@ -120,12 +120,7 @@ def set_up(inputs: Inputs) -> Setting:
     run, mesh, manifests = inputs.run, inputs.mesh, inputs.manifests
     given = bool(inputs.resumption.candidates or run.branch or run.init)  # weights, and a tokenizer beside them
     config = checkpoint.read_model(inputs.start) if given or run.model is None else run.model
-    config = _to_train(run, config)
-    if run.data.sequence_length > config.longest_document:
-        raise ValueError(
-            f"data.sequence_length {run.data.sequence_length} is longer than the model's {config.longest_document} "
-            "positions"
-        )
+    config = to_train(run, config)
     check_tokenizer(inputs, inputs.start, inputs.start / checkpoint.TOKENIZER if given else None)
     for store, each in manifests.items():
         if each.vocab_size > config.vocab_size:
@@ -143,8 +138,6 @@ def set_up(inputs: Inputs) -> Setting:
         boards.check_wandb()
     attention = choose_attention(run, config)
     _check_memory(run, config, mesh, attention["backend"])
-    for phase in run.phases:
-        trains(config, phase)
     decides = {
         "config": to_dict(run),
         "model": asdict(config),
@@ -161,11 +154,19 @@ def set_up(inputs: Inputs) -> Setting:
     return Setting(run, inputs.folder, mesh, model, vocabulary, tx, decides, attention, sentences)
 
 
-def _to_train(run: Run, config: ModelConfig) -> ModelConfig:
-    """The shape that training gives a model: with the language-model head, and windows as the run has them."""
+def to_train(run: Run, config: ModelConfig) -> ModelConfig:
+    """The shape that training gives a model: with the language-model head, and windows as the run has them. Raises
+    ValueError for a model that cannot be trained so: by its head, its positions, or what phases freeze of it."""
     if config.head == "classifier":
         raise ValueError(f"{run.init} is a fine-tuned classifier: start from the encoder it was made from")
+    if run.data.sequence_length > config.longest_document:
+        raise ValueError(
+            f"data.sequence_length {run.data.sequence_length} is longer than the model's {config.longest_document} "
+            "positions"
+        )
     config = replace(config, head="lm")
+    for phase in run.phases:
+        trains(config, phase)
     if not run.causal_window_counts_self:
         return config
     if not isinstance(config, ModernBertConfig):
@@ -176,12 +177,14 @@ def _to_train(run: Run, config: ModelConfig) -> ModelConfig:
 def micro_batches(run: Run, mesh: sharding.AnyMesh) -> int:
     """Micro-batches per optimiser step. Raises ValueError when the batch cannot be cut so."""
     spread = sharding.row_devices(mesh)
-    if run.data.global_batch_size % (run.device_batch_size * spread):
+    at_once = run.device_batch_size * spread
+    if run.data.global_batch_size % at_once:
         raise ValueError(
             f"data.global_batch_size {run.data.global_batch_size} is not a multiple of device_batch_size "
-            f"{run.device_batch_size} times the {spread} devices that rows are spread over"
+            f"{run.device_batch_size} times the {spread} devices that rows are spread over: "
+            f"{-(-run.data.global_batch_size // at_once) * at_once} would be"
         )
-    return run.data.global_batch_size // (run.device_batch_size * spread)
+    return run.data.global_batch_size // at_once
 
 
 def check_tokenizer(inputs: Inputs, model: Path | str, tokenizer: Path | None) -> None:

@@ -3,6 +3,7 @@ it takes, by what its devices do in a second."""
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from cptjax.run.memory import flops_per_token
 from cptjax.shape import ModelConfig
 
 MOST_PASSES = 4  # over text that a model learns from nearly as from new text (arXiv:2305.16264)
+TOO_MANY_PASSES = MOST_PASSES + 0.5
+STEPS_OF_A_PASS = 10  # at least, of a step that is advised
 MANY_STEPS = 10**6  # over which the rows of a step are counted
 MEASURED_TOKENS, CALLS = 1024, 3  # of what a CPU is timed on; the median of its calls counts
 OF_A_LAYER = 0.6  # share that steps reach of what a layer does: 0.5 to 0.8, where it was measured (docs/performance.md)
@@ -43,35 +46,56 @@ def sized(run: Run, passes: float | None, tokens: int | None) -> Run:
     for phase in run.phases:
         if (own := round(phase.tokens * scale)) < run.tokens_per_step:
             raise ValueError(
-                f"phase {phase.name} would have {own:,} tokens, and a step has {run.tokens_per_step:,}: give more "
-                f"--passes or --tokens, or a smaller --data.global-batch-size than {run.data.global_batch_size}"
+                f"phase {phase.name} would have {own:,} tokens, and a step has {run.tokens_per_step:,}: {_longer(run)}"
             )
         warmup = min(own, round(phase.schedule.warmup_tokens * scale))
         phases.append(replace(phase, tokens=own, schedule=replace(phase.schedule, warmup_tokens=warmup)))
     return replace(run, phases=tuple(phases))
 
 
-def in_words(run: Run, batches: Batches) -> Sequence[str]:
-    """How long a run is, a line for each thing to know; what is unlikely to be meant comes with what would do."""
+def in_words(run: Run, batches: Batches, micro_batches: int) -> Sequence[str]:
+    """How long a run is, a line for each thing to know; what is unlikely to be meant comes with options that would do.
+    Its devices make a step of so many `micro_batches`."""
     last = run.stretches[-1].last
     passes = batches.epochs(last)
     phases = ", ".join(f"{s.phase.name} {s.last - s.first:,}" for s in run.stretches)
     read = ", ".join(f"{path} {times:.3g} times" for path, times in passes.items())
     lines = [f"steps: {last:,} of {run.tokens_per_step:,} tokens ({phases}); reads {read}"]
     most, often = max(passes.items(), key=lambda item: item[1])
-    if often > MOST_PASSES + 0.5:
+    smaller = _smaller(run, micro_batches, int(last * run.data.global_batch_size / often / STEPS_OF_A_PASS))
+    if often > TOO_MANY_PASSES:
         lines.append(
-            f"{most} is read {often:.3g} times: more than about {MOST_PASSES} teach little more; --passes "
-            f"{MOST_PASSES} would make {last * MOST_PASSES / often:,.0f} steps"
+            f"{most} is read {often:.3g} times: more than about {MOST_PASSES} teach little more; "
+            f"{_fewer_passes(run) or _fewer_passes(smaller, _size(smaller)) or 'more text would'}"
         )
-    if often > last:  # a step reads more than all of it
-        text = Store(most).manifest.tokens
-        rows = max(1, text // run.data.sequence_length // 10)
+    if often > last and smaller != run:  # a step reads more than all of it
         lines.append(
-            f"a step of {run.tokens_per_step:,} tokens is more than {most} holds ({text:,}): "
-            f"--data.global-batch-size {rows} would do"
+            f"a step of {run.tokens_per_step:,} tokens is more than {most} holds ({Store(most).manifest.tokens:,}): "
+            f"{_size(smaller)} would do"
         )
     return lines
+
+
+def _smaller(run: Run, micro_batches: int, rows: int) -> Run:
+    """The same run with steps of at most so many rows, at least one for each device that they are spread over."""
+    spread = run.data.global_batch_size // (micro_batches * run.device_batch_size)
+    each = min(run.device_batch_size, max(1, rows // spread))
+    batch = max(1, rows // (each * spread)) * each * spread
+    return replace(run, data=replace(run.data, global_batch_size=batch), device_batch_size=each)
+
+
+def _size(run: Run) -> str:
+    """The options of its step."""
+    return f"--data.global-batch-size {run.data.global_batch_size} --device-batch-size {run.device_batch_size}"
+
+
+def _fewer_passes(run: Run, *options: str) -> str:
+    """The options of a run that reads its text no oftener than is worth it, in words; "" where it is too short."""
+    with suppress(ValueError):
+        steps = sized(run, MOST_PASSES, None).stretches[-1].last
+        if max(Batches(run.data).epochs(steps).values()) < TOO_MANY_PASSES:  # phases of few steps are rounded up
+            return f"{' '.join([f'--passes {MOST_PASSES}', *options])} would make {steps:,} steps"
+    return ""
 
 
 def few(run: Run) -> Sequence[str]:
@@ -79,11 +103,16 @@ def few(run: Run) -> Sequence[str]:
     over = round(1 / (1 - run.optimizer.b1))
     return [
         f"phase {phase.name} has {last - first} step{'s' * (last - first > 1)}: too few for a warm-up or a schedule to "
-        f"mean anything (Adam's mean of gradients is over about {over}); give more --passes or --tokens, or a smaller "
-        f"--data.global-batch-size than {run.data.global_batch_size}"
+        f"mean anything (Adam's mean of gradients is over about {over}); {_longer(run)}"
         for phase, first, last in run.stretches
         if last - first < over
     ]
+
+
+def _longer(run: Run) -> str:
+    """How a run gets more steps, in words."""
+    batch = run.data.global_batch_size
+    return "give more --passes or --tokens" + f", or a smaller --data.global-batch-size than {batch}" * (batch > 1)
 
 
 def where(run: Run, step: int, folder: Path) -> Sequence[str]:

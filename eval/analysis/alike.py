@@ -229,6 +229,8 @@ def plot(figures: Sequence[Figure], pair_NN: np.ndarray, models: Sequence[str], 
                 left.fill_between(x, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
     left.set(xlabel="layer (0: embeddings)", ylabel="1 - CKA, with 95 % intervals")
     left.legend(fontsize="small")
+    for axes, axis in ((left, "x"), (right, "both")):  # layers
+        axes.locator_params(axis=axis, integer=True)
     image = right.imshow(pair_NN, origin="lower", vmin=0, vmax=1, cmap="viridis")
     right.set(title="plain CKA", xlabel=f"layer of {plain(models[1])}", ylabel=f"layer of {plain(models[0])}")
     canvas.colorbar(image, ax=right)

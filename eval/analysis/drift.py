@@ -349,7 +349,7 @@ def plot(moved: Sequence[Moved], path: Path) -> None:
         values = np.array([by_layer[layer] for layer in layers], float)
         axes.plot(values, ":" if phase == WHOLE else "-", marker=".", label=plain(phase))
     axes.set_xticks(range(len(layers)), layers, rotation=90)
-    axes.set(ylabel="relative change of weights", ylim=(0, None))
+    axes.set(xlabel="layer", ylabel="relative change of weights", ylim=(0, None))
     axes.legend()
     with naming(path), written(path) as partial:
         figure.savefig(partial, dpi=150)

@@ -263,7 +263,7 @@ def plot(figures: Sequence[Figure], path: Path) -> None:
         )
         x = [int(each.length) for each in own]
         axes.errorbar(x, y, yerr=np.stack([y - low, high - y]), marker=".", capsize=2, label=plain(model))
-    axes.axhline(50, color="gray", linewidth=0.8)
+    axes.axhline(50, color="gray", linewidth=0.8, label="chance")
     axes.set_xscale("log", base=2)
     ticks = list(dict.fromkeys(int(each.length) for each in mine))
     axes.set_xticks(ticks, [f"{length:,}" for length in ticks])

@@ -245,6 +245,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Tokens per second and peak memory by length, a column of axes for each size and objective, as a PNG."""
     from matplotlib.figure import Figure
 
+    lengths = sorted({row["tokens"] for row in rows})
     columns = list(dict.fromkeys((row["size"], row["objective"]) for row in rows))
     figure = Figure(figsize=(4.5 * len(columns), 7), layout="constrained")
     grid = figure.subplots(2, len(columns), sharex=True, squeeze=False)
@@ -261,6 +262,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                 ]
                 axes.plot(*zip(*points, strict=True) if points else ([], []), marker="o", markersize=4, label=side)
             axes.set(ylabel=label, xscale="log", yscale="log", xlabel="tokens of a row")
+            axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+            axes.set_xticks([], minor=True)
             axes.grid(alpha=0.3)
         grid[0, column].set_title(f"{size}, {objective}")
         grid[0, column].legend(fontsize="small")

@@ -253,6 +253,7 @@ def _drawn(draw: Callable[[Any], bool]) -> str:
         return ""
     axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
+    axes.locator_params(axis="x", integer=True)  # steps, or layers
     with mpl.rc_context({"svg.hashsalt": "study", "svg.fonttype": "none"}):  # the same bytes each time
         canvas.savefig(drawn, format="svg", metadata={"Date": None})
     return drawn.getvalue()

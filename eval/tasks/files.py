@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from cptjax.corpus import unpack
+from cptjax.corpus.encodings import converted
 from cptjax.corpus.folders import ASIDE, walk
 from cptjax.files import check_regular
 from eval.tasks.task import SPLITS
@@ -69,7 +70,7 @@ def as_text(data: bytes, name: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not UTF-8 at byte {error.start}: convert it") from None
+        raise ValueError(f"{name} is not UTF-8 at byte {error.start}: {converted(data, error)}") from None
 
 
 def _members(path: Path, wanted: re.Pattern) -> Iterator[tuple[str, bytes]]:

@@ -1,8 +1,9 @@
 """Rows with columns: TSV, CSV, JSON and JSON lines, read as the corpus chapter reads them."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from cptjax.corpus.formats import FORMATS, format_of
 from cptjax.corpus.pieces import Bad, File, Reading
@@ -11,6 +12,11 @@ from cptjax.corpus.unpack import FAILURES
 from cptjax.files import check_regular
 
 SUFFIXES = (".tsv", ".csv", ".json", ".jsonl")
+
+
+@dataclass(frozen=True)
+class _AsItIs(Reading):
+    has_options: ClassVar[bool] = False
 
 
 def read_table(
@@ -27,7 +33,7 @@ def read_table(
         raise ValueError(f"{path} is no table: it is one of {', '.join(SUFFIXES)}")
     kind = ".tsv" if tabs else kind
     file = File(str(path), str(path), kind, path.stat().st_size)
-    reading = Reading(text_field=columns[0] if columns else "", fields=columns, tsv_quotes=quotes or tabs)
+    reading = _AsItIs(text_field=columns[0] if columns else "", fields=columns, tsv_quotes=quotes or tabs)
     for piece in pieces(file, reading):
         if isinstance(piece, Bad):
             raise ValueError(piece.message)

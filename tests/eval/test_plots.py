@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from eval import __main__, statistics
+from eval.analysis import alike, needle
+from eval.bench import compare as bench
 from eval.plots import learning_curves, plain, plot
 from eval.summary import beside, read_results
 from tests.eval.fixtures_results import sweep
@@ -19,12 +22,16 @@ def few_draws(monkeypatch):
     monkeypatch.setattr(statistics, "DRAWS", 100)
 
 
-def test_every_difference_and_curve_is_drawn(rows, tmp_path, monkeypatch):
-    # Broken by: the last task left out; shares in place of points; the curves of one seed.
-    import matplotlib.figure
-
+@pytest.fixture
+def kept(monkeypatch) -> list[Figure]:
+    """The pictures that are drawn."""
     kept = []
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path, **_: (kept.append(self), path.touch()))
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (kept.append(self), path.touch()))
+    return kept
+
+
+def test_every_difference_and_curve_is_drawn(rows, tmp_path, kept):
+    # Broken by: the last task left out; shares in place of points; the curves of one seed; each axes' own colours.
     results = read_results([rows], "test")
     compared = beside(results, "_start$")
     plot(compared, "_start$", learning_curves(results), tmp_path / "plot.png")
@@ -37,7 +44,34 @@ def test_every_difference_and_curve_is_drawn(rows, tmp_path, monkeypatch):
     assert [len(axes.lines) for axes in curves] == [4, 4]  # two models, two seeds
     assert curves[0].lines[0].get_xydata().tolist() == [[10, 25], [20, 50]]
     assert curves[0].lines[0].get_marker() == "."  # one look is no line
+    assert curves[0].lines[2].get_color() == forest.containers[0].lines[0].get_color()  # of one model
     assert [each.get_text() for each in curves[0].get_legend().get_texts()] == [" _start\\$", "adapted"]
+
+
+def whole(axes, axis: str = "x") -> bool:
+    """Whether its ticks are at whole numbers."""
+    return all(float(tick).is_integer() for tick in getattr(axes, f"get_{axis}ticks")())
+
+
+def test_what_is_counted_has_whole_ticks(tmp_path, kept):
+    # Broken by: any locator_params left out.
+    plot([], "a", {"mine": {"a": [np.array([[1, 0.2], [2, 0.4], [3, 0.5]])]}}, tmp_path / "a.png")
+    layers = [alike.Figure("all", "plain", str(n), "divergence", 0.1 * n, 0.1 * n, 0.1 * n) for n in range(3)]
+    alike.plot(layers, np.eye(3), ["a", "b"], tmp_path / "b.png")
+    curves, divergence, pairs, _ = (axes for figure in kept for axes in figure.axes)
+    assert all(map(whole, (curves, divergence, pairs))) and whole(pairs, "y")
+
+
+def test_lengths_that_were_measured_are_the_ticks(tmp_path, kept):
+    # Broken by: set_xticks, or that of the minor ones, left out of bench's plot; "chance" left out of needle's.
+    told = {"size": "base", "objective": "clm", "side": "ours", "tokens_per_s": 9.0, "peak_mib": 9.0}
+    bench.plot([told | {"tokens": tokens} for tokens in (128, 512, 2048)], tmp_path / "a.png")
+    figures = [needle.Figure("a", str(length), "accuracy", 0.9, 0.8, 1.0) for length in (128, 512, 2048)]
+    needle.plot(figures, tmp_path / "b.png")
+    for axes in (kept[0].axes[1], kept[1].axes[0]):
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["128", "512", "2,048"]
+        assert not [*axes.get_xticks(minor=True)]
+    assert [text.get_text() for text in kept[1].axes[0].get_legend().get_texts()] == ["chance", "a"]
 
 
 @pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from cptjax.__main__ import main
 from cptjax.run import compare, plots
@@ -77,3 +78,19 @@ def test_spikes_are_those_far_above_what_came_before():
     assert plots.spikes(calm) == []
     assert plots.spikes([*calm[:30], 5.0, 3.0, 5.0, *calm[30:]]) == [30, 32]
     assert plots.spikes([10.0 - 0.2 * i for i in range(40)]) == []
+
+
+def test_steps_are_whole_and_a_mark_stands_once_in_the_legend(tmp_path, monkeypatch):
+    # Broken by: integer left out; spikes drawn phase by phase; a label for each skipped step.
+    kept = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (kept.append(self), path.touch()))
+    marks = {"spike": 9.0, "skipped": 1}
+    events = [
+        {"step": step, "phase": phase, "loss": 3.0, "learning_rate": 1e-3, **marks}
+        for step, phase in enumerate(("clm", "clm", "decay", "decay"))
+    ]
+    plots.plot(events, tmp_path / "plot.png")
+    loss, *_ = axes = kept[0].axes
+    assert all(float(tick).is_integer() for tick in axes[-1].get_xticks())
+    told = [text.get_text() for text in loss.get_legend().get_texts()]
+    assert told == ["training, clm", "training, decay", "spikes", "skipped steps"]

@@ -68,6 +68,29 @@ def test_pairs_have_a_second_text(tmp_path):
     assert examples["train"][0].second == "u"
 
 
+@pytest.mark.parametrize(
+    ("suffix", "content", "says"),
+    [
+        ("csv", "text,label\ncafé,a\n", "csv:2 is not UTF-8 at byte 14 (0xe9): convert it to UTF-8, from cp1252 if it"),
+        ("jsonl", '{"text": "café", "label": "a"}\n', "should read café"),
+        (
+            "tsv",
+            "café\tO\n",
+            "train.tsv is not UTF-8 at byte 3: convert it to UTF-8, from cp1252 if it should read café",
+        ),
+        ("csv", "text,label\na,b,c\n", "quote cells that hold a delimiter"),
+    ],
+)
+def test_no_option_is_advised_that_the_command_has_not(tmp_path, suffix, content, says):
+    # Broken by: has_options left True in tables.py; `converted` without the word.
+    (tmp_path / "mine").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "mine" / f"{split}.{suffix}").write_bytes(content.encode("cp1252"))
+    with pytest.raises(ValueError) as caught:
+        chosen([f"mine={tmp_path / 'mine'}"], "fr")
+    assert says in str(caught.value) and "--" not in str(caught.value)
+
+
 GOOD = labelled("a", "b")
 BAD = {
     "no test": ({"test.jsonl": None}, "has no test split: put test.jsonl or test.csv"),
