@@ -65,7 +65,16 @@ class Options:
 def main(package: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
     """Run one command of a package; returns its exit code, as `errors.run_command` has them."""
     words = sys.argv[1:] if argv is None else argv
-    return errors.run_command(lambda: _run(package, commands, words), words)
+
+    def work() -> int | None:
+        try:
+            return _run(package, commands, words)
+        finally:
+            if argv is None:  # the process ends now: a scheduler that asks again, or late, gets the exit code there is
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+    return errors.run_command(work, words)
 
 
 def _run(package: str, commands: Mapping[str, Command], words: Sequence[str]) -> int | None:
@@ -79,8 +88,6 @@ def _run(package: str, commands: Mapping[str, Command], words: Sequence[str]) ->
     except UnknownOption as error:  # passed on to a config: what the command itself takes may have been meant
         raise UnknownOption(error.word, {*error.known, *_taken(type(work), {})}) from None
     except KeyboardInterrupt as stop:
-        for signum in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(signum, signal.SIG_IGN)  # who asks again gets the exit code of the first asking
         if work.goes_on:
             stop.args = ("the same command goes on",)
         raise
