@@ -84,7 +84,7 @@ def _train(inputs: Inputs, setting: Setting, pace: Pace | None, signals: Signals
     state, spent, departures = start(inputs, setting)
     stream = batches.stream(int(state.step), sharding.own_rows(setting.mesh, run.data.global_batch_size))
     ends = tuple(stretch.last for stretch in run.stretches)
-    saver = Saver(setting.folder, run.keep_checkpoints, ends, run.milestone_every)
+    saver = Saver(setting.folder, run.keep_checkpoints, ends, run.milestone_every, wire.fail)
     done = int(state.step)
     says = [*in_words(run, batches, setting.micro_batches), *few(run), *where(run, done, setting.folder)]
     says += time_left(run, setting.model.config, done, setting.mesh.size, pace)

@@ -328,6 +328,15 @@ class Wire:
 
     # ---- the end
 
+    def fail(self, error: Exception) -> None:
+        """End all processes with what went wrong in a thread of this one, whose main thread may wait for the others.
+        In a run of one process it does nothing: who waits for the thread hears of it."""
+        if self._peers:
+            self._fail(error)
+            with contextlib.suppress(OSError):
+                os.write(2, f"\nerror: {errors.describe(error)}\n".encode())
+            _exit(2)
+
     def _fail(self, error: BaseException) -> None:
         """Tell the others why this process ends, and wait until they know."""
         self._leaving, said = True, f"process {self._place.index}"

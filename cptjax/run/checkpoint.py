@@ -46,6 +46,7 @@ from cptjax.files import (
 from cptjax.machine import processes
 from cptjax.model import init_params
 from cptjax.optim import AdamW, make_optimizer
+from cptjax.run.handlers import Arrays, Json
 from cptjax.shape import ModelConfig, ModernBertConfig
 from cptjax.step import TrainState
 
@@ -118,13 +119,26 @@ class Saver:
     """Writes a run's state in the background; keeps the last `keep` steps, those in `always` and, if that is given, the
     multiples of `milestone_every`.
 
-    Raises OSError, here or at the next call, when the disk refuses a save.
+    Raises OSError, here or at the next call, when the disk refuses a save; `fails` is called with it as soon as that
+    is met in the background, for other processes may wait for this one.
     """
 
-    def __init__(self, folder: Path, keep: int, always: tuple[int, ...], milestone_every: int | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        always: tuple[int, ...],
+        milestone_every: int | None = None,
+        fails: Callable[[OSError], None] = lambda _: None,
+    ):
         self._folder, self._files = folder, _own_files(folder)
+        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        for name in ("params", "opt_state"):
+            handlers.add(name, ocp.args.StandardSave, Arrays(lambda error: fails(_refused(folder, error))))
+        handlers.add("meta", ocp.args.JsonSave, Json(lambda error: fails(_refused(folder, error))))
         self._manager = _manager(
             folder,
+            handlers,
             preservation_policy=AnyPreservationPolicy(
                 [LatestN(keep), CustomSteps(list(always)), *map(EveryNSteps, filter(None, [milestone_every]))]
             ),
@@ -157,11 +171,16 @@ def _reporting(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # what a full disk raises depends on the writer that met it
-        last = latest_step(folder)
-        raise OSError(
-            f"cannot save a checkpoint in {folder / CHECKPOINTS}: {_reason(error)}; "
-            + ("there is none yet" if last is None else f"step {last} is whole, free the disk and run again")
-        ) from error
+        raise _refused(folder, error) from error
+
+
+def _refused(folder: Path, error: Exception) -> OSError:
+    """What is said of a save that failed."""
+    last = latest_step(folder)
+    return OSError(
+        f"cannot save a checkpoint in {folder / CHECKPOINTS}: {_reason(error)}; "
+        + ("there is none yet" if last is None else f"step {last} is whole, free the disk and run again")
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -111,9 +111,10 @@ def test_a_process_that_lives_but_hangs_ends_all():
             assert code == 75 and re.match("stopped: process 1 on .* lives, but the others have waited for it", line)
 
 
-def test_a_process_that_fails_alone_ends_all_with_its_words():
-    # Broken by: _fail left out of watched (the others say that it was killed).
-    with three("fail") as processes:
+@pytest.mark.parametrize("what", ["fail", "thread fails"])
+def test_a_process_that_fails_alone_ends_all_with_its_words(what):
+    # Broken by: _fail left out of watched, or of fail (the others say that it was killed).
+    with three(what) as processes:
         told = [ended(process) for process in processes]
     assert told[1] == (2, "error: the disk is full")
     assert told[0] == told[2] == (2, "error: process 1: the disk is full")

@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import signal
 import sys
+import threading
 import time
 
 from cptjax.command.errors import run_command
@@ -39,6 +40,9 @@ def work(where: str, what: str) -> None:
                 print("ready", flush=True)
                 if what == "hang":
                     time.sleep(60)
+                if what == "thread fails":
+                    threading.Thread(target=own.fail, args=[OSError("the disk is full")]).start()
+                    time.sleep(60)  # as one that waits for the thread
                 if what == "fail":
                     raise OSError("the disk is full")
             if count == 10 and what == "linger":
@@ -49,7 +53,7 @@ def work(where: str, what: str) -> None:
                 raise error
             if (signum := own.meet()) is not None:
                 raise Stopped(signum, f" at {count}")
-            if what in ("hang", "fail") and count == 11:
+            if what in ("hang", "fail", "thread fails") and count == 11:
                 time.sleep(60)  # as one that waits for the other's part of a product
             time.sleep(0.05 + 0.05 * place.index)
 

@@ -175,7 +175,8 @@ def test_a_save_that_fails_leaves_the_last_one_whole(params, fault):
         saver = checkpoint.Saver(folder, 1, ())
         saver.save(1, state, {})
         saver.close()
-        saver = checkpoint.Saver(folder, 1, ())
+        told: list[OSError] = []
+        saver = checkpoint.Saver(folder, 1, (), fails=told.append)
         mend = fault() if fault is full_disk else fault(folder / checkpoint.CHECKPOINTS)
         try:
             with pytest.raises(
@@ -186,6 +187,8 @@ def test_a_save_that_fails_leaves_the_last_one_whole(params, fault):
         finally:
             mend()
         assert "\n" not in str(error.value)
+        assert all(re.match("cannot save a checkpoint in .*; step 1 is whole", str(each)) for each in told)
+        assert bool(told) == (fault is full_disk)  # the other one is met before anything is in the background
         for thread in set(threading.enumerate()) - threads:
             if not thread.daemon and not re.search(r"_\d+$", thread.name):  # those of pools end when they are asked to
                 threading.Thread.join(thread, 5)  # seconds; orbax's own join raises what was met in the thread
