@@ -260,7 +260,7 @@ def test_a_command_of_two_processes_that_disagree_ends_with_one_line_in_both(fol
 FULL = """
 import jax, resource
 if jax.process_index() == 1:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))  # of a file; its words are shorter
 """
 
 
