@@ -826,7 +826,7 @@ def test_an_existing_output_is_kept_unless_overwritten(tiny, tmp_path):
 
 def test_overwrite_replaces_no_folder_of_another_kind(tmp_path):
     (tmp_path / "thesis.tex").write_text("years")
-    with pytest.raises(FileExistsError, match="holds no model.safetensors or"):
+    with pytest.raises(FileExistsError, match="is a folder of other things, without model.safetensors or"):
         to_hf.save(TINY, random_params(TINY), tmp_path, overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "years"
 

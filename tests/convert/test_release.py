@@ -411,7 +411,7 @@ def test_what_costs_nothing_is_asked_before_any_weight_is_read(finished, tmp_pat
         "--push: Repo id must be in the form",
         "--related: Repo id must",
         "run.json: step 8 is no end of a phase (they end at [4, 9])",
-        f"{out} exists",
+        f"{out} is a folder of other things",
     ):
         assert reason in printed.err, reason
     assert printed.err.count("\n") == 1 and not printed.out and [path.name for path in out.iterdir()] == ["mine.txt"]
