@@ -36,11 +36,9 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Have freed blocks of 32 MB or more given back at once, and smaller ones kept up to 64 MB: for a process that
-    reads one large array after the other, in several threads, and would else have each of its pages cleared by the
-    system. Does nothing where the C library knows no mallopt."""
-    _mallopt(M_MMAP_THRESHOLD, 2**25)  # glibc takes no more
-    _mallopt(M_TRIM_THRESHOLD, 2**26)
+    """Have freed blocks of a megabyte or more given back at once: for a process that reads one large array
+    after the other, in several threads. Does nothing where the C library knows no mallopt."""
+    _mallopt(M_MMAP_THRESHOLD, 2**20)
     _mallopt(M_ARENA_MAX, 2)
 
 
