@@ -45,14 +45,8 @@ PLACES = ("checkpoint", "store")  # the newest one; a file of either is harmed
 DISK = 64 * 2**20  # bytes
 SLOW = "fsync,fdatasync,rename,mkdir,pwrite64"  # calls that take up to this many microseconds longer
 MOST_SLOW = 400_000
-NAMES = (
-    "is damaged",
-    "cannot read",
-    "is missing",
-    "has changed",
-    "copy the",
-    "it holds no",
-)  # what is damaged, in a line
+# What is damaged, in a line.
+NAMES = ("is damaged", "cannot read", "is missing", "has changed", "copy the", "it holds no")
 
 
 @dataclass

@@ -22,13 +22,14 @@ def engine(arguments: Sequence[str]) -> tuple[Engine, Group]:
     The work folder must be a path that all workers see. ValueError when Beam is not installed or does
     not know an option; the engine's OSError when a runner fails.
     """
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # Beam warns when it is imported that it has nothing for Google's services
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise ValueError("--runner needs Apache Beam: pip install apache-beam") from None
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
     known = PipelineOptions(list(arguments)).get_all_options(drop_default=True, retain_unknown_options=False)
     named = {word[2:].split("=")[0].replace("-", "_") for word in arguments if word.startswith("--")}
     if unknown := sorted(name for name in named if name not in known and f"no_{name}" not in known):

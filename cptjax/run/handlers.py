@@ -13,8 +13,8 @@ from orbax.checkpoint import future
 Tell = Callable[[Exception], None]
 
 
-class Arrays(ocp.StandardCheckpointHandler):
-    """The writer of a tree of arrays."""
+class _Tells(ocp.AsyncCheckpointHandler):
+    """What the writers below have beside what Orbax's own do."""
 
     def __init__(self, tell: Tell):
         super().__init__()
@@ -32,24 +32,15 @@ class Arrays(ocp.StandardCheckpointHandler):
     @classmethod
     def typestr(cls) -> str:
         """The name of Orbax's own, whose form the files have."""
-        return ocp.StandardCheckpointHandler.typestr()
+        return cls.__bases__[1].typestr()
 
 
-class Json(ocp.JsonCheckpointHandler):
+class Arrays(_Tells, ocp.StandardCheckpointHandler):
+    """The writer of a tree of arrays."""
+
+
+class Json(_Tells, ocp.JsonCheckpointHandler):
     """The writer of the facts."""
-
-    def __init__(self, tell: Tell):
-        super().__init__()
-        self._tell = tell
-
-    async def async_save(self, *args: Any, **kwargs: Any) -> list[future.Future]:
-        """What Orbax's own writes in the background."""
-        return [_Told(each, self._tell) for each in await super().async_save(*args, **kwargs) or ()]
-
-    @classmethod
-    def typestr(cls) -> str:
-        """As that of `Arrays`."""
-        return ocp.JsonCheckpointHandler.typestr()
 
 
 class _Told:
