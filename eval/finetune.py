@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cptjax.command.bar import bar
 from cptjax.data.tokenizer import Encoder
 from cptjax.machine.host import device_memory
 from cptjax.shape import ModelConfig, Precision
@@ -285,12 +286,17 @@ def _together(setting: Setting, runs: Sequence[Run], keep: bool) -> Iterator[Out
     began = time.perf_counter()
     spread = [*runs, *[runs[-1]] * (-len(runs) % len(setting.devices))]  # a device with nothing to do repeats the last
     progress, params = _Progress(setting, len(spread)), None
-    for step, (state, loss_R) in enumerate(training(setting, spread), start=1):
-        progress.losses.append(loss_R)
-        jax.block_until_ready(progress.losses[max(0, step - 1 - STEPS_AHEAD)])
-        params = state.params
-        if _is_due(setting, step) and not progress.look(params, step):
-            break
+    _, total = steps_of(setting.splits["train"], setting.problem.protocol)
+    with bar(total, " steps", "seed " + ", ".join(str(run.seed) for run in runs)) as shown:
+        for step, (state, loss_R) in enumerate(training(setting, spread), start=1):
+            progress.losses.append(loss_R)
+            jax.block_until_ready(progress.losses[max(0, step - 1 - STEPS_AHEAD)])
+            params = state.params
+            shown.update(1)
+            if _is_due(setting, step):
+                if not progress.look(params, step):
+                    break
+                shown.set_postfix(dev=[round(looks[-1].score, 3) for looks in progress.looks if looks])
     params = params if progress.best is None else progress.best
     rest = {name: split for name, split in setting.splits.items() if name not in ("train", *progress.told)}
     told = progress.told | {name: tell(setting, params, split) for name, split in rest.items()}

@@ -13,7 +13,7 @@ import tyro
 from cptjax.command.escape import say
 from cptjax.command.line import Options
 from cptjax.files import check_out, locked
-from cptjax.rows import drop_cut_line, read_rows
+from cptjax.rows import Row, drop_cut_line, read_rows
 
 arg = tyro.conf.arg
 RATES = re.compile(r"learning_rate=(\d[\d.e-]*(?:,\d[\d.e-]*)*)")
@@ -78,8 +78,15 @@ class Evaluation(Options):
             for job in sweep.jobs(models, tasks, range(FIRST_SEED, FIRST_SEED + self.seeds), part):
                 if (left := sweep.left(job, rows)).seeds:
                     say(f"{job.model.name} on {job.on.task.name}: {len(left.seeds)} seeds", stream=sys.stderr)
-                    sweep.do(left, rows, self.out, together=self.together, keep=self.keep_model)
+                    for done in sweep.do(left, rows, self.out, together=self.together, keep=self.keep_model):
+                        say(_told(next(row for row in done if row.split == "test")), stream=sys.stderr)
         say(f"{self.out}: all that was asked for is there; python -m eval table {self.out} shows it", stream=sys.stderr)
+
+
+def _told(row: Row) -> str:
+    """A seed's line, of its first metric on test."""
+    value = "the training diverged" if row.value is None else f"{row.metric} {100 * row.value:.1f} on test"
+    return f"  seed {row.seed}: {value}, {row.seconds:,.0f} s"
 
 
 def _rates(text: str | None) -> list[float]:

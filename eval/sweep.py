@@ -171,12 +171,16 @@ class Answers:
     notes: tuple[str, ...] = ()
 
 
-def do(job: Job, known: Iterable[Row], out: Path, *, together: int | None, keep: Path | None) -> None:
-    """Train and score the seeds of a job; its predictions are written, then its rows added to `out`, all at once, but
-    for those `known`."""
+def do(
+    job: Job, known: Iterable[Row], out: Path, *, together: int | None, keep: Path | None
+) -> Iterator[Sequence[Row]]:
+    """Train and score the seeds of a job; of each its predictions are written, then its rows added to `out`, all at
+    once, but for those `known`. Gives the rows of each seed once they are there."""
     there = {row.of for row in known}
-    each = _baseline(job) if job.model.folder is None else _trained(job, together, keep)
-    append_rows(out, [row for answers in each for row in _rows(job, answers, out) if row.of not in there])
+    for answers in _baseline(job) if job.model.folder is None else _trained(job, together, keep):
+        rows = list(_rows(job, answers, out))
+        append_rows(out, [row for row in rows if row.of not in there])
+        yield rows
 
 
 def _baseline(job: Job) -> list[Answers]:
@@ -188,33 +192,34 @@ def _baseline(job: Job) -> list[Answers]:
     return [Answers(seed, 0.0, seconds, said) for seed in job.seeds]
 
 
-def _trained(job: Job, together: int | None, keep: Path | None) -> list[Answers]:
-    """What fine-tuned models say, at the learning rate that is best on dev, as a mean over seeds."""
+def _trained(job: Job, together: int | None, keep: Path | None) -> Iterator[Answers]:
+    """What fine-tuned models say, each as soon as it is trained; where rates are tuned, once all are."""
     on, folder = job.on, job.model.folder
     assert folder is not None
     config, params = from_hf.load(folder)
-    outcomes = list(
-        finetune(
-            config,
-            params,
-            Encoder(folder),
-            on.problem,
-            job.seeds,
-            on.learning_rates,
-            at_once=together,
-            devices=jax.devices(),
-            keep=keep is not None,
-        )
+    outcomes = finetune(
+        config,
+        params,
+        Encoder(folder),
+        on.problem,
+        job.seeds,
+        on.learning_rates,
+        at_once=together,
+        devices=jax.devices(),
+        keep=keep is not None,
     )
-    rates = sorted({outcome.learning_rate for outcome in outcomes})
-    best = max(rates, key=lambda rate: _on_dev([x for x in outcomes if x.learning_rate == rate]))
-    chosen = [outcome for outcome in outcomes if outcome.learning_rate == best]
-    if keep is not None:
-        for outcome in chosen:
+    for outcome in _at_best_rate(list(outcomes)) if on.learning_rates else outcomes:
+        if keep is not None:
             kept = keep / f"{job.model.name}_{on.task.name}_{outcome.seed}"
             keep_model(outcome, on.problem.labels, folder, kept, overwrite=True)
-    ceiling = _ceiling(job, chosen[0])
-    return [_answers(outcome, ceiling) for outcome in chosen]
+        yield _answers(outcome, _ceiling(job, outcome))
+
+
+def _at_best_rate(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Those at the learning rate that is best on dev, as a mean over seeds."""
+    rates = sorted({outcome.learning_rate for outcome in outcomes})
+    best = max(rates, key=lambda rate: _on_dev([x for x in outcomes if x.learning_rate == rate]))
+    return [outcome for outcome in outcomes if outcome.learning_rate == best]
 
 
 def _on_dev(outcomes: Sequence[Outcome]) -> float:

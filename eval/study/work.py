@@ -365,7 +365,7 @@ def _scored(place: Place, unit: Unit, folder: Path) -> tuple[list[Row], float]:
     job = sweep.Job(candidate, on, fine_tuning_seeds(place.study, unit.seed))
     known = read_rows(path) if path.exists() else []
     if (left := sweep.left(job, known)).seeds:
-        sweep.do(left, known, path, together=None, keep=None)
+        list(sweep.do(left, known, path, together=None, keep=None))
     of = (candidate.weights, on.task.name, on.data, on.protocol_hash, "test", on.task.metrics[0])
     rows = [
         row

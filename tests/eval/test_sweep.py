@@ -97,6 +97,21 @@ def test_a_sweep_that_was_cut_goes_on_to_the_same_rows(folder, swept, tmp_path, 
     assert told(out) == told(swept, "start")
 
 
+def test_each_seed_is_written_as_soon_as_it_is_trained(folder, swept, tmp_path, monkeypatch, capsys):
+    # Broken by: the rows of a job added once its last seed is there.
+    finetune = sweep.finetune
+
+    def ends_early(*args, **options):
+        yield next(finetune(*args, **options))
+        raise KeyboardInterrupt
+
+    out = tmp_path / "rows.jsonl"
+    monkeypatch.setattr(sweep, "finetune", ends_early)
+    assert run(folder, out, model="start") != 0
+    assert told(out) == [row for row in told(swept, "start") if row.seed == 42]
+    assert "  seed 42: macro_f1 100.0 on test, " in capsys.readouterr().err
+
+
 def test_parts_add_up_to_the_whole(folder, swept, tmp_path):
     joined = tmp_path / "joined.jsonl"
     with open(joined, "wb") as stream:
