@@ -96,7 +96,7 @@ corpus.command
 model
 bert
 families
-step heads run.handlers
+step heads
 config
 run.clock run.boards run.plots run.checkpoint run.sentences
 run.events

@@ -18,6 +18,7 @@ import itertools
 import json
 import reprlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -46,7 +47,6 @@ from cptjax.files import (
 from cptjax.machine import processes
 from cptjax.model import init_params
 from cptjax.optim import AdamW, make_optimizer
-from cptjax.run.handlers import Arrays, Json
 from cptjax.shape import ModelConfig, ModernBertConfig
 from cptjax.step import TrainState
 
@@ -132,18 +132,14 @@ class Saver:
         fails: Callable[[OSError], None] = lambda _: None,
     ):
         self._folder, self._files = folder, _own_files(folder)
-        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
-        for name in ("params", "opt_state"):
-            handlers.add(name, ocp.args.StandardSave, Arrays(lambda error: fails(_refused(folder, error))))
-        handlers.add("meta", ocp.args.JsonSave, Json(lambda error: fails(_refused(folder, error))))
+        self._fails, self._barrier = fails, ocp.multihost.get_barrier_sync_fn()
         self._manager = _manager(
             folder,
-            handlers,
             preservation_policy=AnyPreservationPolicy(
                 [LatestN(keep), CustomSteps(list(always)), *map(EveryNSteps, filter(None, [milestone_every]))]
             ),
             # Else a folder that cannot be made leaves threads that wait for it for minutes, and the process with them.
-            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False, barrier_sync_fn=self._meet),
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
         )
@@ -158,6 +154,13 @@ class Saver:
             meta = ocp.args.JsonSave(_sealed(step, sums, self._files, facts))
             with _reporting(self._folder):
                 self._manager.save(step, args=ocp.args.Composite(**arrays, meta=meta))
+
+    def _meet(self, *, key: str, timeout_ms: int) -> None:
+        """Wait in the background for the other processes, where Orbax does. Whatever failed there, in writing, renaming
+        or deleting, is still being handled when Orbax comes to its last barrier; it says so once all have come."""
+        if isinstance(error := sys.exception(), Exception):
+            self._fails(_refused(self._folder, error))
+        self._barrier(key=key, timeout_ms=timeout_ms)
 
     def close(self) -> None:
         """Wait for the last save."""
