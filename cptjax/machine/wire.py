@@ -380,7 +380,8 @@ class Wire:
 @contextlib.contextmanager
 def _slow_to_abort() -> Iterator[None]:
     """In its block abort() waits 6 s. What exchanges with another process in C++ calls it when that one is killed, at
-    times before the thread here has said so, and ended this one with the code that asks to come again."""
+    times before the thread here has said so, and ended this one with the code that asks to come again. `kill -ABRT`
+    holds this process up for as long, and ends nothing: only a handler in C could tell it from abort()."""
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
     # Python's own handlers run in the main thread, once it is out of C++; this one sleeps, in C, for as many seconds as
