@@ -54,7 +54,7 @@ def find_resumption(folder: Path, config: dict[str, Any], from_step: int | None)
     departed = latest["departures"][-1]["step"] if latest["departures"] else None
     if from_step is not None and (changed or departed != from_step):  # else the same command goes on
         return _departure(folder, steps, config, from_step)
-    _refuse(folder, changed)
+    _refuse(folder, changed, "; ".join([OR_ELSE, *steps.damaged.values()]))  # which may be of this very config
     # What came before the last departure is of another course. The step of the departure itself was saved before it:
     # it begins the course that the newest step tells of.
     course = {"departures": latest["departures"]}
@@ -64,7 +64,8 @@ def find_resumption(folder: Path, config: dict[str, Any], from_step: int | None)
 
 def _departure(folder: Path, steps: checkpoint.Steps, config: dict[str, Any], step: int) -> Resumption:
     if step not in steps.whole:
-        raise ValueError(f"--from-step {step}: {folder} holds whole checkpoints of the steps {list(steps.whole)} only")
+        others = f"{folder} holds whole checkpoints of the steps {list(steps.whole)} only"
+        raise ValueError("; ".join([f"--from-step {step}: {others}", *steps.damaged.values()]))
     before = steps.whole[step]["config"]
     _refuse(folder, incompatible_fields(before, config, ELASTIC | DEPARTING))
     departure = {

@@ -414,6 +414,18 @@ def test_a_departure_outlives_damage_to_its_first_checkpoint(departed, tmp_path,
     assert len(card.departures(record, 8)) == 1
 
 
+def test_a_run_whose_other_config_is_only_in_damaged_facts_is_told_of_them(departed, tmp_path):
+    """What was saved of its course is gone, so the last whole checkpoint is of the config that it departed from."""
+    # Broken by: steps.damaged left out of either message.
+    run, folder = departed[0], tmp_path / "run"
+    shutil.copytree(departed[1], folder)
+    for step in (4, 6, 8):
+        facts_of(folder, step).write_text("{")
+    for from_step, says in ((None, r"peak: 0.01 -> 0.001\): .*--from-step goes back"), (4, r"steps \[2\] only")):
+        with pytest.raises(ValueError, match=f"{says}.*/4 is damaged: .*/6 is damaged: .*/8 is damaged: "):
+            go_on(run, folder, from_step)
+
+
 def test_a_run_does_not_go_on_from_before_its_last_departure(made, departed, tmp_path):
     """Not even where it took its first settings up again: that was another course."""
     # Broken by: candidates whose config is that of the run in the place of those since the departure.
