@@ -40,6 +40,8 @@ def _sentences(text: str, name: str) -> Iterator[tuple[Tagged, str]]:
     first = 1
     for number, line in enumerate([*text.split("\n"), ""], start=1):
         cells = line.split("\t") if "\t" in line else line.split()
+        if "\r" in line.rstrip("\r"):
+            raise ValueError(f"{name}:{number} has a carriage return within: end lines with a line feed")
         if not line.strip():
             if tagged:
                 yield tagged, f"{name}:{first}"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from cptjax.command.errors import reason
+from cptjax.command.errors import describe
 from cptjax.command.escape import say
 from cptjax.command.line import Options
 from eval.tasks.guards import data_notes
@@ -50,7 +50,7 @@ class Tasks(Options):
                 below += _said(task, examples)
             except (ValueError, OSError) as error:
                 rows.append(_row(task, None))
-                below.append(f"{task.name} does not hold together: {reason(error)}")
+                below.append(f"{task.name} does not hold together: {describe(error)}")
                 code = 2
         say("\n".join([*_aligned(rows), "", *below]))
         return code

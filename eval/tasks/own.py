@@ -38,6 +38,8 @@ def own_task(name: str, folder: Path, language: str = "en", seed: int = SEED) ->
     if len(forms) > 1:
         raise ValueError(f"{folder} has files of {' and of '.join(sorted(forms))}: a task is of one kind")
     examples = {split: each for split, (_, each) in read.items()}
+    if len({each.second is None for split in examples.values() for each in split}) > 1:
+        raise ValueError(f"{folder} has texts with a second one and texts without: a task is of one kind")
     form: Form = forms.pop() if forms else "label"
     kind = kind_of(form, [each for split in examples.values() for each in split])
     # Before dev is drawn: it may take the only text of a label.
@@ -64,5 +66,5 @@ def _read(path: Path, split: str) -> tuple[Form, list[Example]]:
     if unpacked_name(path.name).lower().endswith(TAGGED):
         return "tags", read_bio(read_file(path), split, str(path), strict=True)
     columns = ("text",) if unpacked_name(path.name).lower().endswith(".csv") else ()  # else a row may have tokens
-    form, examples = read_records(read_table(path, columns), split)
+    form, examples = read_records(read_table(path, columns), split, strict=True)
     return form or "label", examples

@@ -40,9 +40,11 @@ def form_of(row: Mapping[str, Any], where: str) -> Form:
     return forms[0]
 
 
-def read_records(rows: Iterable[tuple[str, Mapping[str, Any]]], split: str) -> tuple[Form | None, list[Example]]:
+def read_records(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], split: str, strict: bool = False
+) -> tuple[Form | None, list[Example]]:
     """The examples of rows, each with how messages call it, and the form of all. `id` and `second`, the other text of
-    a pair, are read where they are there.
+    a pair, are read where they are there; `strict` as for `read_bio`.
 
     Raises ValueError with the row that is none, or of another form than the first.
     """
@@ -53,7 +55,7 @@ def read_records(rows: Iterable[tuple[str, Mapping[str, Any]]], split: str) -> t
         form = form or own
         if own != form:
             raise ValueError(f"{where} has {own}, and rows before it {form}: a task is of one kind")
-        examples.append(_example(row, own, f"{split}:{len(examples) + 1}", where))
+        examples.append(_example(row, own, f"{split}:{len(examples) + 1}", where, strict))
     return form, examples
 
 
@@ -70,17 +72,17 @@ def kind_of(form: Form, examples: Iterable[Example]) -> Kind:
     return "entities"
 
 
-def _example(row: Mapping[str, Any], form: Form, number: str, where: str) -> Example:
+def _example(row: Mapping[str, Any], form: Form, number: str, where: str, strict: bool) -> Example:
     name = str(row["id"]) if row.get("id") not in (None, "") else number
     if form == "tags":
         tokens, tags = row["tokens"], next(row[column] for column in TAGS if column in row)
         lists = all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in (tokens, tags))
         if not lists or len(tokens) != len(tags):
             raise ValueError(f"{where} has tokens and tags that are not two lists of words, as long as each other")
-        return tagged_example(name, list(zip(tokens, tags, strict=True)), where)
+        return tagged_example(name, list(zip(tokens, tags, strict=True)), where, strict)
     second = row.get("second")
-    for text in (row["text"], second):
-        if not isinstance(text, str | None):
+    for text in (row["text"], "" if second is None else second):
+        if not isinstance(text, str):
             raise ValueError(f"{where} has a text that is none, but {text!r}")
     return Example(name, row["text"], _answer(row, form, where), second=second)
 
@@ -111,4 +113,4 @@ def _span(said: _Said, text: str, where: str) -> Span:
     words = " ".join(text[start:end] for start, end in ranges)
     if said.text is not None and said.text != words:
         raise ValueError(f"{where} has a {said.label} {said.text[:60]!r}, where its text has {words[:60]!r}")
-    return span(ranges, said.label)
+    return span(ranges, said.label.strip())

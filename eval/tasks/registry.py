@@ -149,9 +149,11 @@ def _wrong(task: Task, example: Example) -> str | None:
     gold = example.gold
     if not example.text.strip() or (example.second is not None and not example.second.strip()):
         return "has an empty text"
-    if any("\ud800" <= character <= "\udfff" for character in example.id + example.text + (example.second or "")):
+    names = (*gold.labels, *(each.label for each in gold.spans))
+    written = "".join((example.id, example.text, example.second or "", *names))
+    if any("\ud800" <= character <= "\udfff" for character in written):
         return "has half a surrogate pair, which is no character: correct it"
-    if "" in gold.labels or any(not each.label for each in gold.spans):
+    if "" in names:
         return "has an empty label"
     if task.kind in ONE_LABEL and len(gold.labels) != 1:
         return f"has {len(gold.labels)} labels: {task.kind} takes one"

@@ -128,6 +128,7 @@ def test_tags_are_entities(tags, entities):
         ("a\tO\n\tO\n", "a.tsv:2 is no token"),
         ("a\tDISO\n", "a.tsv:1 has the tag 'DISO'"),
         ("a\tB-\n", "has the tag 'B-'"),
+        ("a\tB-X\rb\tO\r", "a.tsv:1 has a carriage return within"),
     ],
 )
 def test_a_users_tags_must_hold_together(data, part):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from eval.tasks.registry import chosen, load
+from eval.tasks.task import SPLITS
 from tests.eval.tasks.test_families import put
 from tests.eval.tasks.test_forms import refused, words
 
@@ -136,7 +137,28 @@ BAD = {
     "tokens without a tag": ({"dev.jsonl": jsonl({"tokens": ["a"], "tags": []})}, "dev.jsonl:1 has tokens and tags"),
     "an empty label": ({"test.jsonl": labelled("")}, "test test:1 has an empty label"),
     "half a character": ({"test.jsonl": jsonl({"text": "\ud800", "label": "a"})}, "has half a surrogate pair"),
+    "half a character in a label": ({"train.jsonl": labelled("a", "\ud800", "b")}, "train:2 has half a surrogate pair"),
     "a text that is none": ({"train.jsonl": jsonl({"text": 3, "label": "a"})}, "train.jsonl:1 has a text that is none"),
+    "a text that is null": (
+        {"train.jsonl": jsonl({"text": None, "spans": [{"start": 0, "end": 1, "label": "X"}]})},
+        "train.jsonl:1 has a text that is none, but None",
+    ),
+    "a second text that is none": (
+        {"dev.jsonl": jsonl({"text": "t", "second": [], "label": "a"})},
+        "dev.jsonl:1 has a text that is none, but []",
+    ),
+    "pairs in a split alone": (
+        {"test.jsonl": jsonl({"text": "t", "second": "u", "label": "a"})},
+        "has texts with a second one and texts without",
+    ),
+    "tags that start inside": (
+        {"train.jsonl": jsonl({"tokens": ["a", "b"], "tags": ["O", "I-X"]})},
+        "train.jsonl:1 has I-X at 'b'",
+    ),
+    "a label of white space": (
+        {f"{split}.jsonl": jsonl({"text": "t", "spans": [{"start": 0, "end": 1, "label": " "}]}) for split in SPLITS},
+        "train train:1 has an empty label",
+    ),
 }
 
 
