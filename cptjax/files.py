@@ -148,7 +148,8 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     one and its host, or waits."""
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -290,12 +291,17 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def check_out(path: Path | None) -> None:
-    """Raise OSError where no file can be written at `path`, if one is asked for: before the work, not after it."""
+def check_out(path: Path | None, *read: Path) -> None:
+    """Raise OSError where no file can be written at `path`, if one is asked for: before the work, not after it. Raises
+    ValueError where it is one of those that are `read`."""
     if path is None:
         return
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name a file")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is a pipe, a socket or a device: name a file")
+    if path.resolve() in {other.resolve() for other in read}:
+        raise ValueError(f"{path} is what is read: name another file to write")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}; make it first")
     if not os.access(path.parent, os.W_OK):

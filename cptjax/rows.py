@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -110,12 +110,16 @@ def written(row: Line) -> bytes:
     return json.dumps(asdict(row), ensure_ascii=False).encode() + b"\n"
 
 
-def drop_cut_line(path: Path) -> str | None:
-    """Take the last line away where a kill cut it, so that rows can be appended; returns what was taken away."""
+def drop_cut_line(path: Path, kind: type[Line] = Row) -> str | None:
+    """Take the last line away where a kill cut it, so that rows of this `kind` can be appended; returns what was taken
+    away. Raises ValueError where it is no beginning of one: it is the file that was meant by mistake."""
     data = path.read_bytes() if path.exists() else b""
     whole = data.rfind(b"\n") + 1
     if whole == len(data):
         return None
+    begins = f'{{"{fields(kind)[0].name}": '.encode()
+    if data[whole:][: len(begins)] != begins[: len(data) - whole]:
+        raise ValueError(f"{path} ends in a line that is no row: name a file that python -m eval wrote, or a new one")
     with naming(path), open(path, "r+b") as stream:
         stream.truncate(whole)
     return data[whole:].decode(errors="replace")

@@ -23,7 +23,8 @@ def answers(kind: Kind, train: Sequence[Example], examples: Sequence[Example]) -
         ]
     if kind == "multi_label":
         counts = Counter(label for example in train for label in example.gold.labels)
-        usual = [label for label, times in counts.items() if 2 * times > len(train)] or [_first(counts)]
+        usual = [label for label, times in counts.items() if 2 * times > len(train)]
+        usual = usual or ([_first(counts)] if counts else [])
         return [Answer(labels=tuple(sorted(usual)))] * len(examples)
     return [Answer(labels=_first(Counter(example.gold.labels for example in train)))] * len(examples)
 

@@ -38,7 +38,7 @@ class ErrorsCommand(Options):
         """Read, compare, write."""
         if not self.predictions:
             raise ValueError("no file of predictions is given: name at least one")
-        check_out(self.out)
+        check_out(self.out, *self.predictions)
         read = [read_predictions(path) for path in self.predictions]
         write_text(self.out, errors_page(read))
         say(f"wrote {self.out}: {sum(len(predictions) for _, predictions in read):,} answers")

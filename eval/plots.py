@@ -31,12 +31,14 @@ class PlotCommand(Options):
             raise ValueError("no file of rows is given: name at least one")
         if self.out.suffix not in FORMATS:
             raise ValueError(f"{self.out} ends in none of {', '.join(FORMATS)}")
-        check_out(self.out)
+        check_out(self.out, *self.rows)
         results = read_results(self.rows, self.split)
-        baseline = self.baseline or results.models[0]
+        baseline = results.models[0] if self.baseline is None else self.baseline
         compared, curves = beside(results, baseline), learning_curves(results)
         if not compared and not curves:
-            raise ValueError(f"the rows are of {baseline} alone, without learning curves: there is nothing to draw")
+            raise ValueError(
+                f"nothing stands beside {baseline}, and there are no learning curves: there is nothing to draw"
+            )
         plot(compared, baseline, curves, self.out)
         say(f"wrote {self.out}")
 

@@ -129,7 +129,6 @@ def _opened(candidate: Candidate, notes: list[str]) -> Model:
     if candidate.folder is None:
         raise ValueError(f"{candidate.name} is no model: name folders or Hub ids")
     shape = from_hf.read_shape(candidate.folder)
-    from_hf.check_tokenizer(candidate.folder, shape.vocab_size)
     notes += [f"{candidate.name}: {note}" for note in candidate.notes]
     return Model(candidate.name, candidate.folder, Encoder(candidate.folder), shape.head == "lm")
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,21 +54,26 @@ class Protocol:
     doubts: tuple[str, ...] = ()  # where it is not known what the original did
 
     def __post_init__(self):
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}: it must be a finite number")
         positive = ("learning_rate", "eps", "epochs", "texts_per_step", "span_width", "longest_span")
         optional = ("head_learning_rate", "clip_norm", "steps", "evaluate_every")
         for name in (*positive, *(name for name in optional if getattr(self, name) is not None)):
             if not getattr(self, name) > 0:
-                raise ValueError(f"protocol {name} is {getattr(self, name)}: it must be above 0")
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
         shares = ("warmup", "b1", "b2", "span_dropout", *(["threshold"] if self.threshold != "dev" else []))
         for name in shares:
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"protocol {name} is {getattr(self, name)}: it must be at least 0 and below 1")
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0 and below 1")
         if self.lstm_layers < 0 or self.lstm_width < 2 or self.lstm_width % 2:
             raise ValueError(
-                f"protocol lstm_layers {self.lstm_layers}, lstm_width {self.lstm_width}: at least 0, and an even number"
+                f"lstm_layers {self.lstm_layers}, lstm_width {self.lstm_width}: at least 0, and an even number"
             )
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay is {self.weight_decay}: it must be at least 0")
         if self.max_length < 8 or self.overlap < 0:
-            raise ValueError(f"protocol max_length {self.max_length}, overlap {self.overlap}: at least 8, and 0")
+            raise ValueError(f"max_length {self.max_length}, overlap {self.overlap}: at least 8, and 0")
 
     @property
     def hash(self) -> str:

@@ -1,10 +1,11 @@
 """`python -m eval run`: fine-tune models on tasks with many seeds, and add what they are worth to a file of rows."""
 
+import itertools
 import json
-import re
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +16,8 @@ from cptjax.command.line import Options
 from cptjax.files import check_out, locked
 from cptjax.rows import Row, drop_cut_line, read_rows
 
-arg = tyro.conf.arg
-RATES = re.compile(r"learning_rate=(\d[\d.e-]*(?:,\d[\d.e-]*)*)")
+arg, UseAppendAction = tyro.conf.arg, tyro.conf.UseAppendAction
+MOST = 10_000  # seeds
 FIRST_SEED = 42  # that of both papers' code
 
 
@@ -31,7 +32,7 @@ class Evaluation(Options):
     language: str = "en"  # of your own tasks
     seeds: int = 5  # how many, from 42 on
     protocol: str | None = None  # name or Python file; the task's own by default
-    change: Annotated[list[str], arg(metavar="FIELD=VALUE")] = field(default_factory=list)  # of the protocol
+    change: Annotated[tuple[tuple[str, ...], ...], UseAppendAction, arg(metavar="FIELD=VALUE")] = ()  # of the protocol
     tune: str | None = None  # learning_rate=1e-5,2e-5: the best on dev, by model and task
     examples: str | None = None  # train=1000,test=2000: so many are drawn, where all would take too long
     part: str = "1/1"  # I/N: the I-th of N shares of the seeds, for N machines
@@ -49,8 +50,8 @@ class Evaluation(Options):
         from eval.tasks.registry import chosen
 
         for name in ("seeds", "together"):
-            if (number := getattr(self, name)) is not None and number < 1:
-                raise ValueError(f"--{name} is {number}: at least 1")
+            if (number := getattr(self, name)) is not None and not 1 <= number <= MOST:
+                raise ValueError(f"--{name} is {number}: at least 1, at most {MOST:,}")
         part, rates, changes = _part(self.part), _rates(self.tune), _changes(self.change)
         sizes = sweep.sizes_of(self.examples)
         models = sweep.candidates(self.model.split(","))
@@ -75,11 +76,16 @@ class Evaluation(Options):
                     stream=sys.stderr,
                 )
             rows = read_rows(self.out) if self.out.exists() else []
-            for job in sweep.jobs(models, tasks, range(FIRST_SEED, FIRST_SEED + self.seeds), part):
-                if (left := sweep.left(job, rows)).seeds:
-                    say(f"{job.model.name} on {job.on.task.name}: {len(left.seeds)} seeds", stream=sys.stderr)
-                    for done in sweep.do(left, rows, self.out, together=self.together, keep=self.keep_model):
-                        say(_told(next(row for row in done if row.split == "test")), stream=sys.stderr)
+            jobs = sweep.jobs(models, tasks, range(FIRST_SEED, FIRST_SEED + self.seeds), part)
+            left = [sweep.left(job, rows, self.keep_model) for job in jobs]
+            sweep.check_kept(left, self.keep_model)
+            for job in (job for job in left if job.seeds):
+                say(f"{job.model.name} on {job.on.task.name}: {len(job.seeds)} seeds", stream=sys.stderr)
+                for done in sweep.do(job, rows, self.out, together=self.together, keep=self.keep_model):
+                    say(_told(next(row for row in done if row.split == "test")), stream=sys.stderr)
+        if not jobs:
+            say(f"--part {self.part} has none of so few seeds: there was nothing to do", stream=sys.stderr)
+            return
         say(f"{self.out}: all that was asked for is there; python -m eval table {self.out} shows it", stream=sys.stderr)
 
 
@@ -93,17 +99,24 @@ def _rates(text: str | None) -> list[float]:
     """The learning rates that --tune names."""
     if text is None:
         return []
-    if not (given := RATES.fullmatch(text)):
-        raise ValueError(f"--tune {text!r}: it is learning_rate=1e-5,2e-5, with the rates to choose among")
-    return [float(rate) for rate in given[1].split(",")]
+    name, _, values = text.partition("=")
+    try:
+        rates = [float(value) for value in values.split(",")]
+    except ValueError:
+        rates = []
+    if name != "learning_rate" or not rates or not all(0 < rate < math.inf for rate in rates):
+        raise ValueError(f"--tune {text!r}: it is learning_rate=1e-5,2e-5, with the rates to choose among, above 0")
+    if len({*rates}) < len(rates):
+        raise ValueError(f"--tune {text!r}: it names a rate twice")
+    return rates
 
 
-def _changes(words: Sequence[str]) -> dict[str, Any]:
-    """The fields of a protocol that FIELD=VALUE words change, values as JSON or else as texts."""
+def _changes(given: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """The fields of a protocol that FIELD=VALUE words change, the last of each; values as JSON or else as texts."""
     changes = {}
-    for word in words:
+    for word in itertools.chain(*given):
         name, equals, value = word.partition("=")
-        if not equals:
+        if not (name and equals):
             raise ValueError(f"--change {word!r}: it is FIELD=VALUE, such as epochs=3")
         try:
             changes[name] = json.loads(value)

@@ -76,7 +76,7 @@ class Results:
 def read_results(paths: Sequence[Path], split: str) -> Results:
     """What files of rows hold of a split. Raises OSError, or ValueError for files that are cut or damaged, rows that
     must not stand side by side, and predictions that are not of their rows."""
-    placed = [(row, path) for path in paths for row in read_rows(path) if row.split == split]
+    placed = [(row, path) for path in dict.fromkeys(paths) for row in read_rows(path) if row.split == split]
     if not placed:
         raise ValueError(f"{', '.join(map(str, paths))}: no row is of the split {split!r}")
     first: dict[tuple, Path] = {}

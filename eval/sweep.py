@@ -20,7 +20,7 @@ import numpy as np
 
 from convert import from_hf
 from cptjax.data.tokenizer import Encoder, cautions, load_tokenizer
-from cptjax.files import hash_of, sha256
+from cptjax.files import check_free, hash_of, naming, sha256
 from cptjax.machine.provenance import git_commit, versions
 from cptjax.rows import Row, append_rows
 from eval import baseline, metrics
@@ -57,14 +57,18 @@ class Candidate:
 
 
 def candidate(model: str) -> Candidate:
-    """The model of a folder or Hub id, or the baseline by its name. Raises as `from_hf.find` does, and ValueError for a
-    model without a tokenizer."""
+    """The model of a folder or Hub id, or the baseline by its name. Raises as `from_hf.find` and `from_hf.read_shape`
+    do, and ValueError for no name, and for a model without a tokenizer or with another model's."""
+    if not model:
+        raise ValueError("a model has no name: --model takes folders or Hub ids with one comma between")
     if model == baseline.NAME:
         return Candidate(model, None, hash_of(model), hash_of(model))
     folder = from_hf.find(model)
     if not (tokenizer := folder / "tokenizer.json").is_file():
         raise ValueError(f"{model} has no tokenizer.json: a model is measured with its own")
-    weights = hash_of({path.name: sha256(path) for path in from_hf.weight_files(folder)})
+    files = from_hf.weight_files(folder)
+    from_hf.check_tokenizer(folder, from_hf.read_shape(folder).vocab_size)
+    weights = hash_of({path.name: sha256(path) for path in files})
     notes = tuple(cautions(folder, load_tokenizer(folder)))
     return Candidate(model.rstrip("/").split("/")[-1], folder, weights, sha256(tokenizer), notes)
 
@@ -144,16 +148,32 @@ def jobs(
     return [Job(model, on, tuple(unit[2] for unit in units)) for (on, model), units in grouped]
 
 
-def left(job: Job, rows: Iterable[Row]) -> Job:
-    """The job without the seeds whose rows are all there."""
+def left(job: Job, rows: Iterable[Row], keep: Path | None = None) -> Job:
+    """The job without the seeds whose rows are all there, and whose models are where they are to be kept."""
     of = (job.model.name, job.model.weights, job.on.task.name, job.on.data, job.on.protocol_hash)
-    known = {
-        (row.seed, row.split, row.metric)
-        for row in rows
-        if (row.model, row.weights, row.task, row.data, row.protocol_hash) == of
-    }
+    own = [row for row in rows if (row.model, row.weights, row.task, row.data, row.protocol_hash) == of]
+    known = {(row.seed, row.split, row.metric) for row in own}
     wanted = list(itertools.product(SCORED, job.on.task.metrics))
-    return replace(job, seeds=tuple(seed for seed in job.seeds if {(seed, *each) for each in wanted} - known))
+    lost = {
+        row.seed for row in own if row.value is not None and not all(p.exists() for p in _kept(job, row.seed, keep))
+    }
+    return replace(
+        job, seeds=tuple(seed for seed in job.seeds if seed in lost or {(seed, *each) for each in wanted} - known)
+    )
+
+
+def check_kept(jobs: Iterable[Job], keep: Path | None) -> None:
+    """Raise OSError where a model that is to be kept would take the place of something else."""
+    for job in jobs:
+        for path in (path for seed in job.seeds for path in _kept(job, seed, keep)):
+            with naming(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            check_free(path, markers=(from_hf.SINGLE, from_hf.INDEX), overwrite=True)
+
+
+def _kept(job: Job, seed: int, keep: Path | None) -> list[Path]:
+    """Where the model of a seed is kept, if it is."""
+    return [keep / f"{job.model.name}_{job.on.task.name}_{seed}"] if keep and job.model.folder else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,9 +229,8 @@ def _trained(job: Job, together: int | None, keep: Path | None) -> Iterator[Answ
         keep=keep is not None,
     )
     for outcome in _at_best_rate(list(outcomes)) if on.learning_rates else outcomes:
-        if keep is not None:
-            kept = keep / f"{job.model.name}_{on.task.name}_{outcome.seed}"
-            keep_model(outcome, on.problem.labels, folder, kept, overwrite=True)
+        for path in _kept(job, outcome.seed, keep) if not outcome.diverged else []:
+            keep_model(outcome, on.problem.labels, folder, path, overwrite=True)
         yield _answers(outcome, _ceiling(job, outcome))
 
 
@@ -247,13 +266,12 @@ def _ceiling(job: Job, outcome: Outcome) -> tuple[str, ...]:
     """What no answer of the head can reach, where entities do not end where the tokenizer's words do."""
     problem = job.on.problem
     best = outcome.head.best_answers(outcome.texts["test"], problem.examples["test"])
-    if (most := problem.score("test", best)) == 1:
-        return ()
     gold = problem.gold("test")
-    missed = sum(len({*g.spans} - {*b.spans}) for g, b in zip(gold, best, strict=True))
+    if not (missed := sum(len({*g.spans} - {*b.spans}) for g, b in zip(gold, best, strict=True))):
+        return ()
     count = sum(len(g.spans) for g in gold)
     told = f"{missed:,} of {count:,} entities of test are not words of this tokenizer"
-    return (f"{told}: {problem.metric} is at most {most:.4f}",)
+    return (f"{told}: {problem.metric} is at most {problem.score('test', best):.4f}",)
 
 
 def predictions_folder(out: Path) -> Path:

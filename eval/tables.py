@@ -31,12 +31,12 @@ class TableCommand(Options):
         """Read, count, write."""
         if not self.rows:
             raise ValueError("no file of rows is given: name at least one")
-        if self.donor and not self.baseline:
+        if self.donor is not None and self.baseline is None:
             raise ValueError("--donor is given without --baseline: name the host there, over which it gains")
-        check_out(self.out)
+        check_out(self.out, *self.rows)
         results = read_results(self.rows, self.split)
-        compared = beside(results, self.baseline) if self.baseline else []
-        shares = moved(results, self.baseline, self.donor) if self.baseline and self.donor else []
+        compared = [] if self.baseline is None else beside(results, self.baseline)
+        shares = [] if self.baseline is None or self.donor is None else moved(results, self.baseline, self.donor)
         if self.format == "csv":
             written = as_csv(results, compared, shares)
         else:

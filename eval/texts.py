@@ -5,6 +5,7 @@ E examples of a split, L tokens of a text, U words of an example.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -160,7 +161,8 @@ def words_of(text: str, offset_L2: np.ndarray, *, every: bool) -> tuple[np.ndarr
 
     A token begins a word where a run of letters and digits, or any other sign, begins among its characters; with
     `every`, each token is a word of its own. A token that shares a character with the one before it goes on with its
-    word, and so do tokens without characters of their own.
+    word, and so do tokens without characters of their own. Marks, such as an accent that is a character by itself,
+    belong to what they stand on: a tokenizer that composes them leaves them out of its offsets.
     """
     starts = np.zeros(len(text) + 1, np.int32)
     starts[[match.start() for match in WORD.finditer(text)]] = 1
@@ -171,6 +173,8 @@ def words_of(text: str, offset_L2: np.ndarray, *, every: bool) -> tuple[np.ndarr
             start += 1
         while start < end and text[end - 1].isspace():
             end -= 1
+        while start < end < len(text) and unicodedata.category(text[end])[0] == "M":
+            end += 1
         if start == end:
             continue
         if not bounds or (start >= reached and (every or before[end] > before[start])):

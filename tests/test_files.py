@@ -234,6 +234,9 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path, caps
         assert main([*words, "--out", str(out)]) == 2
         assert says in capsys.readouterr().err
     check_out(tmp_path / "a.json")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match=r"pipe is a pipe, a socket or a device: name a file"):
+        check_out(tmp_path / "pipe")
 
 
 def test_a_report_is_not_made_where_a_file_is(tmp_path, capsys, monkeypatch):

@@ -32,6 +32,18 @@ def test_a_cut_line_is_named_and_can_be_taken_away(tmp_path):
     assert drop_cut_line(path) is None
 
 
+def test_what_is_no_beginning_of_a_row_stays(tmp_path):
+    # Broken by: the last line of any file taken away.
+    path = tmp_path / "config.json"
+    for text in ('{"model_type": "bert"}', "notes", '{"model_type": "bert",\n"x": 1}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="config.json ends in a line that is no row: name a file that"):
+            drop_cut_line(path)
+        assert path.read_text() == text
+    path.write_text('{"mod')
+    assert drop_cut_line(path) == '{"mod' and path.read_text() == ""
+
+
 def test_a_file_without_rows_is_told_in_one_sentence_and_many_bad_lines_by_the_first(tmp_path):
     # Broken by: `not kept` left out; `", ".join(wrong)` in the place of `listed`.
     other, damaged = tmp_path / "other.csv", tmp_path / "rows.jsonl"

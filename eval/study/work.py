@@ -190,7 +190,7 @@ def work(place: Place, minutes: float | None = None) -> None:
     every = units(place.study)
     settings = {unit: place.settings(unit) for unit in every}
     with locked(place.folder, wait=True):
-        drop_cut_line(place.figures)
+        drop_cut_line(place.figures, Figure)
     while True:
         check_settings(place.figures, figures := _known(place), settings)
         done, took = {figure.unit for figure in figures}, _took(figures)

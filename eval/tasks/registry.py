@@ -86,6 +86,8 @@ def load(task: Task, data: Path | None, from_hub: bool = False) -> Examples:
 
     Raises FileNotFoundError that says where to get what is not there, ValueError for data that does not hold together.
     """
+    if data is not None and not data.is_dir():
+        raise FileNotFoundError(f"{data} is no folder: --data is the one that the tasks' data lies in")
     folder = Path(task.access) if task.is_own else None if data is None else find_folder(data, task)
     if folder is not None:
         examples, where = task.read(folder), str(folder)
@@ -142,6 +144,8 @@ def check(task: Task, examples: Examples, where: str) -> None:
         if unknown and task.kind != "multiple_choice":
             whose = task.name if task.labels is not None and not task.is_own else "train"
             raise ValueError(f"{where}: {split} has the label {', '.join(unknown)}, which {whose} has not")
+    if not known and task.kind != "multiple_choice":
+        raise ValueError(f"{where}: no text of train has a label: there is nothing to learn")
 
 
 def _wrong(task: Task, example: Example) -> str | None:

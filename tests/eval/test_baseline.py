@@ -21,6 +21,7 @@ def test_the_most_frequent_labels_are_said():
     assert said("single_label", train[:3], "x") == [Answer(("b",))]
     assert said("multi_label", train, "x", "y") == [Answer(("b",))] * 2
     assert said("multi_label", train[1:3], "x") == [Answer(("a",))]  # none is usual: the first of the most frequent
+    assert said("multi_label", [example("1")], "x") == [Answer()]  # a draw of train may have none
     assert said("multiple_choice", train[3:] + train[3:4], "x") == [Answer(("b", "c"))]
 
 

@@ -53,7 +53,9 @@ def test_fields_are_changed_by_name_and_a_file_may_give_them_all(tmp_path):
     [
         ("dutch", {}, "protocol is 'dutch': it is one of french_text"),
         ("cpu", {"epoch": 1}, r"protocols have no epoch \(did you mean epochs\?\): there are b1, b2, clip_norm"),
-        ("cpu", {"epochs": 0}, "epochs is 0: it must be above 0"),
+        ("cpu", {"epochs": 0}, "protocol cpu: epochs is 0: it must be above 0"),
+        ("cpu", {"weight_decay": -0.1}, "weight_decay is -0.1: it must be at least 0"),
+        ("cpu", {"eps": float("nan")}, "eps is nan: it must be a finite number"),
         ("cpu", {"epochs": "three"}, "epochs: Input should be a valid integer"),
         ("cpu", {"warmup": 1.0}, "warmup is 1.0: it must be at least 0 and below 1"),
         ("no.py", {}, "no protocol file no.py"),

@@ -55,6 +55,11 @@ def test_means_averages_and_wins_are_those_of_the_rows(tmp_path):
     ]
 
 
+def test_a_file_that_is_named_twice_is_read_once(tmp_path):
+    append_rows(path := tmp_path / "rows.jsonl", [row(value=None)])
+    assert len(read_results([path, path], "test").rows) == 1
+
+
 def test_a_task_that_one_model_lacks_is_left_out_loudly_and_so_is_a_seed_that_diverged(tmp_path):
     # Broken by: `all` as `any` in shared; a diverged seed as 0.
     path = tmp_path / "rows"
@@ -207,6 +212,10 @@ def test_what_must_not_be_read_together_is_one_line(rows, tmp_path, capsys):
     assert "is cut: start what wrote it again, it goes on" in refused(cut)
     shutil.copy(rows, tmp_path / "again")
     assert "hold the same row, " in refused(rows, tmp_path / "again")
+    before = cut.read_bytes()
+    assert f"{cut} is what is read: name another file" in refused(rows, cut, "--out", f"{tmp_path}/./cut")
+    assert cut.read_bytes() == before
+    assert "no model is called ''" in refused(rows, "--baseline", "")
     assert "no row is of the split 'dev'" in refused(rows, "--split", "dev")
     assert "no file of rows is given" in refused()
     assert "No such file" in refused(tmp_path / "absent")

@@ -135,6 +135,10 @@ BAD = {
         "train.jsonl:1 has tokens and tags that are not two lists",
     ),
     "tokens without a tag": ({"dev.jsonl": jsonl({"tokens": ["a"], "tags": []})}, "dev.jsonl:1 has tokens and tags"),
+    "no label": (
+        {f"{split}.jsonl": jsonl({"text": "t", "labels": []}) for split in SPLITS},
+        "no text of train has a label: there is nothing to learn",
+    ),
     "an empty label": ({"test.jsonl": labelled("")}, "test test:1 has an empty label"),
     "half a character": ({"test.jsonl": jsonl({"text": "\ud800", "label": "a"})}, "has half a surrogate pair"),
     "half a character in a label": ({"train.jsonl": labelled("a", "\ud800", "b")}, "train:2 has half a surrogate pair"),
