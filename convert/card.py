@@ -242,7 +242,8 @@ def _training(
     known = len(head) if whole else len(head) - 2  # what was shown, in the whole run
     adam, precision = run["optimizer"], run["precision"]
     clip = "no clipping" if adam["clip_norm"] is None else f"gradients clipped at norm {adam['clip_norm']:g}"
-    versions = ", ".join(markdown(f"{name} {version}") for name, version in run["versions"].items() if version)
+    versions = {name: markdown(f"{name} {version}") for name, version in run["versions"].items() if version}
+    ours = versions.pop("cptjax", "cptjax") + (f" at commit {code(run['commit'])}" if run["commit"] else "")
     detour = [phase["objective"]["kind"] for phase in line] == ["clm", "mlm"]
     skipped = f", whose first {run['first_batch']:,} batches were passed over" if run["first_batch"] else ""
     return [
@@ -268,8 +269,7 @@ def _training(
         f"epsilon {adam['eps']:g}, weight decay {adam['weight_decay']:g}, {clip}); {precision['compute']} computation, "
         f"float32 weights; dropout: {Dropout(**run['dropout'])}. Seeds: {run['seeds']['masks_and_weights']} for masks, "
         f"{run['seeds']['data']} for the order of the data{skipped}.",
-        f"Trained with cptjax at commit {code(run['commit'] or 'unknown')} ({versions}; Python "
-        f"{markdown(run['python'])}).",
+        f"Trained with {ours} ({', '.join(versions.values())}; Python {markdown(run['python'])}).",
     ]
 
 

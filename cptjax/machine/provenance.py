@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from cptjax import __version__
+
 SOURCES = tuple(f":/{package}/*.py" for package in ("cptjax", "configs", "convert", "eval"))  # as git names them
-PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
+PACKAGES = ("cptjax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
@@ -15,6 +17,8 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
 
 
 def _version(package: str) -> str | None:
+    if package == "cptjax":
+        return __version__  # of this code, whatever is installed beside it
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

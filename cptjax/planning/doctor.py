@@ -161,10 +161,10 @@ def _numbers(version: str) -> list[int]:
 def text(report: dict[str, Any]) -> str:
     """The report in lines for a terminal."""
     machine, attention, rows = report["machine"], report["attention"], report["rows"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    commit = f", commit {machine['commit']}" if machine["commit"] else ""  # not known to what pip installed
     lines = [
-        f"{machine['system']}, Python {machine['python']}, commit {machine['commit'] or 'unknown'}",
-        versions,
+        f"{machine['system']}, Python {machine['python']}{commit}",
+        ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version),
         f"{machine['cores']} cores, {machine['memory_gib']:.0f} GiB of memory, {machine['free_disk_gib']:.0f} GiB of "
         f"disk free; energy: {machine['energy']}",
         *(f"{name}={value}" for name, value in machine["settings"].items()),

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from convert import card, from_hf, parity, portable, recorded, release, to_hf
 from convert.__main__ import main
+from cptjax import __version__
 from cptjax.command import escape
 from cptjax.config import Phase, Run
 from cptjax.corpus.described import Description
@@ -284,7 +285,7 @@ def stated(text: str):
 
     Code (which was run), versions, the citation, names of models and of the paper are no claims.
     """
-    text = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|arXiv:[\d.]+|\(jax [^)]*\)", " ", text, flags=re.S)
+    text = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|arXiv:[\d.]+|cptjax [\d.]+|\(jax [^)]*\)", " ", text, flags=re.S)
     for match in NUMBER.finditer(text):
         written = match[0].replace(",", "")
         digits, scale = written.rstrip("MB"), {"M": 1e6, "B": 1e9}.get(match[1], 1.0)
@@ -685,9 +686,10 @@ def test_what_a_run_did_not_tell_is_no_default(released, path):
 
 
 def test_what_may_be_unknown_is_left_out(released):
-    # Broken by: Amount for clip_norm that may not be null; code(None).
+    # Broken by: Amount for clip_norm that may not be null; code(None); no default of `pop`.
     text = told_of(released, optimizer__clip_norm=None, commit=None, origin=None, phases__0__held_out=None)
-    assert "no clipping" in text and "at commit `unknown`" in text and "held-out text" not in text
+    assert "no clipping" in text and f"with cptjax {__version__} (jax" in text and "held-out text" not in text
+    assert "Trained with cptjax (jax" in told_of(released, commit=None, versions__cptjax=None)
 
 
 def test_words_that_versions_decode_differently_are_in_the_card(finished, tmp_path, certified, monkeypatch):

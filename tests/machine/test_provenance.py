@@ -5,12 +5,14 @@ import subprocess
 import flax
 import jax
 
+import cptjax
 from cptjax.machine import provenance
 
 
 def test_versions_are_those_of_the_packages_in_use():
-    # Broken by: metadata.version("jax") for every name; no `except`.
+    # Broken by: metadata.version("jax") for every name; no `except`; no `if`.
     versions = provenance.versions()
+    assert versions["cptjax"] == cptjax.__version__  # installed or not
     assert (versions["jax"], versions["flax"]) == (jax.__version__, flax.__version__)
     assert provenance.versions(("flax", "no-package")) == {"flax": flax.__version__, "no-package": None}
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from cptjax import __version__
 from cptjax.__main__ import main
 from cptjax.attention import backends, blockwise
 from cptjax.masks import MaskMode
@@ -28,6 +29,8 @@ def one_mode(monkeypatch):
 
 
 def test_every_row_is_tried_under_every_mask(small, tmp_path, monkeypatch, capsys):
+    # Broken by: "cptjax" left out of PACKAGES; versions that are None printed; no `if` before the commit.
+    monkeypatch.setattr("cptjax.machine.provenance.git_commit", lambda: None)
     monkeypatch.setattr(sys, "argv", ["cptjax", "doctor", "--out", str(tmp_path / "doctor.json")])
     assert main() == 0
     report = json.loads((tmp_path / "doctor.json").read_text())
@@ -36,6 +39,7 @@ def test_every_row_is_tried_under_every_mask(small, tmp_path, monkeypatch, capsy
     assert report["unusable"] == {"splash": "needs a TPU, not a cpu", "cudnn": "needs an NVIDIA GPU, not a cpu"}
     assert report["devices"][0]["kind"] == "cpu" and report["products"]["flops_per_second"] > 0
     printed = capsys.readouterr().out
+    assert f"cptjax {__version__}, jax {jax.__version__}" in printed and "None" not in printed
     assert "splash needs a TPU, not a cpu" in printed and "a run takes blockwise (splash needs" in printed
 
 
