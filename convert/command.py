@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -22,6 +22,14 @@ def _tell(notes: list[str]) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Conversion(Options):
     """What the commands of this package share: little memory."""
+
+    judges: ClassVar[bool] = False  # whether PyTorch computes something, where it is
+
+    def begin_process(self) -> None:
+        """Hide PyTorch from transformers, which imports it where it is: that takes longer than all else imported."""
+        if not self.judges:
+            modules: dict[str, Any] = sys.modules
+            modules["torch"] = None
 
     def __call__(self, rest: Sequence[str]) -> int | None:
         """Do the work; returns the exit code."""
@@ -91,6 +99,8 @@ class ToHf(Export):
 class Parity(Conversion):
     """Same numbers? Exit code 0 if so, 1 if not."""
 
+    judges: ClassVar[bool] = True
+
     a: Annotated[Positional[str], arg(metavar="A")]  # the one to trust: Hugging Face folder or run folder
     b: Annotated[Positional[str], arg(metavar="B")]
     out: Path | None = None  # write every number to this JSON file
@@ -105,6 +115,8 @@ class Parity(Conversion):
 @dataclass(frozen=True, kw_only=True)
 class Release(Export):
     """A finished run to a folder for the Hub, with its card."""
+
+    judges: ClassVar[bool] = True
 
     licence: Annotated[str | None, arg(name="license", metavar="ID")] = None  # such as apache-2.0, or a name; needed
     base_model: Annotated[str | None, arg(metavar="ID")] = None  # needed where the run began with no Hub id; or none

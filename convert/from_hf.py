@@ -80,15 +80,15 @@ def convert_folder(
         origin = {"source": str(source), "revision": None if Path(source).is_dir() else folder.name}
         hf_config = read_json(folder / "config.json")
         size = sum(4 * x.size for x in jax.tree.leaves(parameter_shapes(weights.config)))
-        with bar(2 * size, "B", "converting") as shown:  # each is read to be summed, and to be written
+        with bar(size, "B", "converting") as shown:
 
-            def counted(array: np.ndarray) -> np.ndarray:
+            def read(path: tuple[str, ...]) -> np.ndarray:
+                array = weights.parameter(path)
                 shown.update(array.nbytes)
                 return array
 
-            sums = {path: checkpoint.host_checksum(counted(array)) for path, array in weights.parameters()}
-            read = lambda path: counted(weights.parameter(path))  # noqa: E731
-            checkpoint.save_start(partial, weights.config, read, sums, hf_config=hf_config, origin=origin)
+            checkpoint.save_start(partial, weights.config, read, hf_config=hf_config, origin=origin)
+        weights.check()
     if not (folder / "tokenizer.json").is_file():
         made = how_to_make(folder, source)
         say(f"warning: {made}; no text can be prepared for this model, and no run released, without", stream=sys.stderr)
@@ -223,6 +223,7 @@ class Weights:
         self._pieces: dict[tuple[str, ...], list[tuple[table.Entry, Stored]]] = defaultdict(list)
         for name, stored in tensors.items():
             self._pieces[wanted[name].path].append((wanted[name], stored))
+        self._not_finite: dict[str, None] = {}  # in the order in which they were read
         shapes = jax.tree_util.tree_leaves_with_path(parameter_shapes(config))
         self._shapes = {path_keys(path): x.shape for path, x in shapes}
 
@@ -232,7 +233,14 @@ class Weights:
             raise ValueError(f"{self._folder} does not fit its config: {named}")
 
     def parameter(self, path: tuple[str, ...]) -> np.ndarray:
-        """One parameter in our layout."""
+        """One parameter in our layout; what is wrong with its values is kept for `check`."""
+        array = self._read(path)
+        if not np.isfinite(array).all():
+            pieces = [entry for entry, _ in self._pieces[path]]
+            self._not_finite |= {x.hf_name: None for x in pieces if not np.isfinite(array[x.index]).all()}
+        return array
+
+    def _read(self, path: tuple[str, ...]) -> np.ndarray:
         pieces = self._pieces[path]
         if len(pieces) == 1 and not pieces[0][0].index:  # not stacked: no second copy of a large table
             entry, stored = pieces[0]
@@ -246,24 +254,20 @@ class Weights:
                         array[entry.index] = entry.to_ours(tensors.get_tensor(stored.key))
         return array
 
-    def parameters(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
-        """Path and array of each parameter, in the order of the model's tree.
-
-        Raises ValueError, after the last, naming every tensor that is not finite or not what it is tied to.
-        """
-        problems = []
-        for path in self._shapes:
-            array = self.parameter(path)
-            if not np.isfinite(array).all():
-                pieces = [entry for entry, _ in self._pieces[path]]
-                problems += [f"not finite: {x.hf_name}" for x in pieces if not np.isfinite(array[x.index]).all()]
-            yield path, array
-        problems += [
+    def check(self) -> None:
+        """Raise ValueError, naming every tensor that was read and is not finite, or is not what it is tied to."""
+        untied = [
             f"{copy.hf_name} differs from {copy.of}, but {copy.why}"
             for copy, alias, stored in self._twice
             if not _equal(alias, stored)
         ]
-        self._refuse(problems)
+        self._refuse([*(f"not finite: {name}" for name in self._not_finite), *untied])
+
+    def parameters(self) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+        """Path and array of each parameter, in the order of the model's tree; then raises as `check` does."""
+        for path in self._shapes:
+            yield path, self.parameter(path)
+        self.check()
 
 
 def open_weights(folder: Path) -> Weights:

@@ -57,6 +57,9 @@ class Options:
     def tell_more(cls, words: Sequence[str]) -> None:
         """Print what help says of options that are for another, once its own are printed."""
 
+    def begin_process(self) -> None:
+        """What comes before the work where the process is this command's alone, and nobody's who calls from Python."""
+
     def __call__(self, rest: Sequence[str]) -> int | None:
         """Do the work, with the words that are passed on; returns the exit code, None for 0."""
         raise NotImplementedError
@@ -64,25 +67,28 @@ class Options:
 
 def main(package: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
     """Run one command of a package; returns its exit code, as `errors.run_command` has them."""
+    alone = argv is None
     words = sys.argv[1:] if argv is None else argv
 
     def work() -> int | None:
         try:
-            return _run(package, commands, words)
+            return _run(package, commands, words, alone)
         finally:
-            if argv is None:  # the process ends now: a scheduler that asks again, or late, gets the exit code there is
+            if alone:  # the process ends now: a scheduler that asks again, or late, gets the exit code there is
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
     return errors.run_command(work, words)
 
 
-def _run(package: str, commands: Mapping[str, Command], words: Sequence[str]) -> int | None:
+def _run(package: str, commands: Mapping[str, Command], words: Sequence[str], alone: bool) -> int | None:
     signal.signal(signal.SIGTERM, _stop)
     absl_logging.set_verbosity(absl_logging.FATAL)  # orbax logs the errors it raises
     logging.getLogger("orbax").setLevel(logging.ERROR)
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # the Hub's library logs each retry before it raises
     work, rest = parse(package, commands, words)
+    if alone:
+        work.begin_process()
     try:
         return work(rest)
     except UnknownOption as error:  # passed on to a config: what the command itself takes may have been meant

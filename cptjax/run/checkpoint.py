@@ -341,7 +341,7 @@ def resume(folder: Path, facts: Mapping[str, Any], step: int, target: TrainState
 
 @partial(jax.jit, static_argnums=0)  # which keeps what it traced
 def _drawn(config: ModelConfig) -> Any:
-    return init_params(encoder(config), jax.random.key(0))
+    return init_params(encoder(config, backend="reference"), jax.random.key(0))  # the shortest to trace
 
 
 def parameter_shapes(config: ModelConfig) -> Any:
@@ -475,6 +475,7 @@ class _Deferred:
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
+    tell: Callable[[int], None]  # its checksum
 
     @property
     def size(self) -> int:
@@ -493,36 +494,37 @@ class _DeferredHandler(ocp.type_handlers.NumpyHandler):
 
     async def serialize(self, values: Any, infos, args=None):
         for value, info, arg in zip(values, infos, args or [None] * len(values), strict=True):
-            for stored in await super().serialize([value.read()], [info], [arg or ocp.SaveArgs()]):
-                stored.result()
+            array = value.read()
+            being_written = await super().serialize([array], [info], [arg or ocp.SaveArgs()])
+            value.tell(host_checksum(array))  # meanwhile
+            for each in being_written:
+                each.result()
         return []
 
 
 def save_start(
-    folder: Path,
-    config: ModelConfig,
-    read: ReadParameter,
-    checksums: Mapping[tuple[str, ...], int],
-    *,
-    hf_config: dict | None,
-    origin: dict | None,
+    folder: Path, config: ModelConfig, read: ReadParameter, *, hf_config: dict | None, origin: dict | None
 ) -> None:
     """Make a run folder that a run can start from: the model's files and, as step 0, the parameters that
-    `read` gives, one in memory at a time. `checksums` are theirs, by path."""
+    `read` gives, each once and one in memory at a time."""
     write_model(folder, config, tokenizer=None, hf_config=hf_config, origin=origin)
     types = ocp.type_handlers.create_type_handler_registry((_Deferred, _DeferredHandler()))
-    plain = ocp.PyTreeCheckpointHandler(type_handler_registry=types, use_compression=False)  # weights do not shrink
-    handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    handlers.add("params", ocp.args.PyTreeSave, plain)
-    handlers.add("meta", ocp.args.JsonSave, ocp.JsonCheckpointHandler())
-    deferred = jax.tree_util.tree_map_with_path(
-        lambda path, x: _Deferred(x.shape, np.dtype(x.dtype), partial(read, path_keys(path))), parameter_shapes(config)
-    )
-    sums = {jax.tree_util.keystr(tuple(map(jax.tree_util.DictKey, path))): value for path, value in checksums.items()}
-    meta = _sealed(0, {"params": sums}, _own_files(folder), {"model": asdict(config)})
-    items = ocp.args.Composite(params=ocp.args.PyTreeSave(deferred), meta=ocp.args.JsonSave(meta))
-    with _reporting(folder), _manager(folder, handlers, enable_async_checkpointing=False) as manager:
-        manager.save(0, args=items)
+    # Weights do not shrink; and what is never added to needs no database of arrays, which takes a copy more to write.
+    plain = ocp.PyTreeCheckpointHandler(type_handler_registry=types, use_compression=False, use_ocdbt=False)
+    sums: dict[str, int] = {}
+
+    def deferred(path: Any, x: Any) -> _Deferred:
+        tell = partial(sums.__setitem__, jax.tree_util.keystr(path))
+        return _Deferred(x.shape, np.dtype(x.dtype), partial(read, path_keys(path)), tell)
+
+    tree = jax.tree_util.tree_map_with_path(deferred, parameter_shapes(config))
+    step = (folder / CHECKPOINTS / "0").absolute()
+    with _reporting(folder):
+        step.mkdir(parents=True)
+        with ocp.Checkpointer(plain) as arrays, ocp.Checkpointer(ocp.JsonCheckpointHandler()) as facts:
+            arrays.save(step / "params", args=ocp.args.PyTreeSave(tree))
+            meta = _sealed(0, {"params": sums}, _own_files(folder), {"model": asdict(config)})
+            facts.save(step / "meta", args=ocp.args.JsonSave(meta))
 
 
 def path_keys(path: tuple[Any, ...]) -> tuple[str, ...]:

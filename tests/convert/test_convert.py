@@ -291,7 +291,7 @@ def test_shards_and_a_tied_copy_and_bare_names_are_read(tiny):
 
 
 def test_how_much_of_a_conversion_is_left_is_known(tiny, tmp_path, bars):
-    # Broken by: size for 2 * size in either direction; the sums not counted; what is written not counted.
+    # Broken by: 2 * size for size in from_hf, size for 2 * size in to_hf; what is written not counted.
     from_hf.convert_folder(tiny, tmp_path / "run")
     to_hf.convert_checkpoint(tmp_path / "run", tmp_path / "hf", shard_size="10KB")
     sizes = {bar.desc: bar.total for bar in bars}
@@ -806,6 +806,17 @@ def test_nobody_is_told_to_install_pytorch(tiny):
     )
     done = subprocess.run([sys.executable, "-c", code, str(tiny)], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_time_goes_into_importing_pytorch(tiny, tmp_path):
+    # Broken by: begin_process of Conversion left out, or not called.
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise RuntimeError('imported')")
+    for words in (["from-hf", tiny, tmp_path / "run"], ["to-hf", tmp_path / "run", tmp_path / "out"]):
+        command = [sys.executable, "-m", "convert", *map(str, words)]
+        env = os.environ | {"PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 # Writing
