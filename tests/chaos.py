@@ -46,7 +46,7 @@ DISK = 64 * 2**20  # bytes
 SLOW = "fsync,fdatasync,rename,mkdir,pwrite64"  # calls that take up to this many microseconds longer
 MOST_SLOW = 400_000
 # What is damaged, in a line.
-NAMES = ("is damaged", "cannot read", "is missing", "has changed", "copy the", "it holds no")
+NAMES = ("is damaged", "cannot read", "is missing", "has changed", "copy the", "it holds no", "is not JSON")
 
 
 @dataclass

@@ -21,7 +21,9 @@ from absl import logging as absl_logging
 from cptjax import __version__
 from cptjax.command import errors
 from cptjax.command.escape import nearest, say
+from cptjax.command.signals import Stopped
 
+ASKING = (signal.SIGTERM, signal.SIGUSR1)  # what schedulers send before they kill
 SEVERAL = r"(\S+): Could not find valid parse for arguments: \[(.*)\] Argument helptext: \S+ \[(.*?\])\] .*"
 SAID = {  # what int() and float() say of a text that is none, and tyro of a value that may have several forms
     r"invalid literal for int\(\) with base 10: (.*)": r"\1 is no whole number, such as 1000",
@@ -75,14 +77,15 @@ def main(package: str, commands: Mapping[str, Command], argv: Sequence[str] | No
             return _run(package, commands, words, alone)
         finally:
             if alone:  # the process ends now: a scheduler that asks again, or late, gets the exit code there is
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+                for signum in ASKING:
+                    signal.signal(signum, signal.SIG_IGN)
 
     return errors.run_command(work, words)
 
 
 def _run(package: str, commands: Mapping[str, Command], words: Sequence[str], alone: bool) -> int | None:
-    signal.signal(signal.SIGTERM, _stop)
+    for signum in ASKING:
+        signal.signal(signum, _stop)
     absl_logging.set_verbosity(absl_logging.FATAL)  # orbax logs the errors it raises
     logging.getLogger("orbax").setLevel(logging.ERROR)
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # the Hub's library logs each retry before it raises
@@ -99,8 +102,8 @@ def _run(package: str, commands: Mapping[str, Command], words: Sequence[str], al
         raise
 
 
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt  # what a scheduler sends ends the work as Ctrl-C does
+def _stop(signum: int, _: object) -> None:
+    raise Stopped(signum, "")  # it ends the work as Ctrl-C does, and the exit code says: come again
 
 
 def parse(package: str, commands: Mapping[str, Command], words: Sequence[str]) -> tuple[Options, list[str]]:

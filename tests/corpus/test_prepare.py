@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, models, normalizers
 
 from cptjax.__main__ import main
 from cptjax.command.errors import describe
+from cptjax.command.signals import COME_AGAIN
 from cptjax.corpus import beam, formats, parts, pieces, pool, sources
 from cptjax.corpus.cleaning import Cleaning, parse_condition, parse_steps
 from cptjax.corpus.prepare import ShardTask, prepare
@@ -466,18 +467,22 @@ def test_a_killed_prepare_goes_on_and_ends_as_an_undisturbed_one(tmp_path, folde
 # ---- interruptions, in one process
 
 
-def test_a_scheduler_stops_a_command_as_a_user_does(tmp_path, folder, monkeypatch, capsys):
-    # Broken by: no handler of SIGTERM (pytest ends).
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_scheduler_stops_a_command_as_a_user_does_and_is_told_to_come_again(
+    tmp_path, folder, monkeypatch, capsys, signum
+):
+    # Broken by: no handler of the signal (pytest ends); one that raises what Ctrl-C does (nobody comes again).
     (tmp_path / "a.txt").write_text("the heart")
     command = ["cptjax", "prepare", "--source", f"{tmp_path}/a.txt", "--tokenizer", str(folder), "--out", "out"]
     monkeypatch.setattr(sys, "argv", command)
-    monkeypatch.setattr(pool, "spread", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
-    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(pool, "spread", lambda *_, **__: signal.raise_signal(signum))
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     monkeypatch.chdir(tmp_path)
     try:
-        assert main() == 130
+        assert main() == COME_AGAIN
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert capsys.readouterr().err == "stopped; the same command goes on\n"
 
 
