@@ -38,6 +38,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -51,6 +52,9 @@ from cptjax.shape import ModelConfig, ModernBertConfig, Precision  # noqa: E402
 from cptjax.train import train  # noqa: E402
 from tests.fixtures_run import seeing, small_run, without_pictures  # noqa: E402
 from tests.fixtures_text import make_tokenizer  # noqa: E402
+
+settings.register_profile("tests", deadline=None)  # which would speak of the machine
+settings.load_profile("tests")
 
 # What takes longest begins first, so that all workers end together.
 LONGEST = (

@@ -37,7 +37,7 @@ def test_positions_restart_in_each_document():
     assert positions(TWO_DOCUMENTS)[0].tolist() == [0, 1, 2, 0, 1, 0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     lengths=st.lists(st.integers(1, 7), max_size=5),
     padding=st.integers(0, 4),

@@ -291,7 +291,7 @@ def test_a_word_may_be_listed_with_loose_accents(source):
 PARTS = st.sampled_from([*WORDS, *(unicodedata.normalize("NFD", word) for word in WORDS), "s", "x", " ", "-", "_", "É"])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(PARTS | st.text(max_size=5), max_size=6).map("".join))
 def test_text_without_the_new_words_is_split_as_before(wider, text):
     # Broken by: "single_word": False.

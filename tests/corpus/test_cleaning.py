@@ -23,7 +23,7 @@ from cptjax.corpus.cleaning import (
 )
 from cptjax.corpus.repetitions import bands, near_duplicates, runs
 
-few = settings(max_examples=50, deadline=None)
+few = settings(max_examples=50)
 SENTENCE = "the heart is a hollow muscle that pumps blood through the vessels by rhythmic contraction of its walls"
 
 

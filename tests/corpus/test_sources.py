@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cptjax.corpus import columnar, unpack
@@ -190,7 +190,6 @@ def same_in_any_pieces(suffix, data, piece_bytes, reading):
 
 
 # Broken by: `row + 1` for `row + len(held)`; `offset` not moved on.
-@settings(deadline=None)
 @given(st.lists(LINE), st.booleans(), st.integers(1, 60))
 def test_pieces_of_jsonl_do_not_matter(lines, mark, piece_bytes):
     data = b"\xef\xbb\xbf" * mark + b"\n".join(line.rstrip(b"\n") for line in lines)
@@ -198,20 +197,17 @@ def test_pieces_of_jsonl_do_not_matter(lines, mark, piece_bytes):
 
 
 # Broken by: cutting csv at line ends; not comparing the number of cells with the header's.
-@settings(deadline=None)
 @given(st.lists(CELLS), st.sampled_from(["\n", "\r\n"]), st.integers(1, 60))
 def test_pieces_of_csv_do_not_matter(rows, end, piece_bytes):
     same_in_any_pieces(".csv", end.join(["text,b", *rows]).encode(), piece_bytes, Reading(fields=("b",)))
 
 
 # Broken by: ending pieces after any line.
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "é b", "", " ", "\t\r", "c\r", "\ufeff"])), st.integers(1, 20))
 def test_pieces_of_paragraphs_do_not_matter(lines, piece_bytes):
     same_in_any_pieces(".txt", "\n".join(lines).encode(), piece_bytes, Reading(txt_documents="paragraph"))
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(), st.text(min_size=1)), min_size=1), st.sampled_from([".csv", ".tsv"]))
 def test_what_the_csv_writer_writes_is_read(rows, suffix):
     rows = [(text.replace("\0", ""), key.replace("\0", "x")) for text, key in rows]

@@ -80,7 +80,7 @@ letters = st.text(st.sampled_from("ab é\n中"), min_size=1, max_size=120)
 corpus = st.lists(st.tuples(letters, st.sampled_from([0.0, 0.5, 1.0, 1.0, 2.0, 3.7])), min_size=1, max_size=12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     corpora=st.lists(corpus, min_size=1, max_size=3),
     shares=st.tuples(*[st.sampled_from([0.2, 1.0, 3.0])] * 3),

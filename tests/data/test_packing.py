@@ -16,7 +16,7 @@ from cptjax.command.errors import DamageWarning
 from cptjax.data import packing
 from cptjax.data.packing import PackingPlan, packing_plan, stored_plan
 
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=60)
 ROOT = Path(__file__).parents[2]
 
 

@@ -68,7 +68,7 @@ def test_a_large_vocabulary_needs_four_bytes(tmp_path, folder):
     assert encoder.encode(["the word65535"])[0].max() == encoder.vocab_size - 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.sampled_from([*WORDS, " ", "  ", "\n", "\n\n", "\t", "\u2028", "é", "心", "[SEP]", "..."]), max_size=80

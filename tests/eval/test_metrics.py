@@ -12,7 +12,7 @@ from eval.metrics import METRICS, metric, score
 from eval.tasks.task import KINDS, Answer, Span
 
 LABELS = ("a", "b", "c")
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=60)
 
 
 def answers(sets) -> list[Answer]:
