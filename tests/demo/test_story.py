@@ -111,7 +111,9 @@ def test_the_story_is_commands_that_are_accepted_on_what_others_made_before(tmp_
     scored, table = [parse(package, COMMANDS, words)[0] for package, words in commands[-2:]]
     assert [Path(model).name for model in scored.model.split(",")] == ["start", "adapted", "twin"]
     assert scored.seeds == 3 and table.rows == (scored.out,)
-    changes = {name: json.loads(value) for name, value in (word.split("=") for word in scored.change)}
+    changes = {
+        name: json.loads(value) for name, value in (word.split("=") for words in scored.change for word in words)
+    }
     assert protocol_of(scored.protocol, "entities", changes).learning_rate == (2e-4 if init else 1e-3)
 
 
