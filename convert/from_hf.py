@@ -3,6 +3,7 @@
 Only config.json and safetensors are read; no pickle, no remote code.
 """
 
+import json
 import re
 import shlex
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -30,6 +32,7 @@ from cptjax.run import checkpoint
 from cptjax.run.checkpoint import parameter_shapes, path_keys
 from cptjax.shape import ModelConfig
 
+LENGTH = 8  # bytes, of a safetensors header's size
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NEEDED = (
     "vocab_size",
@@ -47,7 +50,7 @@ WITNESSES = {  # our parameter, and the axis of its tensor, that show a field of
     "num_labels": ("classifier/weight", 0),
 }
 MOST_PROBLEMS = 50  # of the tensors that do not fit
-EXACT = ("F32", "F16", "BF16")  # safetensors dtypes whose every value is a float32
+EXACT = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # safetensors dtypes whose values float32 has
 
 
 def load(source: str | Path, *, revision: str | None = None, shardings: Any = None) -> tuple[ModelConfig, dict]:
@@ -184,9 +187,13 @@ class Stored(NamedTuple):
     """Where a tensor lies, and what its file's header says of it."""
 
     file: Path
-    key: str  # its name there
+    offset: int  # of its first byte there
     shape: tuple[int, ...]
     dtype: str  # in safetensors' words
+
+    def tensor(self) -> np.ndarray:
+        """A view of the file."""
+        return np.memmap(self.file, EXACT[self.dtype], "r", self.offset, self.shape)
 
 
 class Weights:
@@ -234,24 +241,12 @@ class Weights:
 
     def parameter(self, path: tuple[str, ...]) -> np.ndarray:
         """One parameter in our layout; what is wrong with its values is kept for `check`."""
-        array = self._read(path)
+        array = np.zeros(self._shapes[path], np.float32)
+        for entry, stored in self._pieces[path]:
+            array[entry.index] = entry.to_ours(stored.tensor())
         if not np.isfinite(array).all():
             pieces = [entry for entry, _ in self._pieces[path]]
             self._not_finite |= {x.hf_name: None for x in pieces if not np.isfinite(array[x.index]).all()}
-        return array
-
-    def _read(self, path: tuple[str, ...]) -> np.ndarray:
-        pieces = self._pieces[path]
-        if len(pieces) == 1 and not pieces[0][0].index:  # not stacked: no second copy of a large table
-            entry, stored = pieces[0]
-            with opened(stored.file) as tensors:
-                return entry.to_ours(tensors.get_tensor(stored.key)).astype(np.float32, copy=False)
-        array = np.zeros(self._shapes[path], np.float32)
-        for file in sorted({stored.file for _, stored in pieces}):
-            with opened(file) as tensors:
-                for entry, stored in pieces:
-                    if stored.file == file:
-                        array[entry.index] = entry.to_ours(tensors.get_tensor(stored.key))
         return array
 
     def check(self) -> None:
@@ -259,7 +254,7 @@ class Weights:
         untied = [
             f"{copy.hf_name} differs from {copy.of}, but {copy.why}"
             for copy, alias, stored in self._twice
-            if not _equal(alias, stored)
+            if alias.dtype not in EXACT or not np.array_equal(alias.tensor(), stored.tensor())
         ]
         self._refuse([*(f"not finite: {name}" for name in self._not_finite), *untied])
 
@@ -279,11 +274,14 @@ def open_weights(folder: Path) -> Weights:
 
 
 def _header(file: Path, architecture: str) -> Iterator[tuple[str, Stored]]:
-    """Full name and place of each tensor of a file."""
-    with opened(file) as tensors:
-        for key in tensors.keys():
-            tensor = tensors.get_slice(key)
-            yield table.full_name(key, architecture), Stored(file, key, tuple(tensor.get_shape()), tensor.get_dtype())
+    """Full name and place of each tensor of a file, which the format's library has found whole."""
+    with opened(file), file.open("rb") as stream:
+        size = int.from_bytes(stream.read(LENGTH), "little")
+        header = json.loads(stream.read(size))
+    header.pop("__metadata__", None)
+    for key, told in header.items():
+        offset = LENGTH + size + told["data_offsets"][0]
+        yield table.full_name(key, architecture), Stored(file, offset, tuple(told["shape"]), told["dtype"])
 
 
 def _leave_out(tensors: dict[str, Stored], wanted: Collection[str], architecture: str, *, where: str) -> None:
@@ -320,11 +318,6 @@ def _mismatch(name: str, entry: table.Entry | None, stored: Stored) -> str:
     if stored.dtype not in EXACT:
         return f"not float: {name} is {stored.dtype}"
     return ""
-
-
-def _equal(a: Stored, b: Stored) -> bool:
-    with opened(a.file) as first, opened(b.file) as second:
-        return np.array_equal(first.get_tensor(a.key), second.get_tensor(b.key))
 
 
 def check_tokenizer(folder: Path, vocab_size: int) -> None:

@@ -1,26 +1,26 @@
 """A trained model as a folder that transformers loads as it is."""
 
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from huggingface_hub import split_state_dict_into_shards_factory
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from convert import portable, private, table
 from convert.families import family_of
 from convert.from_hf import INDEX, SINGLE, config_class
+from convert.tensors import write_tensors
 from cptjax.command.bar import bar
 from cptjax.command.errors import reading
 from cptjax.command.escape import printable
 from cptjax.data.tokenizer import load_tokenizer, special_tokens
-from cptjax.files import naming, new_folder, read_json, write_json, written
+from cptjax.files import ahead, new_folder, read_json, write_json
 from cptjax.run import checkpoint
 from cptjax.run.checkpoint import ReadParameter
 from cptjax.shape import ModelConfig
@@ -82,7 +82,7 @@ def convert_checkpoint(
     """Export one step of a run folder, the last one by default.
 
     The class is that of the run's source, or `read_as` an "encoder" or a "decoder"; `options` are those of
-    `save`. One parameter and one shard are in memory at a time.
+    `save`. Two parameters are in memory at a time: one that is written, and the next.
     """
     run = Path(run)
     step, config, read = checkpoint.open_params(run, step)
@@ -150,51 +150,33 @@ def write_weights(
     dtype: str,
     shard_size: str,
 ) -> None:
-    """Write FOLDER/model.safetensors, or shards and their index, one shard in memory at a time."""
+    """Write FOLDER/model.safetensors, or shards and their index; parameters are read while others are written."""
     entries = {entry.hf_name: entry for entry in table.stored_entries(config, architecture)}
-    held: dict[tuple[str, ...], np.ndarray] = {}  # the tensors of a stacked parameter follow each other
+    kind = jnp.dtype(dtype)
 
-    def tensors(names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-        for name in names:
-            entry = entries[name]
-            if entry.path not in held:
-                held.clear()
-                held[entry.path] = read(entry.path)
-            exact = entry.to_hf(held[entry.path][entry.index])
-            with np.errstate(over="ignore"):  # said below, by name
-                array = np.ascontiguousarray(exact, jnp.dtype(dtype))
-            if not np.isfinite(array).all():
-                raise ValueError(f"{name} has values that {dtype} cannot hold: choose another --dtype")
-            yield name, array
+    def tensors(names: list[str], tell: Callable[[int], Any]) -> Iterator[np.ndarray]:
+        groups = [list(group) for _, group in groupby(map(entries.__getitem__, names), lambda entry: entry.path)]
+        for group, parameter in zip(groups, ahead(read, [group[0].path for group in groups]), strict=True):
+            for entry in group:
+                with np.errstate(over="ignore"):  # said below, by name
+                    array = entry.to_hf(parameter[entry.index]).astype(kind, copy=False)
+                if not np.isfinite(array).all():
+                    raise ValueError(f"{entry.hf_name} has values that {dtype} cannot hold: choose another --dtype")
+                yield array
+                tell(array.nbytes)
 
-    itemsize = jnp.dtype(dtype).itemsize
     plan = split_state_dict_into_shards_factory(
-        {name: int(np.prod(entry.hf_shape)) * itemsize for name, entry in entries.items()},
+        {name: int(np.prod(entry.hf_shape)) * kind.itemsize for name, entry in entries.items()},
         get_storage_size=lambda size: size,
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=shard_size,
     )
-    with bar(2 * plan.metadata["total_size"], "B", "exporting") as shown:  # read, then written
+    with bar(plan.metadata["total_size"], "B", "exporting") as shown:
         for file, names in plan.filename_to_tensors.items():
-            arrays = {}
-            for name, array in tensors(names):
-                arrays[name] = array
-                shown.update(array.nbytes)
-            write_tensors(folder / file, arrays, {"format": "pt"})
-            shown.update(sum(array.nbytes for array in arrays.values()))
+            shapes = {name: jax.ShapeDtypeStruct(entries[name].hf_shape, kind) for name in names}
+            write_tensors(folder / file, shapes, tensors(names, shown.update), {"format": "pt"})
     if plan.is_sharded:
         write_json(folder / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
-
-
-def write_tensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write one safetensors file, whole or not at all. Raises OSError when the disk refuses it."""
-    with naming(path), written(path) as partial:
-        try:
-            save_file(arrays, partial, metadata=metadata)
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
-        os.umask(mask := os.umask(0))
-        partial.chmod(0o666 & ~mask)  # the library lets nobody else read it
 
 
 def write_config(

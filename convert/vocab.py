@@ -19,7 +19,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from convert import from_hf, portable, table, to_hf
 from convert.from_hf import INDEX, SINGLE, opened
-from convert.to_hf import write_tensors
+from convert.tensors import write_tensors
 from cptjax.command.errors import reading
 from cptjax.data.tokenizer import load_tokenizer
 from cptjax.files import new_folder, read_json, write_json
@@ -235,7 +235,7 @@ def _write_weights(
         before = sum(arrays[key].nbytes for key in wide)
         arrays |= {key: resize_rows(arrays[key], pieces, size) for key in wide}
         grown += sum(arrays[key].nbytes for key in wide) - before
-        write_tensors(out / file.name, arrays, metadata)
+        write_tensors(out / file.name, arrays, arrays.values(), metadata)
     if not (folder / SINGLE).is_file():
         index = read_json(folder / INDEX)
         sizes = index.get("metadata") or {}

@@ -9,8 +9,9 @@ import os
 import shutil
 import socket
 import uuid
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,6 +22,7 @@ import pydantic
 from cptjax.command.errors import reason
 
 T = TypeVar("T")
+Read = TypeVar("Read")
 MOST_BYTES = 2**28  # of a JSON file; the largest tokenizers have a tenth
 MOST_DEEP = 100  # of objects in objects; the next reader may be of a language whose stack overflows
 MOST_DIGITS = 300  # of a whole number: more is beyond a float
@@ -270,6 +272,18 @@ def read_array(path: Path, kind: type[np.generic]) -> np.ndarray:
         if size != shape[0] * dtype.itemsize:
             raise ValueError(f"{path} is not a whole array file ({size} bytes for {shape[0]} numbers)")
         return np.fromfile(stream, dtype)
+
+
+def ahead(read: Callable[[T], Read], asked: Iterable[T]) -> Iterator[Read]:
+    """What `read` gives for each that is asked, in order; a thread reads the next one meanwhile."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting: deque[Future[Read]] = deque()
+        for each in asked:
+            waiting.append(thread.submit(read, each))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def write_json(path: Path, value: Any) -> None:

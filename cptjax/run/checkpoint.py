@@ -36,6 +36,7 @@ from cptjax.command.escape import listed
 from cptjax.data.tokenizer import NAMING, Encoder
 from cptjax.families import encoder, shape_of
 from cptjax.files import (
+    ahead,
     check_inside,
     folder_hashes,
     hash_of,
@@ -493,8 +494,8 @@ class _DeferredHandler(ocp.type_handlers.NumpyHandler):
         super().__init__(deepcopy_host_arrays=False)
 
     async def serialize(self, values: Any, infos, args=None):
-        for value, info, arg in zip(values, infos, args or [None] * len(values), strict=True):
-            array = value.read()
+        arrays = ahead(lambda value: value.read(), values)
+        for value, array, info, arg in zip(values, arrays, infos, args or [None] * len(values), strict=True):
             being_written = await super().serialize([array], [info], [arg or ocp.SaveArgs()])
             value.tell(host_checksum(array))  # meanwhile
             for each in being_written:

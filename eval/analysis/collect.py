@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from convert import from_hf, library
 from convert.library import Loaded
-from convert.to_hf import write_tensors
+from convert.tensors import write_tensors
 from cptjax import heads
 from cptjax.command.bar import bar
 from cptjax.data.tokenizer import Encoder
@@ -137,7 +137,7 @@ def collect(
         state_NTD = np.stack(by_text(pieces, config.longest_document, work, read, devices), 1)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(path, {STATES: state_NTD}, {"model": model.name, "pooling": pooling})
+        write_tensors(path, {STATES: state_NTD}, [state_NTD], {"model": model.name, "pooling": pooling})
     return States(state_NTD, cut, longest, tokens)
 
 

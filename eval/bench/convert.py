@@ -1,10 +1,12 @@
 """What a conversion costs: seconds and peak resident memory, beside transformers' own load and save.
 
 A model of random weights is written once as one file and once as shards; then every command runs in a
-process of its own, in turns. Memory is what the kernel counts for the process (mapped files included),
-less what the same command needs for a model of almost no weights: interpreter and libraries.
+process of its own, in turns, once the disk has what the one before it wrote. Memory is what the kernel
+counts for the process (mapped files included), less what the same command needs for a model of almost no
+weights: interpreter and libraries.
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -56,6 +58,7 @@ LAUNCH = (
 
 def measure(command: list[str]) -> tuple[float, float]:
     """Seconds and peak resident MiB of one process. Raises ChildProcessError when it fails."""
+    os.sync()  # nobody waits for what another wrote
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", LAUNCH, *command], capture_output=True, text=True)
     if done.returncode:

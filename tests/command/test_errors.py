@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.to_hf import write_tensors
+from convert.tensors import write_tensors
 from cptjax.command import errors
 from cptjax.command.errors import describe, one_line, reading, run_command, silenced
 from cptjax.corpus import pool
@@ -190,10 +190,10 @@ def test_a_bad_setting_of_jax_is_one_line(tmp_path):
 
 
 def test_weights_that_cannot_be_written_are_told_with_their_file(tmp_path):
-    # Broken by: save_file without the try (SafetensorError is no OSError).
+    # Broken by: write_tensors without naming.
     path = tmp_path / "absent" / "model.safetensors"
     with pytest.raises(OSError, match=f"cannot write {path}: "):
-        write_tensors(path, {"a": np.zeros(2, np.float32)}, {})
+        write_tensors(path, {"a": np.zeros(2, np.float32)}, [np.zeros(2, np.float32)], {})
 
 
 def test_what_rust_prints_of_a_panic_goes_nowhere(capfd):

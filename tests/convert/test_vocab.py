@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from convert import from_hf, table, to_hf, vocab
+from convert import from_hf, table, tensors, to_hf, vocab
 from convert.__main__ import main
 from cptjax.model import ModernBert, encode
 from cptjax.shape import ModelConfig, ModernBertConfig, Precision
@@ -459,11 +459,11 @@ def test_a_failed_write_leaves_the_old_folder(source, monkeypatch, capsys):
     assert main(arguments) == 2
     assert capsys.readouterr().err == f"error: {out} exists; choose another name or pass --overwrite\n"
 
-    def fail(*_, **__):
+    def fail(_):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(to_hf, "save_file", fail)
+        patch.setattr(tensors.np, "ascontiguousarray", fail)
         assert main([*arguments, "--overwrite"]) == 2 and "disk full" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert sorted(path.name for path in source.parent.iterdir()) == ["source", "wider", "words.txt"]

@@ -92,8 +92,7 @@ def test_all_devices_share_the_rows_and_the_numbers_stay(folder, monkeypatch):
 
 
 def test_states_are_kept_by_what_they_are_of(folder, tmp_path, monkeypatch):
-    # Broken by: a name without the model's, the texts' or the pooling's part; a file that is not read; save_file for
-    # write_tensors, whose files only their owner reads.
+    # Broken by: a name without the model's, the texts' or the pooling's part; a file that is not read.
     texts = texts_of(folder)[1:5]
     first, second = (collect.open_model(str(folder / name)) for name in "ab")
     made = collect.collect(first, texts, "mean", 32, tmp_path / "states")
