@@ -178,23 +178,24 @@ def _say(line: str) -> None:
 @contextlib.contextmanager
 def _nobody_speaks_unasked(with_tracebacks: bool) -> Iterator[None]:
     """A library's thread that dies leaves one line, not a traceback; who waits for it raises what it raised. What is
-    raised where things are thrown away, by Orbax for each array of a damaged checkpoint, was told when it was met."""
+    raised where things are thrown away, by Orbax for each array of a damaged checkpoint, was told when it was met; so
+    was what a library in another language prints, TensorStore of the loop that waited for it."""
 
     def tell(died: threading.ExceptHookArgs) -> None:
         if died.exc_value is not None and not issubclass(died.exc_type, SystemExit):
             _say(f"warning: a thread ended: {describe(died.exc_value)}")
 
-    before = threading.excepthook, sys.unraisablehook
+    before = threading.excepthook, sys.unraisablehook, sys.excepthook
     threading.excepthook = tell
     if not with_tracebacks:
-        sys.unraisablehook = lambda _: None
+        sys.unraisablehook = sys.excepthook = lambda *_: None
     gc.freeze()  # or the collection below would look through every module there is
     try:
         yield
     finally:
         gc.collect()  # what the error of a command held is thrown away now, not after the hook is gone
         gc.unfreeze()
-        threading.excepthook, sys.unraisablehook = before
+        threading.excepthook, sys.unraisablehook, sys.excepthook = before
 
 
 @contextlib.contextmanager

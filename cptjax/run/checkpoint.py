@@ -148,13 +148,14 @@ class Saver:
     def save(self, step: int, state: TrainState, facts: Mapping[str, Any]) -> None:
         """Save under `step`; `facts` are readable things kept beside the arrays (commit, fingerprints), "model"
         among them."""
-        if step not in self._manager.all_steps():
+        with _reporting(self._folder):
+            if step in self._manager.all_steps():
+                return
             parts = {"params": state.params, "opt_state": state.opt_state}
             sums = {name: checksums(tree) for name, tree in parts.items()}
             arrays = {name: ocp.args.StandardSave(tree) for name, tree in parts.items()}
             meta = ocp.args.JsonSave(_sealed(step, sums, self._files, facts))
-            with _reporting(self._folder):
-                self._manager.save(step, args=ocp.args.Composite(**arrays, meta=meta))
+            self._manager.save(step, args=ocp.args.Composite(**arrays, meta=meta))
 
     def _meet(self, *, key: str, timeout_ms: int) -> None:
         """Wait in the background for the other processes, where Orbax does. Whatever failed there, in writing, renaming
@@ -180,18 +181,20 @@ def _reporting(folder: Path) -> Iterator[None]:
 
 def _refused(folder: Path, error: Exception) -> OSError:
     """What is said of a save that failed."""
-    last = latest_step(folder)
-    return OSError(
-        f"cannot save a checkpoint in {folder / CHECKPOINTS}: {_reason(error)}; "
-        + ("there is none yet" if last is None else f"step {last} is whole, free the disk and run again")
-    )
+    try:
+        last = latest_step(folder)
+        left = "there is none yet" if last is None else f"step {last} is whole, mend that and run again"
+    except OSError as also:  # storage that is gone
+        left = f"what is there cannot be read: {reason(also)}"
+    return OSError(f"cannot save a checkpoint in {folder / CHECKPOINTS}: {_reason(error)}; {left}")
 
 
 def _reason(error: Exception) -> str:
-    """What TensorStore met, where Orbax shows its settings instead."""
+    """What TensorStore met, where Orbax shows its settings and TensorStore its own place and numbers."""
     raised = first_of_group(error)
     cause = raised.__cause__ or raised
-    return "No space left on device" if "No space left" in str(cause) else reason(cause)[:200]
+    said = "No space left on device" if "No space left" in str(cause) else reason(cause)
+    return said.rsplit('": ')[-1].split(" [os_error_code")[0][:200]
 
 
 @dataclass(frozen=True)

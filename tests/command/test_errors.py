@@ -1,5 +1,6 @@
 """Whatever goes wrong in a command: one line, an exit code, no traceback."""
 
+import ctypes
 import gc
 import json
 import os
@@ -167,6 +168,17 @@ def test_what_is_raised_too_late_is_not_told(capsys, monkeypatch, fails, options
     assert errors.run_command(work, options) == (2 if fails else 0)
     gc.collect()
     assert ("late: too late" in capsys.readouterr().err) == told
+
+
+@pytest.mark.parametrize(("options", "told"), [([], False), ([errors.OPTION], True)])
+def test_what_another_language_prints_of_an_error_is_not_told(capsys, options, told):
+    # Broken by: sys.excepthook left alone.
+    def work():
+        ctypes.pythonapi.PyRun_SimpleString(b"raise RuntimeError")  # which prints what it meets
+
+    before = sys.excepthook
+    assert errors.run_command(work, options) == 0 and sys.excepthook is before
+    assert ("RuntimeError" in capsys.readouterr().err) == told
 
 
 def test_what_is_printed_may_go_nowhere():

@@ -1,5 +1,6 @@
 """Options come from the dataclasses that they fill; what is no option is refused in one line."""
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -179,3 +180,35 @@ def test_a_list_of_commands_and_their_help_are_there_at_once(package):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.endswith("set()\nset()\n")
     assert all(f"  {name} " in done.stdout for name in package.COMMANDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writers(Options):
+    """What Orbax does where a disk fails under several writers."""
+
+    def __call__(self, rest):
+        """Wait for some that fail one after the other, in a loop that ends with the first."""
+
+        async def write(turns):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            raise OSError("the disk is gone")
+
+        async def write_all():
+            await asyncio.gather(*map(write, range(9)))
+
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(write_all())
+        finally:
+            loop.close()
+
+
+def test_of_writers_that_fail_together_the_first_is_told(monkeypatch):
+    # Broken by: asyncio's logger left as it is.
+    code = (
+        "import sys; from tests.command.test_line import Writers; from cptjax.command.line import Command, main; "
+        "sys.exit(main('x', {'write': Command('', 'tests.command.test_line:Writers')}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "write"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: the disk is gone\n")
