@@ -250,6 +250,15 @@ class Manifest:
         check_inside(Path(store), [*manifest.sha256, *(shard.file for shard in manifest.shards)])
         return manifest
 
+    @classmethod
+    def of_whole(cls, store: Path) -> "Manifest":
+        """The same of a folder that holds all of its files. ValueError for one that is missing, too."""
+        manifest = cls.read(store)
+        for name in manifest.files:
+            if not (store / name).is_file():
+                raise ValueError(f"{store / name} is missing: copy the whole store again")
+        return manifest
+
 
 def check_one_tokenizer(said: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise ValueError where another place says of its tokenizer, by field of a manifest, what the first does not."""
@@ -273,10 +282,7 @@ class Store:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
-        self.manifest = Manifest.read(path)
-        for name in self.manifest.files:
-            if not (self.path / name).is_file():
-                raise ValueError(f"{self.path / name} is missing: copy the whole store again")
+        self.manifest = Manifest.of_whole(self.path)
         self._check_tokenizer()
         self.length_N = self._array("length_N.npy", np.integer, 1)
         self.weight_N = None

@@ -55,7 +55,7 @@ def of_start(folder: Path) -> dict[str, Any]:
 
 
 def _of_store(store: Path) -> dict[str, str]:
-    manifest = Manifest.read(store)
+    manifest = Manifest.of_whole(store)
     shards = {shard.file: _sampled_hash(store / shard.file) for shard in manifest.shards}
     return _short({"fingerprint": manifest.fingerprint, **shards})
 
