@@ -12,6 +12,7 @@ import pytest
 from cptjax.config import Phase, Run
 from cptjax.data.batches import Batches, Data
 from cptjax.objectives import CLM, mlm
+from cptjax.run import checkpoint
 from cptjax.run.events import read_events
 from cptjax.schedules import Schedule
 from cptjax.shape import ModernBertConfig, Precision
@@ -69,6 +70,21 @@ def without_pictures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cptjax.run.plots.plot", lambda *_: None)
         yield
+
+
+def largest_read(part: Path) -> Path:
+    """The largest data file of a part of a checkpoint that a restore reads: of Orbax's database some hold only what was
+    written over, or nothing that anybody asks for."""
+    folder, step = part.parents[2], int(part.parent.name)
+    facts, aside = checkpoint.survey(folder).whole[step], part / "aside"
+    files = [path for path in part.rglob("d/*") if path.is_file()]
+    for file in sorted(files, key=lambda path: path.stat().st_size, reverse=True):
+        file.rename(aside)
+        is_read = any(checkpoint.faults(folder, step, facts))
+        aside.rename(file)
+        if is_read:
+            return file
+    raise AssertionError(f"{part} has no such file")
 
 
 def one_step(run: Run) -> Run:

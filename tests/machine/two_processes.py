@@ -34,6 +34,7 @@ from cptjax.schedules import Schedule
 from cptjax.shape import ModernBertConfig, Precision
 from cptjax.sharding import Mesh
 from cptjax.train import train
+from tests.fixtures_run import largest_read
 
 STEPS, SAVED, LENGTH = 4, 2, 32
 ROWS, HELD_OUT_ROWS = 8, 8
@@ -193,18 +194,18 @@ def refused(folder: Path) -> dict[str, str]:
 
 
 def lose(path: Path) -> None:
-    """The largest file of a folder."""
-    largest(path).unlink()
+    """The largest file of a part of a checkpoint that is read."""
+    largest_read(path).unlink()
 
 
 def cut(path: Path) -> None:
-    """The largest file of a folder to a few bytes."""
-    largest(path).write_bytes(b"cut")
+    """The largest file of a part of a checkpoint that is read to a few bytes."""
+    largest_read(path).write_bytes(b"cut")
 
 
 def close_off(path: Path) -> None:
-    """The largest file of a folder: a file that root, too, cannot read."""
-    file = largest(path)
+    """The largest file of a part of a checkpoint that is read: a file that root, too, cannot read."""
+    file = largest_read(path)
     file.unlink()
     file.mkdir()
 
@@ -213,11 +214,6 @@ def put_earlier(path: Path) -> None:
     """The arrays of an earlier step for these."""
     shutil.rmtree(path)
     shutil.copytree(path.parent.parent / str(SAVED) / path.name, path)
-
-
-def largest(folder: Path) -> Path:
-    """The largest file of a folder."""
-    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
 VIEWS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {  # what the second process alone sees, and where

@@ -24,7 +24,7 @@ from cptjax.schedules import Schedule
 from cptjax.shape import ModernBertConfig, Precision
 from cptjax.sharding import Mesh
 from cptjax.train import train
-from tests.fixtures_run import seeing, without_pictures
+from tests.fixtures_run import largest_read, seeing, without_pictures
 from tests.fixtures_text import WORDS, make_store, make_tokenizer
 
 # A run is silent unless something is damaged, and --strict makes an error of that.
@@ -100,10 +100,6 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def largest(folder: Path) -> Path:
-    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-
-
 def edit(path: Path, **changes) -> None:
     write_json(path, read_json(path) | changes)
 
@@ -113,13 +109,13 @@ def facts_of(folder: Path, step: int) -> Path:
 
 
 DAMAGE = {  # what happens to a run folder, which entry is named, and what is said of it
-    "parameters": (lambda f: flip(largest(at(f, 8, "params"))), "8", "cannot read|differs? from .+ checksums?"),
+    "parameters": (lambda f: flip(largest_read(at(f, 8, "params"))), "8", "cannot read|differs? from .+ checksums?"),
     "cut parameters": (
-        lambda f: largest(at(f, 8, "params")).write_bytes(b"cut"),
+        lambda f: largest_read(at(f, 8, "params")).write_bytes(b"cut"),
         "8",
         "cannot read checkpoint",
     ),
-    "moments": (lambda f: flip(largest(at(f, 8, "opt_state"))), "8", "cannot read|differs? from .+ checksums?"),
+    "moments": (lambda f: flip(largest_read(at(f, 8, "opt_state"))), "8", "cannot read|differs? from .+ checksums?"),
     "lost moments": (lambda f: shutil.rmtree(at(f, 8, "opt_state")), "8", "opt_state is missing"),
     "emptied moments": (
         lambda f: (shutil.rmtree(at(f, 8, "opt_state")), at(f, 8, "opt_state").mkdir()),
@@ -184,7 +180,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_ends_the_same(made, copy):
     # Broken by: the damaged folder left where it is: Orbax then saves nothing there.
     run, folder = copy
     whole = checkpoint.survey(made[1]).whole[8]["checksums"]
-    flip(largest(at(folder, 8, "params")))
+    flip(largest_read(at(folder, 8, "params")))
     at(folder, 99999).mkdir()
     with pytest.warns(DamageWarning) as told:
         train(run, folder)
@@ -197,7 +193,7 @@ def test_a_run_without_a_whole_checkpoint_does_not_begin_anew(copy):
     # Broken by: the `else` of the loop in _go_on, and the first `if` of find_resumption, left out.
     run, folder = copy
     for step in (2, 4, 6, 8):
-        flip(largest(at(folder, step, "params")))
+        flip(largest_read(at(folder, step, "params")))
     with pytest.raises(ValueError, match="no whole checkpoint to go on from .*/6.*"):
         train(run, folder)
     for step in (2, 4, 6, 8):
@@ -383,8 +379,8 @@ def departed(made, tmp_path_factory) -> tuple[Run, Path]:
 
 
 DEPARTURES_DAMAGED = {  # what is damaged of the first checkpoint after a departure, and the step of the next command
-    "parameters": (lambda f: flip(largest(at(f, 4, "params"))), 2),
-    "parameters, the command without its step": (lambda f: flip(largest(at(f, 4, "params"))), None),
+    "parameters": (lambda f: flip(largest_read(at(f, 4, "params"))), 2),
+    "parameters, the command without its step": (lambda f: flip(largest_read(at(f, 4, "params"))), None),
     "facts": (lambda f: facts_of(f, 4).write_text("{"), 2),
 }
 
@@ -433,7 +429,7 @@ def test_a_run_does_not_go_on_from_before_its_last_departure(made, departed, tmp
     shutil.copytree(departed[1], folder)
     train(run, folder, from_step=4)
     for step in (4, 6, 8):
-        flip(largest(at(folder, step, "params")))
+        flip(largest_read(at(folder, step, "params")))
     with pytest.raises(ValueError, match="holds no whole checkpoint to go on from .*/8 .*/6 .*/4 "):
         go_on(run, folder)
     shutil.rmtree(at(folder, 4))
