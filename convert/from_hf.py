@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from convert import portable, table
 from convert.families import family_of
 from convert.family import refusals
+from convert.tensors import DTYPES, LENGTH
 from cptjax import bounds
 from cptjax.command.bar import bar
 from cptjax.command.errors import reading
@@ -32,7 +32,6 @@ from cptjax.run import checkpoint
 from cptjax.run.checkpoint import parameter_shapes, path_keys
 from cptjax.shape import ModelConfig
 
-LENGTH = 8  # bytes, of a safetensors header's size
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NEEDED = (
     "vocab_size",
@@ -50,7 +49,7 @@ WITNESSES = {  # our parameter, and the axis of its tensor, that show a field of
     "num_labels": ("classifier/weight", 0),
 }
 MOST_PROBLEMS = 50  # of the tensors that do not fit
-EXACT = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # safetensors dtypes whose values float32 has
+EXACT = ("F32", "F16", "BF16")  # safetensors dtypes whose every value is a float32
 
 
 def load(source: str | Path, *, revision: str | None = None, shardings: Any = None) -> tuple[ModelConfig, dict]:
@@ -192,8 +191,9 @@ class Stored(NamedTuple):
     dtype: str  # in safetensors' words
 
     def tensor(self) -> np.ndarray:
-        """A view of the file."""
-        return np.memmap(self.file, EXACT[self.dtype], "r", self.offset, self.shape)
+        """A view of the file. Raises ValueError where it has been cut since its header was read."""
+        with _told(self.file, ValueError):
+            return np.memmap(self.file, DTYPES[self.dtype], "r", self.offset, self.shape)
 
 
 class Weights:
@@ -254,7 +254,7 @@ class Weights:
         untied = [
             f"{copy.hf_name} differs from {copy.of}, but {copy.why}"
             for copy, alias, stored in self._twice
-            if alias.dtype not in EXACT or not np.array_equal(alias.tensor(), stored.tensor())
+            if alias.dtype not in DTYPES or not np.array_equal(alias.tensor(), stored.tensor())
         ]
         self._refuse([*(f"not finite: {name}" for name in self._not_finite), *untied])
 
@@ -365,8 +365,13 @@ def _refuse_pickles(source: str, names: Iterable[str]) -> None:
 @contextmanager
 def opened(path: Path) -> Iterator[safe_open]:
     """An open safetensors file. Raises ValueError with the path for a broken one."""
+    with _told(path, SafetensorError), safe_open(path, framework="numpy") as tensors:
+        yield tensors
+
+
+@contextmanager
+def _told(path: Path, kind: type[Exception]) -> Iterator[None]:
     try:
-        with safe_open(path, framework="numpy") as tensors:
-            yield tensors
-    except SafetensorError as error:
+        yield
+    except kind as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error

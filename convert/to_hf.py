@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,7 +82,7 @@ def convert_checkpoint(
     """Export one step of a run folder, the last one by default.
 
     The class is that of the run's source, or `read_as` an "encoder" or a "decoder"; `options` are those of
-    `save`. Two parameters are in memory at a time: one that is written, and the next.
+    `save`. Three parameters are in memory at most: one that is written, one to come, and one that is read.
     """
     run = Path(run)
     step, config, read = checkpoint.open_params(run, step)
@@ -154,27 +154,33 @@ def write_weights(
     entries = {entry.hf_name: entry for entry in table.stored_entries(config, architecture)}
     kind = jnp.dtype(dtype)
 
-    def tensors(names: list[str], tell: Callable[[int], Any]) -> Iterator[np.ndarray]:
-        groups = [list(group) for _, group in groupby(map(entries.__getitem__, names), lambda entry: entry.path)]
-        for group, parameter in zip(groups, ahead(read, [group[0].path for group in groups]), strict=True):
-            for entry in group:
-                with np.errstate(over="ignore"):  # said below, by name
-                    array = entry.to_hf(parameter[entry.index]).astype(kind, copy=False)
-                if not np.isfinite(array).all():
-                    raise ValueError(f"{entry.hf_name} has values that {dtype} cannot hold: choose another --dtype")
-                yield array
-                tell(array.nbytes)
-
     plan = split_state_dict_into_shards_factory(
         {name: int(np.prod(entry.hf_shape)) * kind.itemsize for name, entry in entries.items()},
         get_storage_size=lambda size: size,
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=shard_size,
     )
-    with bar(plan.metadata["total_size"], "B", "exporting") as shown:
+    order = [entries[name] for names in plan.filename_to_tensors.values() for name in names]
+    groups = [list(group) for _, group in groupby(order, lambda entry: entry.path)]
+
+    def tensors(parameters: Iterator[np.ndarray], tell: Callable[[int], Any]) -> Iterator[np.ndarray]:
+        for group, parameter in zip(groups, parameters, strict=True):
+            for entry in group:
+                with np.errstate(over="ignore"):  # said below, by name
+                    array = entry.to_hf(parameter[entry.index]).astype(kind, copy=False)
+                if not np.isfinite(array).all():
+                    raise ValueError(f"{entry.hf_name} has values that {dtype} cannot hold: choose another --dtype")
+                tell(array.nbytes)
+                yield array
+
+    with (
+        bar(plan.metadata["total_size"], "B", "exporting") as shown,
+        ahead(read, [group[0].path for group in groups]) as parameters,
+    ):
+        stream = tensors(parameters, shown.update)
         for file, names in plan.filename_to_tensors.items():
             shapes = {name: jax.ShapeDtypeStruct(entries[name].hf_shape, kind) for name in names}
-            write_tensors(folder / file, shapes, tensors(names, shown.update), {"format": "pt"})
+            write_tensors(folder / file, shapes, islice(stream, len(names)), {"format": "pt"})
     if plan.is_sharded:
         write_json(folder / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
 

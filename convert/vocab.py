@@ -235,6 +235,7 @@ def _write_weights(
         before = sum(arrays[key].nbytes for key in wide)
         arrays |= {key: resize_rows(arrays[key], pieces, size) for key in wide}
         grown += sum(arrays[key].nbytes for key in wide) - before
+        arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))  # so that each is aligned
         write_tensors(out / file.name, arrays, arrays.values(), metadata)
     if not (folder / SINGLE).is_file():
         index = read_json(folder / INDEX)

@@ -88,7 +88,8 @@ def _run(package: str, commands: Mapping[str, Command], words: Sequence[str], al
         signal.signal(signum, _stop)
     absl_logging.set_verbosity(absl_logging.FATAL)  # orbax logs the errors it raises
     logging.getLogger("orbax").setLevel(logging.ERROR)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of writers that fail together orbax waits for the first
+    if errors.OPTION not in words:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of orbax's writers that fail together it awaits one
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # the Hub's library logs each retry before it raises
     work, rest = parse(package, commands, words)
     if alone:

@@ -55,6 +55,7 @@ ReadParameter = Callable[[tuple[str, ...]], np.ndarray]  # of a path such as ("f
 CHECKPOINTS, MODEL, TOKENIZER = "checkpoints", "model.json", "tokenizer"
 HF_CONFIG, ORIGIN, ASIDE = "hf_config.json", "origin.json", "set_aside"
 OWN_HASH = "sha256"  # of a checkpoint's facts: of all else in them
+MOST_SAID = 200  # characters, of what a library says
 MOST_READ = 2**28  # bytes of arrays that are read together to be verified
 
 
@@ -151,10 +152,11 @@ class Saver:
         with _reporting(self._folder):
             if step in self._manager.all_steps():
                 return
-            parts = {"params": state.params, "opt_state": state.opt_state}
-            sums = {name: checksums(tree) for name, tree in parts.items()}
-            arrays = {name: ocp.args.StandardSave(tree) for name, tree in parts.items()}
-            meta = ocp.args.JsonSave(_sealed(step, sums, self._files, facts))
+        parts = {"params": state.params, "opt_state": state.opt_state}
+        sums = {name: checksums(tree) for name, tree in parts.items()}
+        arrays = {name: ocp.args.StandardSave(tree) for name, tree in parts.items()}
+        meta = ocp.args.JsonSave(_sealed(step, sums, self._files, facts))
+        with _reporting(self._folder):
             self._manager.save(step, args=ocp.args.Composite(**arrays, meta=meta))
 
     def _meet(self, *, key: str, timeout_ms: int) -> None:
@@ -180,21 +182,26 @@ def _reporting(folder: Path) -> Iterator[None]:
 
 
 def _refused(folder: Path, error: Exception) -> OSError:
-    """What is said of a save that failed."""
+    """What is said of a save that failed: of TensorStore's words not where it was and how it numbers that."""
+    why, *numbers = _reason(error, most=None).split(" [os_error_code")
+    why = why.rsplit('": ')[-1] if numbers else why
     try:
-        last = latest_step(folder)
-        left = "there is none yet" if last is None else f"step {last} is whole, mend that and run again"
+        steps = survey(folder)
+        unread = next(iter(steps.damaged.values()), None) if steps.latest is None else None
     except OSError as also:  # storage that is gone
-        left = f"what is there cannot be read: {reason(also)}"
-    return OSError(f"cannot save a checkpoint in {folder / CHECKPOINTS}: {_reason(error)}; {left}")
+        unread = reason(also)
+    if unread:
+        left = f"what is there cannot be read: {unread}"
+    else:
+        left = "there is none yet" if steps.latest is None else f"step {steps.latest} is whole, mend that and run again"
+    return OSError(f"cannot save a checkpoint in {folder / CHECKPOINTS}: {why[:MOST_SAID]}; {left}")
 
 
-def _reason(error: Exception) -> str:
-    """What TensorStore met, where Orbax shows its settings and TensorStore its own place and numbers."""
+def _reason(error: Exception, most: int | None = MOST_SAID) -> str:
+    """What TensorStore met, where Orbax shows its settings instead."""
     raised = first_of_group(error)
     cause = raised.__cause__ or raised
-    said = "No space left on device" if "No space left" in str(cause) else reason(cause)
-    return said.rsplit('": ')[-1].split(" [os_error_code")[0][:200]
+    return "No space left on device" if "No space left" in str(cause) else reason(cause)[:most]
 
 
 @dataclass(frozen=True)
@@ -497,12 +504,12 @@ class _DeferredHandler(ocp.type_handlers.NumpyHandler):
         super().__init__(deepcopy_host_arrays=False)
 
     async def serialize(self, values: Any, infos, args=None):
-        arrays = ahead(lambda value: value.read(), values)
-        for value, array, info, arg in zip(values, arrays, infos, args or [None] * len(values), strict=True):
-            being_written = await super().serialize([array], [info], [arg or ocp.SaveArgs()])
-            value.tell(host_checksum(array))  # meanwhile
-            for each in being_written:
-                each.result()
+        with ahead(lambda value: value.read(), values) as arrays:
+            for value, array, info, arg in zip(values, arrays, infos, args or [None] * len(values), strict=True):
+                being_written = await super().serialize([array], [info], [arg or ocp.SaveArgs()])
+                value.tell(host_checksum(array))  # meanwhile
+                for each in being_written:
+                    each.result()
         return []
 
 
@@ -510,7 +517,7 @@ def save_start(
     folder: Path, config: ModelConfig, read: ReadParameter, *, hf_config: dict | None, origin: dict | None
 ) -> None:
     """Make a run folder that a run can start from: the model's files and, as step 0, the parameters that
-    `read` gives, each once and one in memory at a time."""
+    `read` gives, each once; the next one is read while one is written."""
     write_model(folder, config, tokenizer=None, hf_config=hf_config, origin=origin)
     types = ocp.type_handlers.create_type_handler_registry((_Deferred, _DeferredHandler()))
     # Weights do not shrink; and what is never added to needs no database of arrays, which takes a copy more to write.

@@ -204,7 +204,7 @@ class Writers(Options):
             loop.close()
 
 
-def test_of_writers_that_fail_together_the_first_is_told(monkeypatch):
+def test_of_writers_that_fail_together_the_first_is_told():
     # Broken by: asyncio's logger left as it is.
     code = (
         "import sys; from tests.command.test_line import Writers; from cptjax.command.line import Command, main; "

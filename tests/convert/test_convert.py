@@ -256,6 +256,7 @@ def test_memory_stays_below_a_shard_and_a_parameter(tmp_path):
     for convert in (
         lambda: from_hf.convert_folder(tmp_path / "a", tmp_path / "run"),
         lambda: to_hf.convert_checkpoint(tmp_path / "run", tmp_path / "b", shard_size="16MB"),
+        lambda: to_hf.convert_checkpoint(tmp_path / "run", tmp_path / "c"),  # one file
     ):
         tracemalloc.start()
         convert()

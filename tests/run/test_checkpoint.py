@@ -181,9 +181,11 @@ STORE = 'UNKNOWN: Error writing "x/0" in OCDBT database at local file "/a/d/": F
     ],
 )
 def test_a_save_that_storage_refuses_is_told_in_its_words(tmp_path, monkeypatch, met, told):
-    # Broken by: no rsplit (the place alone fills the line), split(" ["), latest_step without
+    # Broken by: no rsplit (the place alone fills the line), split(" ["), survey without
     # its try (what storage says to a second question hides what it said to the first).
     assert f"/checkpoints: {told}" in str(checkpoint._refused(tmp_path, met))
+    (tmp_path / checkpoint.CHECKPOINTS / "1" / "meta" / "metadata").mkdir(parents=True)  # there, and not to be read
+    assert "what is there cannot be read: checkpoint " in str(checkpoint._refused(tmp_path, met))
     monkeypatch.setattr(checkpoint, "survey", mock.Mock(side_effect=OSError(116, "Stale file handle")))
     gone = str(checkpoint._refused(tmp_path, met))
     assert f"/checkpoints: {told}" in gone and gone.endswith(
