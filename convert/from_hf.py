@@ -3,7 +3,6 @@
 Only config.json and safetensors are read; no pickle, no remote code.
 """
 
-import json
 import re
 import shlex
 import sys
@@ -26,7 +25,7 @@ from cptjax.command.bar import bar
 from cptjax.command.errors import reading
 from cptjax.command.escape import listed, say
 from cptjax.data.tokenizer import how_to_make, load_tokenizer, quoted
-from cptjax.files import TOKENIZER_FILES, check_inside, copy_tokenizer, new_folder, read_json
+from cptjax.files import TOKENIZER_FILES, check_inside, copy_tokenizer, new_folder, parse_json, read_json
 from cptjax.machine import hub
 from cptjax.run import checkpoint
 from cptjax.run.checkpoint import parameter_shapes, path_keys
@@ -277,7 +276,7 @@ def _header(file: Path, architecture: str) -> Iterator[tuple[str, Stored]]:
     """Full name and place of each tensor of a file, which the format's library has found whole."""
     with opened(file), file.open("rb") as stream:
         size = int.from_bytes(stream.read(LENGTH), "little")
-        header = json.loads(stream.read(size))
+        header = parse_json(stream.read(size), str(file))
     header.pop("__metadata__", None)
     for key, told in header.items():
         offset = LENGTH + size + told["data_offsets"][0]

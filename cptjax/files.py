@@ -278,21 +278,21 @@ def read_array(path: Path, kind: type[np.generic]) -> np.ndarray:
 def ahead(read: Callable[[T], Read], asked: Iterable[T]) -> Iterator[Iterator[Read]]:
     """What `read` gives for each that is asked, in order; a thread reads the next one meanwhile, as long as the block
     lasts."""
-    with ThreadPoolExecutor(1) as thread:
+    thread = ThreadPoolExecutor(1)
 
-        def results() -> Iterator[Read]:
-            waiting: deque[Future[Read]] = deque()
-            for each in asked:
-                waiting.append(thread.submit(read, each))
-                if len(waiting) > 1:
-                    yield waiting.popleft().result()
-            while waiting:
+    def results() -> Iterator[Read]:
+        waiting: deque[Future[Read]] = deque()
+        for each in asked:
+            waiting.append(thread.submit(read, each))
+            if len(waiting) > 1:
                 yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
-        try:
-            yield results()
-        finally:
-            thread.shutdown(cancel_futures=True)
+    try:
+        yield results()
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 def write_json(path: Path, value: Any) -> None:
